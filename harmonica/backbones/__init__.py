@@ -1,0 +1,1 @@
+"""Diffusion transformers as a stream that passes named residual branches. One file a family."""

@@ -1,0 +1,156 @@
+"""DiT (Peebles & Xie 2023): adaLN-zero blocks of attention and MLP; two branches a block.
+
+Reads diffusers' DiTTransformer2DModel weights. Three things differ from running that class: q, k and v are one matrix
+product; timestep and label are embedded once a step instead of once a block; the gates of all branches come from one
+product, and shift and scale only for the branches that are computed.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from harmonica.errors import UserError
+from harmonica.shape import Shape, dit_shape
+
+LOG_10000 = 9.210340371976184
+
+
+@dataclass
+class Context:
+    """What every branch of one evaluation needs besides the stream."""
+
+    condition: Tensor  # silu(t + y), (B, D)
+    gates: tuple[Tensor, ...]  # one a branch, (B, 1, D)
+
+
+class DiT(nn.Module):
+    """The backbone: `embed`, then for every branch `delta` and `add`, then `head`.
+
+    `freq_shift` is the shift in the sinusoidal timestep embedding: 1 in diffusers' class, 0 in the original code, whose
+    weights therefore need 0 to be exact.
+    """
+
+    def __init__(self, config: dict, name: str = "DiT", freq_shift: float = 1.0):
+        super().__init__()
+        self.config, self.freq_shift = config, freq_shift
+        self.shape: Shape = dit_shape(name, config)
+        self.heads, self.patch = config["num_attention_heads"], config["patch_size"]
+        self.width = D = self.heads * config["attention_head_dim"]
+        self.depth, self.classes = config["num_layers"], config["num_embeds_ada_norm"]
+        self.in_channels = config["in_channels"]
+        self.out_channels = config.get("out_channels") or self.in_channels
+        self.grid = config["sample_size"] // self.patch
+        self.latent_shape = (self.in_channels, config["sample_size"], config["sample_size"])
+        self.eps = (1e-6, config.get("norm_eps", 1e-5))  # diffusers: adaLN's own, then the block's
+        self.null_label = self.classes
+        self.patch_in = nn.Conv2d(self.in_channels, D, self.patch, self.patch)
+        self.register_buffer("position", torch.zeros(1, self.grid**2, D))
+        self.time_in, self.time_out = nn.Linear(256, D), nn.Linear(D, D)
+        self.labels = nn.Embedding(self.classes + 1, D)
+        self.gate = nn.Linear(D, 2 * self.depth * D)
+        self.modulation = nn.ModuleList(nn.Linear(D, 2 * D) for _ in range(2 * self.depth))  # shift, scale
+        self.qkv = nn.ModuleList(nn.Linear(D, 3 * D) for _ in range(self.depth))
+        self.proj = nn.ModuleList(nn.Linear(D, D) for _ in range(self.depth))
+        self.up = nn.ModuleList(nn.Linear(D, 4 * D) for _ in range(self.depth))
+        self.down = nn.ModuleList(nn.Linear(4 * D, D) for _ in range(self.depth))
+        self.final_modulation = nn.Linear(D, 2 * D)
+        self.out = nn.Linear(D, self.patch**2 * self.out_channels)
+        half = torch.arange(128, dtype=torch.float32)
+        self.register_buffer("frequencies", torch.exp(-LOG_10000 * half / (128 - freq_shift)), persistent=False)
+
+    def embed(self, latents: Tensor, t: Tensor | int, labels: Tensor) -> tuple[Tensor, Context]:
+        """Latents (B, C, H, W), timestep 0..999 (one for all or (B,)), labels (B,) -> stream (B, N, D)."""
+        angle = torch.as_tensor(t, device=latents.device).reshape(-1, 1).float() * self.frequencies
+        wave = torch.cat([angle.cos(), angle.sin()], 1).to(latents.dtype)  # (1 or B, 256)
+        condition = F.silu(self.time_out(F.silu(self.time_in(wave))) + self.labels(labels))  # (B, D)
+        gates = self.gate(condition).view(len(condition), 2 * self.depth, 1, self.width).unbind(1)
+        x = self.patch_in(latents).flatten(2).transpose(1, 2) + self.position  # (B, N, D)
+        return x, Context(condition, gates)
+
+    def delta(self, i: int, x: Tensor, ctx: Context) -> Tensor:
+        """Output of branch `i`, before its gate: (B, N, D). This is what a cache holds."""
+        block, is_mlp = divmod(i, 2)
+        shift, scale = self.modulation[i](ctx.condition)[:, None].chunk(2, 2)
+        h = torch.addcmul(shift, F.layer_norm(x, (self.width,), eps=self.eps[is_mlp]), 1 + scale)
+        if is_mlp:
+            return self.down[block](F.gelu(self.up[block](h), approximate="tanh"))
+        B, N, D = h.shape
+        q, k, v = self.qkv[block](h).view(B, N, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
+        return self.proj[block](F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(B, N, D))
+
+    def add(self, i: int, x: Tensor, delta: Tensor, ctx: Context) -> Tensor:
+        return torch.addcmul(x, ctx.gates[i], delta)
+
+    def head(self, x: Tensor, ctx: Context) -> Tensor:
+        """Stream (B, N, D) -> predicted noise and variance (B, 2C, H, W)."""
+        shift, scale = self.final_modulation(ctx.condition)[:, None].chunk(2, 2)
+        x = self.out(torch.addcmul(shift, F.layer_norm(x, (self.width,), eps=1e-6), 1 + scale))
+        x = x.view(-1, self.grid, self.grid, self.patch, self.patch, self.out_channels)
+        side = self.grid * self.patch
+        return x.permute(0, 5, 1, 3, 2, 4).reshape(-1, self.out_channels, side, side)
+
+    def load_diffusers(self, state: dict[str, Tensor]) -> "DiT":
+        """Take the weights of a DiTTransformer2DModel. Raises UserError when its blocks embed differently."""
+        get, emb = state.__getitem__, "norm1.emb."
+        copies = [k.split(emb)[1] for k in state if k.startswith(f"transformer_blocks.0.{emb}")]
+        for i in range(1, self.depth):
+            for k in copies:
+                if not torch.equal(get(f"transformer_blocks.0.{emb}{k}"), get(f"transformer_blocks.{i}.{emb}{k}")):
+                    raise UserError(f"block {i} has its own {k}: a DiT shares timestep and label embedders")
+        own: dict[str, Tensor] = {"position": get("pos_embed.pos_embed")} if "pos_embed.pos_embed" in state else {}
+
+        def take(name, *sources, rows=slice(None)):
+            for part in ("weight", "bias"):
+                own[f"{name}.{part}"] = torch.cat([get(f"{s}.{part}")[rows] for s in sources])
+
+        first, D = "transformer_blocks.0.norm1.emb", self.width
+        take("patch_in", "pos_embed.proj")
+        take("time_in", f"{first}.timestep_embedder.linear_1")
+        take("time_out", f"{first}.timestep_embedder.linear_2")
+        own["labels.weight"] = get(f"{first}.class_embedder.embedding_table.weight")
+        take("final_modulation", "proj_out_1")
+        take("out", "proj_out_2")
+        gates: dict[str, list[Tensor]] = {"weight": [], "bias": []}
+        for i in range(self.depth):
+            b = f"transformer_blocks.{i}"
+            for part, parts in gates.items():
+                six = get(f"{b}.norm1.linear.{part}")  # shift, scale, gate of attention, then of the MLP
+                own[f"modulation.{2 * i}.{part}"], own[f"modulation.{2 * i + 1}.{part}"] = six[: 2 * D], six[3 * D : 5 * D]
+                parts += [six[2 * D : 3 * D], six[5 * D :]]
+            take(f"qkv.{i}", f"{b}.attn1.to_q", f"{b}.attn1.to_k", f"{b}.attn1.to_v")
+            take(f"proj.{i}", f"{b}.attn1.to_out.0")
+            take(f"up.{i}", f"{b}.ff.net.0.proj")
+            take(f"down.{i}", f"{b}.ff.net.2")
+        own |= {f"gate.{part}": torch.cat(parts) for part, parts in gates.items()}
+        if "position" not in own:
+            own["position"] = sincos_position(self.width, self.grid)
+        self.load_state_dict(own)
+        return self.eval().requires_grad_(False)
+
+
+def sincos_position(width: int, grid: int) -> Tensor:
+    """The fixed 2-d sine-cosine position embedding of DiT, (1, grid², width); the x axis comes first."""
+    omega = 10000.0 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
+    y, x = torch.meshgrid(torch.arange(grid), torch.arange(grid), indexing="ij")
+    angle = [p.reshape(-1, 1).double() * omega for p in (x, y)]
+    return torch.cat([f(a) for a in angle for f in (torch.sin, torch.cos)], 1)[None].float()
+
+
+def load_dit(folder: str | Path, name: str, **options) -> DiT:
+    """A DiT from a diffusers `transformer/` folder. Raises UserError when a file is missing or does not fit."""
+    from safetensors.torch import load_file
+
+    folder = Path(folder)
+    config, weights = folder / "config.json", folder / "diffusion_pytorch_model.safetensors"
+    for path in (config, weights):
+        if not path.is_file():
+            raise UserError(f"{path} is missing; {name} needs it")
+    model = DiT(json.loads(config.read_text()), name, **options)
+    try:
+        return model.load_diffusers(load_file(weights))
+    except (KeyError, RuntimeError) as e:
+        raise UserError(f"{weights} does not hold the weights that {config} describes ({e})") from None

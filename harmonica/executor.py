@@ -1,0 +1,134 @@
+"""One loop over the branches. What is done at a branch is a small policy: plain, planned, or soft reuse.
+
+A policy is called as `policy(i, x, ctx)` before branch `i` with the stream x (B, N, D) and returns the new stream and
+the branch it stands before.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from harmonica.errors import UserError
+from harmonica.plan import COMPUTE, REUSE, SPAN_DELTA, Op, Plan
+
+
+def evaluate(backbone, latents: Tensor, t, labels: Tensor, policy: Callable) -> Tensor:
+    """The model's output (B, C_out, H, W) for latents (B, C, H, W) at timestep `t` under `policy`."""
+    x, ctx = backbone.embed(latents, t, labels)
+    i, last = 0, len(backbone.shape.branches)
+    while i < last:
+        x, i = policy(i, x, ctx)
+    return backbone.head(x, ctx)
+
+
+@dataclass
+class Plain:
+    """Every branch is computed: the uncached model, and the teacher."""
+
+    backbone: torch.nn.Module
+
+    def at(self, s: int) -> Callable:
+        return self
+
+    def __call__(self, i, x, ctx):
+        return self.backbone.add(i, x, self.backbone.delta(i, x, ctx), ctx), i + 1
+
+    def finish(self) -> None:
+        pass
+
+
+@dataclass
+class Planned:
+    """A plan is followed; what it did is counted, so that a cache that was asked for and not used cannot hide."""
+
+    backbone: torch.nn.Module
+    plan: Plan
+    cache: dict[tuple[int, int, int], Tensor] = field(default_factory=dict)
+    reused: int = 0
+    steps_done: int = 0
+    peak_bytes: int = 0
+
+    def __post_init__(self):
+        self.plan._check_shape(self.backbone.shape)
+
+    def at(self, s: int) -> Callable:
+        """The policy of step `s`; step 0 starts anew with an empty cache."""
+        if s == 0:
+            self.cache, self.reused, self.steps_done, self.peak_bytes = {}, 0, 0, 0
+        self.steps_done += 1
+        self._ops, self._open = self.plan.program[s], {}
+        return self
+
+    def __call__(self, i, x, ctx):
+        op: Op = self._ops[i]
+        for span in op.opens:
+            self._open[span] = x
+        if op.action == COMPUTE:
+            delta = self.backbone.delta(i, x, ctx)
+            if op.store:
+                self._store((REUSE, i, op.stop), delta)
+            x = self.backbone.add(i, x, delta, ctx)
+        else:
+            key = (op.action, i, op.stop)
+            stored = self.cache.pop(key) if op.drop else self.cache[key]
+            self.reused += op.stop - i
+            if op.action == REUSE:
+                x = self.backbone.add(i, x, stored, ctx)
+            else:
+                x = x + stored if op.action == SPAN_DELTA else stored
+        for key in op.closes:
+            action, start, stop = key
+            self._store(key, x - self._open[start, stop] if action == SPAN_DELTA else x)
+        return x, op.stop
+
+    def _store(self, key, value: Tensor) -> None:
+        self.cache[key] = value
+        held = sum(v.nbytes for v in self.cache.values())
+        self.peak_bytes = max(self.peak_bytes, held)
+
+    @property
+    def cur(self) -> float:
+        """Measured cache utilisation ratio of the run so far, percent."""
+        return 100.0 * self.reused / (max(self.steps_done, 1) * self.plan.branches)
+
+    def finish(self) -> None:
+        """Raise UserError unless the run reused what the plan says and left nothing behind."""
+        if self.steps_done != self.plan.steps or abs(self.cur - self.plan.cur) > 1e-9:
+            raise UserError(
+                f"the run reused {self.cur:.2f} % of the branches in {self.steps_done} steps, but the plan says "
+                f"{self.plan.cur:.2f} % in {self.plan.steps}: the cache was not used as asked, so no result is given"
+            )
+        if self.cache:
+            raise UserError(f"the run left {len(self.cache)} tensors in the cache that the plan does not reuse")
+
+
+@dataclass
+class Soft:
+    """The student in training: each output is r·fresh + (1−r)·cached; the cache is refreshed where r > τ.
+
+    `ratios` is a row of sigmoid(logits) (branches,). A branch without a cached output is computed plainly. With
+    `threshold` None the cache is only read (Learning-to-Cache) unless it is empty, and then filled.
+    """
+
+    backbone: torch.nn.Module
+    threshold: float | None
+    cache: dict[int, Tensor] = field(default_factory=dict)
+    ratios: Tensor | None = None
+
+    def row(self, ratios: Tensor | None) -> Callable:
+        """The policy of one step; None computes everything and fills the cache."""
+        self.ratios = ratios
+        self._refresh = None if ratios is None or self.threshold is None else (ratios > self.threshold).tolist()
+        return self
+
+    def __call__(self, i, x, ctx):
+        delta = self.backbone.delta(i, x, ctx)
+        if self.ratios is None:
+            self.cache[i] = delta.detach()
+            return self.backbone.add(i, x, delta, ctx), i + 1
+        mixed = torch.lerp(self.cache[i], delta, self.ratios[i]) if i in self.cache else delta
+        if self._refresh is not None and (self._refresh[i] or i not in self.cache):
+            self.cache[i] = delta.detach()
+        return self.backbone.add(i, x, mixed, ctx), i + 1

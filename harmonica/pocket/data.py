@@ -1,0 +1,45 @@
+"""Fashion-MNIST from its original idx files, padded to 32x32."""
+
+import gzip
+import struct
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from harmonica.errors import UserError
+
+_FILES = {"train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
+          "test": ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz")}  # fmt: skip
+
+
+def _read_idx(path: Path) -> np.ndarray:
+    with gzip.open(path) as f:
+        _, _, dtype, ndim = struct.unpack(">BBBB", f.read(4))
+        if dtype != 8:
+            raise UserError(f"{path} is not an idx file of unsigned bytes")
+        shape = struct.unpack(f">{ndim}I", f.read(4 * ndim))
+        return np.frombuffer(f.read(), np.uint8).reshape(shape)
+
+
+def pad_to_32(images: np.ndarray) -> np.ndarray:
+    """uint8 (n, 28, 28) -> (n, 32, 32), two black pixels on every side."""
+    return np.pad(images, ((0, 0), (2, 2), (2, 2)))
+
+
+def fashion_mnist(folder: str | Path, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8 (n, 28, 28) and labels int64 (n,) of `split` ("train" or "test")."""
+    paths = [Path(folder) / name for name in _FILES[split]]
+    for path in paths:
+        if not path.is_file():
+            raise UserError(
+                f"{path} is missing: pass the folder that holds Fashion-MNIST's four .gz files "
+                "(Debian package dataset-fashion-mnist, usr/share/datasets/fashion-mnist)"
+            )
+    images, labels = (_read_idx(p) for p in paths)
+    return images, labels.astype(np.int64)
+
+
+def to_float(images: np.ndarray) -> torch.Tensor:
+    """uint8 (n, 32, 32) -> float32 (n, 1, 32, 32) in [-1, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(images)).float().div_(127.5).sub_(1)[:, None]

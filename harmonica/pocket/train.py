@@ -1,0 +1,231 @@
+"""Training of the class-conditional pocket models: autoencoder, classifier, diffusion transformer.
+
+Every stage writes a checkpoint beside its output and goes on from it when started again.
+"""
+
+import math
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2DModel
+from torch import nn
+from tqdm import tqdm
+
+from harmonica.pocket import CLASSES
+from harmonica.pocket.classifier import Classifier
+from harmonica.pocket.data import to_float
+
+AUTOENCODER = dict(
+    in_channels=1, out_channels=1, latent_channels=4, sample_size=32, layers_per_block=1, norm_num_groups=2,
+    block_out_channels=(8, 24, 48), mid_block_add_attention=False,
+    down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
+)  # fmt: skip
+TRANSFORMER = dict(
+    num_attention_heads=4, attention_head_dim=32, num_layers=8, in_channels=4, out_channels=8, sample_size=8,
+    patch_size=2, num_embeds_ada_norm=10, norm_eps=1e-6,
+)  # fmt: skip
+
+
+def save_atomically(obj, path: Path) -> None:
+    tmp = path.with_name(path.name + ".tmp")
+    torch.save(obj, tmp)
+    os.replace(tmp, path)
+
+
+class Ema:
+    """Exponential moving average of a module's parameters, with a warm-up so that early steps do not linger."""
+
+    def __init__(self, module: nn.Module, decay: float):
+        self.decay = decay
+        self.params = list(module.parameters())
+        self.shadow = [p.detach().clone() for p in self.params]
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        decay = min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(self.shadow, self.params, 1 - decay)
+
+    @torch.no_grad()
+    def copy_to_module(self) -> None:
+        for p, s in zip(self.params, self.shadow, strict=True):
+            p.copy_(s)
+
+
+def warmup_stable_decay(step: int, steps: int, warmup: int = 200, decay_share: float = 0.3) -> float:
+    """Learning-rate factor: linear warm-up, constant, then a linear fall to zero over the last `decay_share`."""
+    return min(1.0, (step + 1) / warmup, max(0.0, (steps - step) / (steps * decay_share)))
+
+
+class Run:
+    """Resumable optimisation of `modules` to `steps` steps; iterate over it for the step numbers still to do."""
+
+    def __init__(self, path: Path, name: str, module: nn.Module, lr: float, steps: int, weight_decay=0.0, ema=None):
+        self.path, self.name, self.module, self.steps, self.lr, self.ema = path, name, module, steps, lr, ema
+        params = {id(p): p for p in module.parameters()}.values()
+        self.opt = torch.optim.AdamW(params, lr=lr, weight_decay=weight_decay, betas=(0.9, 0.99), fused=True)
+        self.step, self.seconds, self.log = 0, 0.0, []
+        if path.exists():
+            state = torch.load(path, weights_only=True)
+            module.load_state_dict(state["module"])
+            self.opt.load_state_dict(state["opt"])
+            self.step, self.seconds, self.log = state["step"], state["seconds"], state["log"]
+            if ema is not None:
+                for s, saved in zip(ema.shadow, state["ema"], strict=True):
+                    s.copy_(saved)
+            torch.set_rng_state(state["rng"])
+
+    def save(self) -> None:
+        state = dict(module=self.module.state_dict(), opt=self.opt.state_dict(), step=self.step, log=self.log,
+                     seconds=self.seconds, rng=torch.get_rng_state())  # fmt: skip
+        if self.ema is not None:
+            state["ema"] = self.ema.shadow
+        save_atomically(state, self.path)
+
+    def __iter__(self):
+        bar = tqdm(total=self.steps, initial=self.step, desc=self.name, mininterval=5)
+        started = time.perf_counter()
+        while self.step < self.steps:
+            for group in self.opt.param_groups:
+                group["lr"] = self.lr * warmup_stable_decay(self.step, self.steps)
+            yield self.step
+            self.step += 1
+            bar.update()
+            if self.step % 500 == 0 or self.step == self.steps:
+                now = time.perf_counter()
+                self.seconds, started = self.seconds + now - started, now
+                self.save()
+        bar.close()
+
+    def minimise(self, loss: torch.Tensor) -> None:
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
+        self.opt.step()
+        self.opt.zero_grad(set_to_none=True)
+        if self.ema is not None:
+            self.ema.update(self.step)
+        if self.step % 50 == 0:
+            self.log.append((self.step, float(loss.detach())))
+
+
+def train_autoencoder(images: np.ndarray, checkpoint: Path, steps: int = 5000, batch: int = 64, kl: float = 3e-4):
+    """AutoencoderKL of the images uint8 (n, 32, 32); L1 + MSE reconstruction and a light KL."""
+    torch.manual_seed(0)
+    vae = AutoencoderKL(**AUTOENCODER)
+    run = Run(checkpoint, "autoencoder", vae, lr=2e-3, steps=steps)
+    data = torch.from_numpy(images)
+    for _ in run:
+        x = to_float(data[torch.randint(len(data), (batch,))].numpy())
+        posterior = vae.encode(x).latent_dist
+        y = vae.decode(posterior.sample()).sample
+        run.minimise((y - x).abs().mean() + F.mse_loss(y, x) + kl * posterior.kl().mean() / (4 * 8 * 8))
+    return vae.eval(), run
+
+
+@torch.no_grad()
+def encode(vae: AutoencoderKL, images: np.ndarray, batch: int = 500) -> tuple[torch.Tensor, torch.Tensor]:
+    """Posterior mean and standard deviation, each (n, 4, 8, 8), unscaled."""
+    out = [vae.encode(to_float(images[i : i + batch])).latent_dist for i in range(0, len(images), batch)]
+    return torch.cat([d.mean for d in out]), torch.cat([d.std for d in out])
+
+
+def train_classifier(images: np.ndarray, labels: np.ndarray, checkpoint: Path, steps: int = 5000, batch: int = 128):
+    """The feature network, trained with small shifts so that its features do not hang on single pixels."""
+    torch.manual_seed(0)
+    net = Classifier()
+    run = Run(checkpoint, "classifier", net, lr=2e-3, steps=steps, weight_decay=0.02)
+    net.to(memory_format=torch.channels_last)
+    data, target = torch.from_numpy(images), torch.from_numpy(labels)
+    for _ in run:
+        index = torch.randint(len(data), (batch,))
+        dy, dx = torch.randint(-1, 2, (2,)).tolist()
+        x = to_float(data[index].roll((dy, dx), (1, 2)).numpy())
+        run.minimise(F.cross_entropy(net(x)[2], target[index], label_smoothing=0.05))
+    return net.eval(), run
+
+
+def initialise(model: DiTTransformer2DModel) -> None:
+    """DiT's initialisation (Xavier, adaLN-zero, zero output); one embedder shared by all blocks.
+
+    diffusers keeps a copy of the timestep and label embedders in every block; the original has one. They are tied
+    here and saved as equal copies.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    nn.init.xavier_uniform_(model.pos_embed.proj.weight.view(model.pos_embed.proj.weight.shape[0], -1))
+    shared = model.transformer_blocks[0].norm1.emb
+    nn.init.normal_(shared.class_embedder.embedding_table.weight, std=0.02)
+    nn.init.normal_(shared.timestep_embedder.linear_1.weight, std=0.02)
+    nn.init.normal_(shared.timestep_embedder.linear_2.weight, std=0.02)
+    for block in model.transformer_blocks:
+        block.norm1.emb = shared
+        nn.init.zeros_(block.norm1.linear.weight)
+        nn.init.zeros_(block.norm1.linear.bias)
+    for layer in (model.proj_out_1, model.proj_out_2):
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+
+
+class HybridLoss:
+    """L_simple + L_vlb with a frozen mean (Nichol & Dhariwal 2021), as DiT trains it: linear betas, 1000 steps."""
+
+    def __init__(self):
+        beta = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
+        bar = torch.cumprod(1 - beta, 0)
+        bar_prev = torch.cat([torch.ones(1, dtype=torch.float64), bar[:-1]])
+        posterior = beta * (1 - bar_prev) / (1 - bar)
+        self.signal, self.noise = bar.sqrt().float(), (1 - bar).sqrt().float()
+        self.log_max = beta.log().float()
+        self.log_min = torch.cat([posterior[1:2], posterior[1:]]).log().float()
+        # the posterior mean is linear in eps, so the squared distance of means is this times that of eps
+        self.eps_to_mean = (beta / ((1 - beta).sqrt() * (1 - bar).sqrt())).float()
+
+    def __call__(self, model, x0: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        n = len(x0)
+        t = ((torch.arange(n) + torch.rand(n)) * (1000 / n)).long()  # stratified over the batch
+        noise = torch.randn_like(x0)
+        at = [v[t].view(n, 1, 1, 1) for v in (self.signal, self.noise, self.log_max, self.log_min, self.eps_to_mean)]
+        signal, sigma, log_max, log_min, to_mean = at
+        eps, v = model(signal * x0 + sigma * noise, timestep=t, class_labels=labels).sample.chunk(2, 1)
+        share = (v + 1) / 2
+        log_var = share * log_max + (1 - share) * log_min
+        gap = (to_mean * (eps.detach() - noise)) ** 2
+        kl = 0.5 * (log_var - log_min - 1 + (log_min - log_var).exp() + gap * (-log_var).exp())
+        return F.mse_loss(eps, noise) + kl.mean() / math.log(2)
+
+
+def train_transformer(
+    mean: torch.Tensor, std: torch.Tensor, labels: np.ndarray, checkpoint: Path, steps: int = 16000,
+    batch: int = 128, lr: float = 1e-3, ema_decay: float = 0.9995, compile: bool = True,
+):  # fmt: skip
+    """The DiT, on latents (n, 4, 8, 8) already scaled to unit variance; 10 % label dropout. Returns the EMA."""
+    torch.manual_seed(0)
+    model = DiTTransformer2DModel(**TRANSFORMER)
+    initialise(model)
+    ema = Ema(model, ema_decay)
+    run = Run(checkpoint, "transformer", model, lr=lr, steps=steps, ema=ema)
+    model.train()
+    loss_of, target = HybridLoss(), torch.from_numpy(labels)
+    forward = torch.compile(model, dynamic=False) if compile else model
+    for _ in run:
+        index = torch.randint(len(mean), (batch,))
+        x0 = mean[index] + std[index] * torch.randn(batch, *mean.shape[1:])
+        run.minimise(loss_of(forward, x0, target[index]))
+    ema.copy_to_module()
+    return model.eval(), run
+
+
+def save_pipeline(folder: Path, vae: AutoencoderKL, model: DiTTransformer2DModel, scale: float) -> None:
+    """An ordinary diffusers DiTPipeline folder; the tied embedders become equal copies."""
+    own = DiTTransformer2DModel(**TRANSFORMER)
+    own.load_state_dict(model.state_dict())
+    vae.register_to_config(scaling_factor=scale)
+    scheduler = DDIMScheduler(1000, 1e-4, 0.02, "linear", clip_sample=False)
+    pipe = DiTPipeline(own, vae.to(memory_format=torch.contiguous_format), scheduler, id2label=dict(enumerate(CLASSES)))
+    pipe.save_pretrained(folder, safe_serialization=True)

@@ -1,0 +1,49 @@
+"""Samplers under one small interface: `timesteps` in execution order, and `step(s, output, x)`."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from harmonica.errors import UserError, unknown
+
+
+def linear_alpha_bar() -> np.ndarray:
+    """ᾱ of the linear β schedule 1e-4 … 0.02 over 1000 steps, float64 (1000,)."""
+    return np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
+
+
+class DDIM:
+    """Deterministic DDIM as the official HarmoniCa code runs it: kept steps round(linspace(0, 999, T)).
+
+    The update goes to the ᾱ of the previous *kept* step and ends on ᾱ = 1. diffusers' DDIMScheduler takes t − 1000//T
+    instead, so its images differ. The learned variance is not used.
+    """
+
+    name = "ddim"
+
+    def __init__(self, steps: int):
+        if steps < 1:
+            raise UserError(f"a sampler needs at least 1 step, not {steps}")
+        kept = np.round(np.linspace(0, 999, steps)).astype(int)
+        bar = linear_alpha_bar()[kept]
+        previous = np.append(1.0, bar[:-1])
+        self.steps = steps
+        self.timesteps = tuple(int(t) for t in kept[::-1])
+        # x ← a·x + b·ε, from x0 = (x − √(1−ᾱ) ε)/√ᾱ and x' = √ᾱ' x0 + √(1−ᾱ') ε
+        a = np.sqrt(previous / bar)
+        self._coefficients = list(zip(a, np.sqrt(1 - previous) - a * np.sqrt(1 - bar), strict=True))[::-1]
+
+    def step(self, s: int, output: Tensor, x: Tensor) -> Tensor:
+        """Latents of step s+1 from those of step `s`, x (n, C, H, W), and the model's output (n, ≥C, H, W)."""
+        a, b = self._coefficients[s]
+        return torch.add(a * x, output[:, : x.shape[1]], alpha=b)
+
+
+SAMPLERS = {"ddim": DDIM}
+
+
+def make_sampler(name: str, steps: int):
+    """The sampler of that name. Raises UserError for an unknown name or steps < 1."""
+    if name not in SAMPLERS:
+        raise unknown("sampler", name, SAMPLERS)
+    return SAMPLERS[name](steps)

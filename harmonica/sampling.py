@@ -1,0 +1,69 @@
+"""The one sampling loop, and images from it: per-image seeds, shards, pixels."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from harmonica.executor import evaluate
+
+
+@dataclass
+class Guided:
+    """A backbone under classifier-free guidance, for fixed labels (n,).
+
+    Both halves run in one batch, conditional first. Guidance acts on the first `channels` latent channels, as the
+    official DiT code does (three of four); the rest comes from the conditional half. A scale of 1 runs no second half.
+    """
+
+    backbone: torch.nn.Module
+    labels: Tensor
+    cfg: float
+    channels: int
+
+    def __post_init__(self):
+        self._both = self.labels
+        if self.cfg != 1.0:
+            self._both = torch.cat([self.labels, torch.full_like(self.labels, self.backbone.null_label)])
+
+    def __call__(self, x: Tensor, t, policy: Callable) -> Tensor:
+        """Output (n, C_out, H, W) for latents x (n, C, H, W) at timestep `t`."""
+        if self.cfg == 1.0:
+            return evaluate(self.backbone, x, t, self._both, policy)
+        cond, null = evaluate(self.backbone, torch.cat([x, x]), t, self._both, policy).chunk(2)
+        guided = torch.lerp(null[:, : self.channels], cond[:, : self.channels], self.cfg)
+        return torch.cat([guided, cond[:, self.channels :]], 1)
+
+
+def denoise(x: Tensor, sampler, output: Callable[[Tensor, int], Tensor], start: int = 0) -> Tensor:
+    """Run the sampler from step `start` to the end; `output(x, s)` is the model's output at step s."""
+    for s in range(start, sampler.steps):
+        x = sampler.step(s, output(x, s), x)
+    return x
+
+
+def sample(model: Guided, sampler, policy, x: Tensor) -> Tensor:
+    """Latents (n, C, H, W) from noise `x` under `policy` (Plain or Planned), which is checked afterwards."""
+    with torch.inference_mode():
+        x = denoise(x, sampler, lambda x, s: model(x, sampler.timesteps[s], policy.at(s)))
+    policy.finish()
+    return x
+
+
+def noise_and_labels(seed: int, first: int, count: int, shape: tuple[int, ...], classes: int) -> tuple[Tensor, Tensor]:
+    """Starting noise (count, *shape) and uniformly drawn labels (count,) of images first … first+count−1.
+
+    Image k has a generator of its own, so it is the same whatever the shard or batch it is drawn in.
+    """
+    noise, labels = torch.empty(count, *shape), torch.empty(count, dtype=torch.long)
+    for j in range(count):
+        g = torch.Generator().manual_seed((seed << 32) + first + j)
+        labels[j] = torch.randint(classes, (), generator=g)
+        noise[j] = torch.randn(shape, generator=g)
+    return noise, labels
+
+
+def to_pixels(decoded: Tensor) -> Tensor:
+    """Decoder output (n, C, H, W) in [-1, 1] -> uint8 (n, H, W, C), clamp(127.5 x + 128) as DiT's protocol has it."""
+    return (127.5 * decoded + 128).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)

@@ -1,0 +1,60 @@
+"""What a model costs, branch by branch, from its configuration alone (no torch, no weights)."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class Shape:
+    """The branches of a backbone and their cost for one image and one guidance half, at one step."""
+
+    name: str
+    branches: tuple[str, ...]  # "block 0 / attention", in execution order
+    branch_macs: np.ndarray  # float64 (branches,): norm modulation and the branch itself
+    other_macs: float  # embedding, gates, output head: paid at every step
+    stream_elements: int  # numbers in one branch output: tokens · width
+
+    @property
+    def macs(self) -> float:
+        return float(self.branch_macs.sum() + self.other_macs)
+
+    @cached_property
+    def kinds(self) -> tuple[str, ...]:
+        """The kind of each branch ("attention", "mlp")."""
+        return tuple(b.split(" / ")[1] for b in self.branches)
+
+    @cached_property
+    def blocks(self) -> tuple[tuple[int, int], ...]:
+        """(start, stop) in branch indices of each block."""
+        owner = [b.split(" / ")[0] for b in self.branches]
+        starts = [i for i in range(len(owner)) if i == 0 or owner[i] != owner[i - 1]]
+        return tuple(zip(starts, starts[1:] + [len(owner)], strict=True))
+
+
+def dit_shape(name: str, config: dict) -> Shape:
+    """DiT (Peebles & Xie 2023) from a diffusers DiTTransformer2DModel configuration.
+
+    The sum for DiT-XL/2 at 256×256 is the 118.6 GMACs that the paper's table 4 counts.
+    """
+    width = config["num_attention_heads"] * config["attention_head_dim"]
+    patch, depth = config["patch_size"], config["num_layers"]
+    tokens = (config["sample_size"] // patch) ** 2
+    modulation = 2 * width * width  # shift and scale of one branch
+    attention = 4 * tokens * width**2 + 2 * tokens**2 * width + modulation
+    mlp = 8 * tokens * width**2 + modulation
+    out_channels = config.get("out_channels") or config["in_channels"]
+    other = (
+        tokens * width * patch**2 * (config["in_channels"] + out_channels)
+        + 256 * width + width**2  # timestep embedding
+        + depth * 2 * width**2  # gates
+        + 2 * width**2  # final modulation
+    )  # fmt: skip
+    return Shape(
+        name=name,
+        branches=tuple(f"block {i} / {kind}" for i in range(depth) for kind in ("attention", "mlp")),
+        branch_macs=np.array([attention, mlp] * depth, dtype=np.float64),
+        other_macs=float(other),
+        stream_elements=tokens * width,
+    )
