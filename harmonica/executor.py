@@ -106,29 +106,29 @@ class Planned:
 
 @dataclass
 class Soft:
-    """The student in training: each output is r·fresh + (1−r)·cached; the cache is refreshed where r > τ.
+    """The student in training: each output is m = r·fresh + (1−r)·cached; where r > τ the cache takes m.
 
-    `ratios` is a row of sigmoid(logits) (branches,). A branch without a cached output is computed plainly. With
-    `threshold` None the cache is only read (Learning-to-Cache) unless it is empty, and then filled.
+    With `threshold` None the cache is only read (Learning-to-Cache). A branch without a cached output is computed
+    plainly and stored.
     """
 
     backbone: torch.nn.Module
     threshold: float | None
     cache: dict[int, Tensor] = field(default_factory=dict)
-    ratios: Tensor | None = None
 
     def row(self, ratios: Tensor | None) -> Callable:
-        """The policy of one step; None computes everything and fills the cache."""
-        self.ratios = ratios
-        self._refresh = None if ratios is None or self.threshold is None else (ratios > self.threshold).tolist()
+        """The policy of one step with ratios (branches,); None computes everything and fills the cache."""
+        self._ratios = ratios
+        never = ratios is None or self.threshold is None
+        self._refresh = None if never else (ratios > self.threshold).tolist()
         return self
 
     def __call__(self, i, x, ctx):
-        delta = self.backbone.delta(i, x, ctx)
-        if self.ratios is None:
-            self.cache[i] = delta.detach()
-            return self.backbone.add(i, x, delta, ctx), i + 1
-        mixed = torch.lerp(self.cache[i], delta, self.ratios[i]) if i in self.cache else delta
-        if self._refresh is not None and (self._refresh[i] or i not in self.cache):
-            self.cache[i] = delta.detach()
-        return self.backbone.add(i, x, mixed, ctx), i + 1
+        out = self.backbone.delta(i, x, ctx)
+        if self._ratios is None or i not in self.cache:
+            self.cache[i] = out.detach()
+        else:
+            out = torch.lerp(self.cache[i], out, self._ratios[i])
+            if self._refresh is not None and self._refresh[i]:
+                self.cache[i] = out.detach()
+        return self.backbone.add(i, x, out, ctx), i + 1

@@ -4,7 +4,6 @@ Rows are in execution order: row 0 is the first and noisiest step (t = T-1 in th
 """
 
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from harmonica.errors import UserError
+from harmonica.provenance import write_whole
 from harmonica.shape import Shape
 
 COMPUTE = 0  # run the branch
@@ -229,15 +229,8 @@ def write_tables(path: str | Path, fmt: str, tables: dict[str, np.ndarray], orig
     """A safetensors file with the origin as JSON metadata; it takes its name only when it is whole."""
     from safetensors.numpy import save
 
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {"format": fmt, "origin": json.dumps(asdict(origin), sort_keys=True)}
-    tmp = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        tmp.write_bytes(save(tables, metadata=metadata))
-        os.replace(tmp, path)
-    finally:
-        tmp.unlink(missing_ok=True)
+    write_whole(path, save(tables, metadata=metadata))
 
 
 def read_tables(path: str | Path, fmt: str, kind: str, dtypes: dict[str, Any]) -> tuple[dict[str, np.ndarray], Origin]:

@@ -1,10 +1,15 @@
-"""Samplers under one small interface: `timesteps` in execution order, and `step(s, output, x)`."""
+"""Samplers under one small interface: `timesteps` in execution order, and `step(s, output, x)`. Needs no torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from harmonica.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def linear_alpha_bar() -> np.ndarray:
@@ -31,12 +36,13 @@ class DDIM:
         self.timesteps = tuple(int(t) for t in kept[::-1])
         # x ← a·x + b·ε, from x0 = (x − √(1−ᾱ) ε)/√ᾱ and x' = √ᾱ' x0 + √(1−ᾱ') ε
         a = np.sqrt(previous / bar)
-        self._coefficients = list(zip(a, np.sqrt(1 - previous) - a * np.sqrt(1 - bar), strict=True))[::-1]
+        b = np.sqrt(1 - previous) - a * np.sqrt(1 - bar)
+        self._coefficients = [(float(u), float(v)) for u, v in zip(a, b, strict=True)][::-1]
 
     def step(self, s: int, output: Tensor, x: Tensor) -> Tensor:
         """Latents of step s+1 from those of step `s`, x (n, C, H, W), and the model's output (n, ≥C, H, W)."""
         a, b = self._coefficients[s]
-        return torch.add(a * x, output[:, : x.shape[1]], alpha=b)
+        return a * x + b * output[:, : x.shape[1]]
 
 
 SAMPLERS = {"ddim": DDIM}

@@ -27,13 +27,25 @@ class Guided:
         if self.cfg != 1.0:
             self._both = torch.cat([self.labels, torch.full_like(self.labels, self.backbone.null_label)])
 
-    def __call__(self, x: Tensor, t, policy: Callable) -> Tensor:
-        """Output (n, C_out, H, W) for latents x (n, C, H, W) at timestep `t`."""
+    def repeated(self, times: int) -> "Guided":
+        """The same for `times` copies of the batch, one after the other."""
+        return Guided(self.backbone, self.labels.repeat(times), self.cfg, self.channels)
+
+    def both(self, x: Tensor, t, policy: Callable) -> Tensor:
+        """Outputs of both halves (2n, C_out, H, W) for latents x (n, C, H, W) at timestep `t`; (n, …) at cfg 1.
+
+        The guided channels are equal in both, the others are each half's own, as in the official code.
+        """
         if self.cfg == 1.0:
             return evaluate(self.backbone, x, t, self._both, policy)
-        cond, null = evaluate(self.backbone, torch.cat([x, x]), t, self._both, policy).chunk(2)
-        guided = torch.lerp(null[:, : self.channels], cond[:, : self.channels], self.cfg)
-        return torch.cat([guided, cond[:, self.channels :]], 1)
+        out = evaluate(self.backbone, torch.cat([x, x]), t, self._both, policy)
+        cond, null = out[:, : self.channels].chunk(2)
+        guided = torch.lerp(null, cond, self.cfg)
+        return torch.cat([torch.cat([guided, guided]), out[:, self.channels :]], 1)
+
+    def __call__(self, x: Tensor, t, policy: Callable) -> Tensor:
+        """Output (n, C_out, H, W) for latents x (n, C, H, W) at timestep `t`."""
+        return self.both(x, t, policy)[: len(x)]
 
 
 def denoise(x: Tensor, sampler, output: Callable[[Tensor, int], Tensor], start: int = 0) -> Tensor:

@@ -1,0 +1,19 @@
+"""SDT + L_LTC, the ablation of the HarmoniCa paper (table 6): its training, but with Learning-to-Cache's loss, λ ≡ 1."""
+
+from dataclasses import dataclass
+
+from harmonica.learning import LearnedSettings
+from harmonica.router import Router
+
+TITLE = "SDT + L_LTC"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(LearnedSettings):
+    pass
+
+
+def make(task, settings: Settings) -> Router:
+    from harmonica.sdt import train
+
+    return train(task, settings, "one")

@@ -1,0 +1,101 @@
+"""An experiment: model, sampler, steps, guidance scale, method and its settings. Its slug names its files everywhere."""
+
+import re
+import time
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from harmonica import methods
+from harmonica.errors import UserError
+from harmonica.models import Model, get_model
+from harmonica.plan import Origin, Plan
+from harmonica.provenance import versions
+from harmonica.router import Router
+from harmonica.samplers import make_sampler
+from harmonica.shape import Shape
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """`settings` is the method's own frozen dataclass."""
+
+    model: str
+    sampler: str
+    steps: int
+    cfg: float
+    method: str
+    settings: Any
+    seed: int = 0
+
+    @staticmethod
+    def of(model: str, sampler: str, steps: int, cfg: float, method: str, settings: dict, seed: int = 0):
+        """Check every name and value. Raises UserError for the first that is wrong."""
+        get_model(model)
+        make_sampler(sampler, steps)
+        if cfg < 1:
+            raise UserError(f"a guidance scale is at least 1, not {cfg}")
+        return Experiment(model, sampler, steps, cfg, method, methods.make_settings(method, settings), seed)
+
+    @property
+    def slug(self) -> str:
+        parts = [self.model, f"{self.sampler}{self.steps}"]
+        parts += [f"cfg{self.cfg:g}"] if self.cfg != 1.5 else []
+        parts += [f"seed{self.seed}"] if self.seed else []
+        parts.append("-".join([self.method] + [f"{k}{v}" for k, v in methods.spelled(self.settings).items()]))
+        return re.sub(r"[^A-Za-z0-9._-]", "", "_".join(parts))
+
+    def make(self, other_plans: dict[str, Plan] | None = None) -> tuple[Plan, Router | None]:
+        """Run the method. `other_plans` holds the plans it REQUIRES, by method name."""
+        module = methods.get_method(self.method)
+        required = getattr(module, "REQUIRES", None)
+        if required and required not in (other_plans or {}):
+            raise UserError(f"{self.method} starts from the plan of {required}: pass it with --from PLAN")
+        started = time.perf_counter()
+        made = module.make(Task(self, other_plans or {}), self.settings)
+        if isinstance(made, Router):
+            cost = {"training_s": round(time.perf_counter() - started, 2)} | made.origin.cost
+            router = Router(made.logits, replace(made.origin, cost=cost))
+            return router.plan(router.origin.notes["threshold"]), router
+        return made, None
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a method gets to work with. Weights and images are loaded only when they are asked for."""
+
+    experiment: Experiment
+    plans: dict[str, Plan]
+
+    @property
+    def model(self) -> Model:
+        return get_model(self.experiment.model)
+
+    @property
+    def shape(self) -> Shape:
+        return self.model.shape
+
+    @property
+    def steps(self) -> int:
+        return self.experiment.steps
+
+    @cached_property
+    def backbone(self):
+        """The model with its weights (a torch module)."""
+        return self.model.load_backbone()
+
+    @cached_property
+    def sampler(self):
+        return make_sampler(self.experiment.sampler, self.steps)
+
+    def training_latents(self):
+        """Latents (n, C, H, W), unit variance, and labels (n,) of real training images."""
+        from harmonica.pocket.data import training_latents
+
+        return training_latents(self.model)
+
+    def origin(self, **more) -> Origin:
+        """The origin of a plan or router made for this task."""
+        e = self.experiment
+        base = Origin(e.model, e.sampler, e.steps, e.cfg, e.method, asdict(e.settings), e.seed, versions())
+        return replace(base, **more)

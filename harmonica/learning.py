@@ -1,0 +1,89 @@
+"""What all learned methods share and needs no torch: their settings, and the search for β within one training."""
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from harmonica.errors import UserError
+
+TOLERANCE = 5.0  # percentage points of CUR: a training that ends farther off has not met its target
+
+
+def _how_long(default=None):
+    """A field that says how long or how fast to train, not what is asked of the router: it is not in a slug."""
+    return field(default=default, metadata={"training": True})
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnedSettings:
+    """Settings of every learned method; the four of the training default to the recipe of the model's scale."""
+
+    target_cur: float = 25.0  # percent; β is searched so that the router's plan has this CUR
+    beta: float | None = None  # β, weight of Σr; given, it is used as it is and target_cur is not
+    threshold: float = 0.1  # τ, compute where r > τ
+    rounds: int | None = _how_long()  # trajectories (SDT), or updates of every routed step (LTC)
+    batch: int | None = _how_long()  # images a round, before guidance doubles them
+    lr: float | None = _how_long()  # of AdamW, without weight decay
+
+    def recipe(self, default: "Recipe") -> "Recipe":
+        given = {k: v for k in ("rounds", "batch", "lr") if (v := getattr(self, k)) is not None}
+        for k, v in given.items():
+            if v <= 0:
+                raise UserError(f"{k} is above 0, not {v}")
+        return Recipe(**{**default.__dict__, **given})
+
+
+@dataclass(frozen=True)
+class Recipe:
+    rounds: int
+    batch: int
+    lr: float
+    refresh: int = 1  # C, rounds between two measurements of λ
+
+
+class BetaSearch:
+    """Finds β for a wanted cache utilisation ratio (CUR) while the router trains.
+
+    The paper tunes β by hand until a row's CUR is met, one training a try. Here β starts at a guess from the branches'
+    own gradients, and log β then follows the gap between the CUR at the threshold and its target, so that one training
+    does: the search is part of the method and its cost part of the row.
+
+    Raises UserError for a target that no router of this kind can have: `reachable` is its highest CUR, percent.
+    """
+
+    def __init__(self, method: str, settings: LearnedSettings, reachable: float, rounds: int):
+        self.method, self.target, self.beta = method, settings.target_cur, settings.beta
+        self.fixed, self.rounds, self.cur, self.moves = self.beta is not None, rounds, 0.0, 0
+        if not self.fixed and not 0 < self.target <= reachable:
+            raise UserError(
+                f"{method} cannot reach a CUR of {self.target:g} %: with this number of steps it lies between 0 and "
+                f"{reachable:.1f} %"
+            )
+
+    def guess(self, balance: np.ndarray) -> None:
+        """First β from `balance`: for each routed branch the β at which it would settle just at the threshold."""
+        if not self.fixed:
+            level = float(np.quantile(balance, self.target / 100))
+            self.beta = max(level, float(np.abs(balance).mean()) * 1e-3, 1e-20)
+
+    def update(self, k: int, cur: float) -> None:
+        """Take the CUR (percent) after round `k`; β rests while the logits answer the first guess."""
+        self.cur = cur
+        if k >= 0.25 * self.rounds and not self.fixed:
+            self.beta *= math.exp(np.clip((self.target - cur) / 100, -0.2, 0.2) * min(1.0, 40 / self.rounds))
+            self.moves += 1
+
+    def finished(self, k: int) -> bool:
+        """Whether round `k` was the last: the rounds are done and the target met, or a quarter more did not help."""
+        if k + 1 < self.rounds:
+            return False
+        return self.fixed or abs(self.cur - self.target) <= 0.5 or k + 1 >= 1.25 * self.rounds
+
+    def check(self) -> None:
+        """Raise UserError when the training ended far from the target."""
+        if not self.fixed and abs(self.cur - self.target) > TOLERANCE:
+            raise UserError(
+                f"{self.method} ended at a CUR of {self.cur:.1f} %, not {self.target:g} %: train for more rounds, or "
+                "ask for a ratio nearer to what was found"
+            )

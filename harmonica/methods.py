@@ -1,0 +1,108 @@
+"""Methods are modules, found by being there: each has TITLE, a frozen dataclass `Settings` and `make`.
+
+Where they live is said by entry points of the group "harmonica.methods": a package offers every module in it that does
+not start with `_`, a module offers itself. A method's import must be light (no torch): the workflow lists them all.
+"""
+
+import dataclasses
+import importlib
+import importlib.util
+import pkgutil
+import types
+import typing
+from functools import cache
+from importlib import metadata
+from typing import Any, Protocol
+
+from harmonica.errors import UserError, unknown
+from harmonica.plan import Plan
+from harmonica.router import Router
+
+GROUP = "harmonica.methods"
+
+
+class Method(Protocol):
+    """What a method module offers."""
+
+    TITLE: str  # as tables print it
+    Settings: type  # a frozen dataclass; a field may carry metadata {"training": True}: how long or where, not what
+
+    def make(self, task, settings) -> Plan | Router:
+        """The plan for this task, or the router (and its threshold, in the origin's notes)."""
+
+
+@cache
+def known() -> dict[str, str]:
+    """Name -> import path of every method at hand; nothing is imported but the packages that hold them."""
+    found: dict[str, str] = {}
+    for point in metadata.entry_points(group=GROUP):
+        spec = importlib.util.find_spec(point.value)
+        if spec is None:
+            raise UserError(f"the entry point {point.name!r} names {point.value}, which cannot be imported")
+        if spec.submodule_search_locations is None:
+            found[point.name] = point.value
+            continue
+        for module in pkgutil.iter_modules(spec.submodule_search_locations):
+            if not module.name.startswith("_"):
+                found[module.name] = f"{point.value}.{module.name}"
+    return found
+
+
+def get_method(name: str) -> types.ModuleType:
+    """The module of that method. Raises UserError for an unknown name or a module that is not a method."""
+    if name not in known():
+        raise unknown("method", name, known())
+    module = importlib.import_module(known()[name])
+    missing = [part for part in ("TITLE", "Settings", "make") if not hasattr(module, part)]
+    if missing:
+        raise UserError(f"{module.__file__} is not a method: it lacks {', '.join(missing)}; see baselines/_template.py")
+    return module
+
+
+def make_settings(name: str, given: dict[str, Any]):
+    """The typed settings of method `name` from a mapping. Raises UserError for an unknown key or a wrong type."""
+    cls = get_method(name).Settings
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    hints = typing.get_type_hints(cls)
+    values = {}
+    for key, value in given.items():
+        if key not in fields:
+            raise unknown(f"setting of {name}", key, fields)
+        values[key] = _typed(name, key, value, hints[key])
+    try:
+        return cls(**values)
+    except TypeError as e:
+        raise UserError(f"{name}: {e}") from None
+
+
+def _typed(method: str, key: str, value: Any, hint: Any):
+    """`value` as the type the field asks for; text (from a command line) is parsed."""
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if value in (None, "None") and type(None) in options:
+        return None
+    for kind in options:
+        if typing.get_origin(kind) is typing.Literal:
+            if value in typing.get_args(kind):
+                return value
+            raise unknown(f"{key} of {method}", str(value), typing.get_args(kind))
+        try:
+            if kind is bool:
+                return {"true": True, "false": False}[str(value).lower()]
+            if kind in (int, float) and not isinstance(value, bool) and kind(value) == float(value):
+                return kind(value)
+            if kind is str and isinstance(value, str):
+                return value
+        except (ValueError, KeyError, TypeError):
+            continue
+    names = " or ".join(getattr(k, "__name__", str(k)) for k in options if k is not type(None))
+    raise UserError(f"{method}: {key} = {value!r} is not {names}")
+
+
+def spelled(settings, all_fields: bool = False) -> dict[str, Any]:
+    """Settings that differ from their default; without `all_fields`, only those that say *what* the method does."""
+    out = {}
+    for f in dataclasses.fields(settings):
+        value = getattr(settings, f.name)
+        if value != f.default and (all_fields or not f.metadata.get("training")):
+            out[f.name] = value
+    return out

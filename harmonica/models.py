@@ -1,0 +1,96 @@
+"""The models the suite knows. This module needs no torch: a plan is made, checked and counted without weights."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from harmonica.errors import UserError, unknown
+from harmonica.pocket import CLASS_CONDITIONAL
+from harmonica.shape import Shape, dit_shape
+
+_DIT_XL_2 = dict(
+    num_attention_heads=16, attention_head_dim=72, num_layers=28, in_channels=4, out_channels=8, patch_size=2,
+    num_embeds_ada_norm=1000, norm_eps=1e-6,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Model:
+    """One model: where its weights are and what its official protocol fixes."""
+
+    name: str
+    title: str
+    resolution: int
+    source: str  # a diffusers folder, or a hub repository
+    scale: str  # "pocket" or "paper"
+    extractor: str  # the feature network of its metrics
+    guidance_channels: int = 3  # official DiT code guides three of the four latent channels
+    freq_shift: float = 1.0  # 1: trained with diffusers' class; 0: converted from the original code
+    hub_config: tuple[tuple[str, int], ...] = ()  # for a hub model: the configuration, known without a download
+
+    @property
+    def config(self) -> dict:
+        """The backbone's configuration. Raises UserError when a local folder lacks it."""
+        if self.hub_config:
+            return dict(self.hub_config)
+        path = Path(self.source) / "transformer" / "config.json"
+        if not path.is_file():
+            raise UserError(f"{path} is missing: make the pocket models with `harmonica pocket train`")
+        return json.loads(path.read_text())
+
+    @cached_property
+    def shape(self) -> Shape:
+        return dit_shape(self.title, self.config)
+
+    def load_backbone(self):
+        """The backbone with its weights, float32, ready for inference."""
+        from harmonica.backbones.dit import load_dit
+
+        return load_dit(self.folder("transformer"), self.title, freq_shift=self.freq_shift)
+
+    def load_decoder(self) -> Callable:
+        """A function from latents (n, 4, h, w) to images (n, C, H, W) in [-1, 1]."""
+        from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+        vae = AutoencoderKL.from_pretrained(self.folder("vae")).eval().requires_grad_(False)
+        return lambda latents: vae.decode(latents / vae.config.scaling_factor, return_dict=False)[0]
+
+    def folder(self, part: str) -> Path:
+        """The local folder of one component; a hub model is downloaded on first use."""
+        if not self.hub_config:
+            return Path(self.source) / part
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+        try:
+            return Path(snapshot_download(self.source, allow_patterns=[f"{part}/*"])) / part
+        except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as e:
+            raise UserError(
+                f"the weights of {self.title} ({self.source}) are not here and could not be downloaded "
+                f"({type(e).__name__}); fetch them on a machine with network, or use scale=pocket"
+            ) from None
+
+
+def _dit_xl_2(resolution: int) -> Model:
+    config = _DIT_XL_2 | {"sample_size": resolution // 8}
+    return Model(f"dit-xl-2-{resolution}", "DiT-XL/2", resolution, f"facebook/DiT-XL-2-{resolution}", "paper",
+                 "inception-2015-12-05", freq_shift=0.0, hub_config=tuple(config.items()))  # fmt: skip
+
+
+MODELS = {
+    m.name: m
+    for m in (
+        Model("pocket-dit", "pocket DiT", 32, str(CLASS_CONDITIONAL), "pocket", "fashion-mnist-cnn"),
+        _dit_xl_2(256),
+        _dit_xl_2(512),
+    )
+}
+
+
+def get_model(name: str) -> Model:
+    """The model of that name. Raises UserError for an unknown one."""
+    if name not in MODELS:
+        raise unknown("model", name, MODELS)
+    return MODELS[name]

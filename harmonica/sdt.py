@@ -1,0 +1,114 @@
+"""Step-wise denoising training (SDT, paper section 4.2): a router trained on the trajectories that inference walks."""
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from harmonica import iepo
+from harmonica.executor import Plain, Soft
+from harmonica.learning import BetaSearch, LearnedSettings, Recipe
+from harmonica.logits import Logits, Loss
+from harmonica.router import LIMIT, Router
+from harmonica.sampling import Guided
+
+RECIPES = {
+    "pocket": Recipe(rounds=60, batch=4, lr=0.2, refresh=15),
+    "paper": Recipe(rounds=20_000, batch=32, lr=0.01, refresh=500),  # the released command; 32 + 32 null
+}
+
+
+def trajectory(
+    model: Guided, sampler, logits: Logits, soft: Soft, noise: Tensor, weights: Tensor, beta: float, stale: bool = True
+) -> tuple[Tensor, list[Loss]]:
+    """One training iteration: from noise (n, C, H, W) to x0, with one update of every step's logits on the way.
+
+    Teacher and student see the same latents; the next latents are the student's. `weights` is λ (steps,). The released
+    code does not clear the cache between iterations, so that its noisiest step mixes in 1 − sigmoid(5) of what the last
+    one left; `stale` False starts clean, as the paper has it. Returns x0 and the losses of steps 1 … T−1.
+    """
+    plain, losses = Plain(model.backbone), []
+    x, lam = noise, weights.tolist()
+    for s, t in enumerate(sampler.timesteps):
+        if s == 0:
+            first = torch.full((len(model.backbone.shape.branches),), LIMIT).sigmoid() if stale else None
+            with torch.no_grad():
+                student = model(x, t, soft.row(first))
+        else:
+            with torch.no_grad():
+                teacher = model.both(x, t, plain)
+            both = model.both(x, t, soft.row(logits.ratios(s)))
+            losses.append(logits.learn(s, teacher, both, lam[s], beta))
+            student = both[: len(x)].detach()
+        x = sampler.step(s, student, x)
+    return x, losses
+
+
+def balances(model: Guided, sampler, logits: Logits, soft: Soft, noise: Tensor, weights: Tensor) -> np.ndarray:
+    """For every routed branch the β at which it would settle at the threshold: one trajectory without updates."""
+    plain, out, x, lam = Plain(model.backbone), [], noise, weights.tolist()
+    for s, t in enumerate(sampler.timesteps):
+        with torch.no_grad():
+            teacher = model.both(x, t, plain)
+        both = model.both(x, t, soft.row(logits.ratios(s) if s else None))
+        if s:
+            out.append(logits.balance(s, teacher, both, lam[s], soft.threshold))
+        x = sampler.step(s, both[: len(x)].detach(), x)
+    return np.stack(out)
+
+
+def train(task, settings: LearnedSettings, form: str, stale: bool = True) -> Router:
+    """A router for the task. `form` of λ: "official" or "paper" (see iepo.py), or "one" for λ ≡ 1 (L_LTC).
+
+    No images are used. Raises UserError when the target CUR cannot be, or was not, reached.
+    """
+    e = task.experiment
+    recipe = settings.recipe(RECIPES[task.model.scale])
+    branches = len(task.shape.branches)
+    search = BetaSearch(e.method, settings, 100 * (task.steps - 1) / task.steps, recipe.rounds)
+    backbone, sampler = task.backbone, task.sampler
+    g = torch.Generator().manual_seed(e.seed)
+    logits = Logits.drawn(task.steps, branches, range(1, task.steps), recipe.lr, g)
+    soft = Soft(backbone, settings.threshold)
+
+    def draw() -> tuple[Guided, Tensor]:
+        labels = torch.randint(backbone.classes, (recipe.batch,), generator=g)
+        noise = torch.randn(recipe.batch, *backbone.latent_shape, generator=g)
+        return Guided(backbone, labels, e.cfg, task.model.guidance_channels), noise
+
+    def image_error(model: Guided, noise: Tensor) -> Tensor:
+        if form == "one":
+            return torch.ones(task.steps)
+        if form == "paper":
+            return iepo.paper(model, sampler, router().plan(settings.threshold), noise)
+        soft.cache.clear()
+        return iepo.official(model, sampler, logits, soft, noise)
+
+    def router(**more) -> Router:
+        return Router(logits.numpy(), task.origin(**more))
+
+    bar = tqdm(range(2 * recipe.rounds), total=recipe.rounds, desc=f"{e.slug}", mininterval=5)
+    for k in bar:
+        model, noise = draw()
+        if k % recipe.refresh == 0:
+            weights = image_error(model, noise)
+        if k == 0:
+            search.guess(balances(model, sampler, logits, Soft(backbone, settings.threshold), noise, weights))
+        _, losses = trajectory(model, sampler, logits, soft, noise, weights, search.beta, stale)
+        search.update(k, logits.cur(settings.threshold))
+        bar.set_postfix(CUR=f"{search.cur:.1f}", beta=f"{search.beta:.2e}", refresh=False)
+        if search.finished(k):
+            break
+    bar.close()
+    search.check()
+    return router(
+        cost={"images": 0, "updates": (k + 1) * (task.steps - 1), "rounds": k + 1},
+        notes={
+            "threshold": settings.threshold,
+            "beta": search.beta,
+            "beta_moves": search.moves,
+            "lambda": form,
+            "recipe": dict(recipe.__dict__),
+            "loss": float(torch.stack([loss.total for loss in losses]).mean()),
+        },
+    )
