@@ -1,7 +1,7 @@
 """Learning-to-Cache: Accelerating Diffusion Transformer via Layer Caching (Ma et al., NeurIPS 2024, arXiv 2406.01733).
 
-Every second step is routed; the cache is filled by the step before and dropped after it, so a CUR above 50 % cannot be.
-It trains on noised real images: one uncached step t → t−1 fills the cache, and the logits of step t−1 learn to reuse it.
+Every second step is routed; the cache is filled by the step before and dropped after it, so CUR is at most 50 %. It
+trains on noised real images: one uncached step t → t−1 fills the cache, and the logits of step t−1 learn to reuse it.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from harmonica.router import Router
 TITLE = "Learning-to-Cache"
 LABEL_DROPOUT = 0.1
 RECIPES = {
-    "pocket": Recipe(rounds=60, batch=16, lr=0.2),
+    "pocket": Recipe(rounds=80, batch=16, lr=0.25, beta2=0.9),
     "paper": Recipe(rounds=2_000, batch=64, lr=1e-3),  # 50 000 updates over the 25 routed steps of T = 50
 }
 
@@ -27,17 +27,16 @@ def make(task, settings: Settings) -> Router:
     import torch
     from tqdm import tqdm
 
-    from harmonica.executor import Soft
     from harmonica.logits import Logits
 
     recipe = settings.recipe(RECIPES[task.model.scale])
     routed = range(1, task.steps, 2)  # the released code's even countdown indices, for an even number of steps
     e, tau = task.experiment, settings.threshold
     search = BetaSearch(e.method, settings, 100 * len(routed) / task.steps, recipe.rounds)
-    backbone, sampler = task.backbone, task.sampler
     latents, labels = task.training_latents()
+    backbone, sampler = task.backbone, task.sampler
     g = torch.Generator().manual_seed(e.seed)
-    logits = Logits.drawn(task.steps, len(task.shape.branches), routed, recipe.lr, g)
+    logits = Logits.drawn(task.steps, len(task.shape.branches), routed, recipe, g)
 
     def draw():
         at = torch.randint(len(latents), (recipe.batch,), generator=g)
@@ -52,7 +51,7 @@ def make(task, settings: Settings) -> Router:
             logits.learn(s, *pair(backbone, sampler, logits, s, *draw()), 1.0, search.beta)
             for s in torch.tensor(routed)[torch.randperm(len(routed), generator=g)].tolist()
         ]
-        search.update(k, logits.cur(tau))
+        search.update(k, logits, tau)
         bar.set_postfix(CUR=f"{search.cur:.1f}", beta=f"{search.beta:.2e}", refresh=False)
         if search.finished(k):
             break

@@ -1,4 +1,4 @@
-"""SDT + L_LTC, the ablation of the HarmoniCa paper (table 6): its training, but with Learning-to-Cache's loss, λ ≡ 1."""
+"""SDT + L_LTC, the HarmoniCa paper's ablation (table 6): its training with Learning-to-Cache's loss, λ ≡ 1."""
 
 from dataclasses import dataclass
 

@@ -1,8 +1,9 @@
-"""An experiment: model, sampler, steps, guidance scale, method and its settings. Its slug names its files everywhere."""
+"""An experiment: model, sampler, steps, guidance scale, method and its settings. Its slug names its files."""
 
 import re
 import time
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -45,16 +46,22 @@ class Experiment:
         parts.append("-".join([self.method] + [f"{k}{v}" for k, v in methods.spelled(self.settings).items()]))
         return re.sub(r"[^A-Za-z0-9._-]", "", "_".join(parts))
 
-    def make(self, other_plans: dict[str, Plan] | None = None) -> tuple[Plan, Router | None]:
-        """Run the method. `other_plans` holds the plans it REQUIRES, by method name."""
+    def make(
+        self, other_plans: dict[str, Plan] | None = None, loaded: Callable[[], None] = lambda: None
+    ) -> tuple[Plan, Router | None]:
+        """Run the method: its plan, and its router if it learned one.
+
+        `other_plans` holds the plans it REQUIRES, by method name; `loaded` is called once the weights are there, and
+        training time counts from then.
+        """
         module = methods.get_method(self.method)
         required = getattr(module, "REQUIRES", None)
         if required and required not in (other_plans or {}):
             raise UserError(f"{self.method} starts from the plan of {required}: pass it with --from PLAN")
-        started = time.perf_counter()
-        made = module.make(Task(self, other_plans or {}), self.settings)
+        task = Task(self, other_plans or {}, loaded)
+        made = module.make(task, self.settings)
         if isinstance(made, Router):
-            cost = {"training_s": round(time.perf_counter() - started, 2)} | made.origin.cost
+            cost = {"training_s": round(time.perf_counter() - task.clock[0], 2)} | made.origin.cost
             router = Router(made.logits, replace(made.origin, cost=cost))
             return router.plan(router.origin.notes["threshold"]), router
         return made, None
@@ -66,6 +73,8 @@ class Task:
 
     experiment: Experiment
     plans: dict[str, Plan]
+    loaded: Callable[[], None] = lambda: None
+    clock: list[float] = field(default_factory=list)  # when the weights were loaded
 
     @property
     def model(self) -> Model:
@@ -82,7 +91,10 @@ class Task:
     @cached_property
     def backbone(self):
         """The model with its weights (a torch module)."""
-        return self.model.load_backbone()
+        backbone = self.model.load_backbone()
+        self.clock.append(time.perf_counter())
+        self.loaded()
+        return backbone
 
     @cached_property
     def sampler(self):

@@ -55,5 +55,3 @@ def paper(model: Guided, sampler, plan: Plan, noise: Tensor) -> Tensor:
             variants.append(denoise(x, sampler, lambda x, s, off=off: model(x, sampler.timesteps[s], off.at(s)), s))
         x = sampler.step(s, model(x, t, main.at(s)), x)
     return torch.stack([torch.zeros(())] + [(x - v).square().flatten(1).sum(1).mean() for v in variants])
-
-

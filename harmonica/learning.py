@@ -7,6 +7,7 @@ import numpy as np
 
 from harmonica.errors import UserError
 
+LOOK_AHEAD = 5  # rounds
 TOLERANCE = 5.0  # percentage points of CUR: a training that ends farther off has not met its target
 
 
@@ -40,6 +41,7 @@ class Recipe:
     batch: int
     lr: float
     refresh: int = 1  # C, rounds between two measurements of λ
+    beta2: float = 0.999  # of AdamW; a short training forgets faster, or logits stick where the first β sent them
 
 
 class BetaSearch:
@@ -67,11 +69,12 @@ class BetaSearch:
             level = float(np.quantile(balance, self.target / 100))
             self.beta = max(level, float(np.abs(balance).mean()) * 1e-3, 1e-20)
 
-    def update(self, k: int, cur: float) -> None:
-        """Take the CUR (percent) after round `k`; β rests while the logits answer the first guess."""
-        self.cur = cur
-        if k >= 0.25 * self.rounds and not self.fixed:
-            self.beta *= math.exp(np.clip((self.target - cur) / 100, -0.2, 0.2) * min(1.0, 40 / self.rounds))
+    def update(self, k: int, logits, threshold: float) -> None:
+        """Look at the CUR after round `k`. β rests while the logits answer the first guess; then it follows the CUR
+        that is coming, since logits under way to the threshold cannot be called back at once."""
+        self.cur, coming = logits.cur(threshold, ahead=LOOK_AHEAD)
+        if k >= 0.2 * self.rounds and not self.fixed:
+            self.beta *= math.exp(np.clip((self.target - coming) / 100, -0.2, 0.2) * min(1.0, 40 / self.rounds))
             self.moves += 1
 
     def finished(self, k: int) -> bool:

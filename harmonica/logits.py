@@ -1,4 +1,4 @@
-"""Router logits while they are learned: one parameter a step, one optimiser, the loss that all learned methods share."""
+"""Router logits while they are learned: a parameter a step, one optimiser, the loss all learned methods share."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from harmonica.router import LIMIT
+from harmonica.learning import Recipe
+from harmonica.router import LIMIT, sigmoid
 
 
 class Loss(NamedTuple):
@@ -21,18 +22,19 @@ class Logits:
     AdamW without weight decay; its state is kept row by row, since a step's loss reaches that step's logits only.
     """
 
-    def __init__(self, initial: Tensor, routed: range, lr: float):
+    def __init__(self, initial: Tensor, routed: range, lr: float, beta2: float = 0.999):
         self.routed = routed
         self.rows = [
             nn.Parameter(row.clone() if s in routed else torch.full_like(row, LIMIT))
             for s, row in enumerate(initial.float())
         ]
-        self._optimiser = torch.optim.AdamW(self.rows, lr=lr, weight_decay=0.0)
+        self._optimiser = torch.optim.AdamW(self.rows, lr=lr, betas=(0.9, beta2), weight_decay=0.0)
+        self._before = self.numpy()
 
     @staticmethod
-    def drawn(steps: int, branches: int, routed: range, lr: float, generator: torch.Generator) -> "Logits":
+    def drawn(steps: int, branches: int, routed: range, recipe: Recipe, generator: torch.Generator) -> "Logits":
         """N(0, 1) as released."""
-        return Logits(torch.randn(steps, branches, generator=generator), routed, lr)
+        return Logits(torch.randn(steps, branches, generator=generator), routed, recipe.lr, recipe.beta2)
 
     def ratios(self, s: int) -> Tensor:
         return torch.sigmoid(self.rows[s])
@@ -59,9 +61,12 @@ class Logits:
         r = self.ratios(s).detach()
         return (-gradient / (r * (1 - r)) / (1 - r) * (1 - threshold)).numpy()
 
-    def cur(self, threshold: float) -> float:
-        """Cache utilisation ratio at the threshold, percent of all steps and branches."""
-        return 100.0 * float((torch.stack(self.rows).detach().sigmoid() <= threshold).float().mean())
+    def cur(self, threshold: float, ahead: float = 0) -> tuple[float, float]:
+        """Cache utilisation ratio in percent of all steps and branches: now, and `ahead` rounds from now if every logit
+        goes on as it did since the last call."""
+        now = self.numpy()
+        then, self._before = now + ahead * (now - self._before), now
+        return tuple(100.0 * float((sigmoid(x) <= threshold).mean()) for x in (now, then))
 
     def numpy(self) -> np.ndarray:
         return torch.stack(self.rows).detach().numpy()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from harmonica.errors import UserError, unknown
 from harmonica.pocket import CLASS_CONDITIONAL
+from harmonica.provenance import source_hash
 from harmonica.shape import Shape, dit_shape
 
 _DIT_XL_2 = dict(
@@ -44,17 +45,29 @@ class Model:
     def shape(self) -> Shape:
         return dit_shape(self.title, self.config)
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """Changes with the weights: twelve hex digits over the files of a local folder; a hub repository's name."""
+        if self.hub_config:
+            return self.source.replace("/", "--")
+        files = sorted(p for part in ("transformer", "vae") for p in (Path(self.source) / part).iterdir())
+        return source_hash(*map(str, files))
+
     def load_backbone(self):
         """The backbone with its weights, float32, ready for inference."""
         from harmonica.backbones.dit import load_dit
 
         return load_dit(self.folder("transformer"), self.title, freq_shift=self.freq_shift)
 
-    def load_decoder(self) -> Callable:
-        """A function from latents (n, 4, h, w) to images (n, C, H, W) in [-1, 1]."""
+    def load_autoencoder(self):
+        """The AutoencoderKL, float32, ready for inference."""
         from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
-        vae = AutoencoderKL.from_pretrained(self.folder("vae")).eval().requires_grad_(False)
+        return AutoencoderKL.from_pretrained(self.folder("vae")).eval().requires_grad_(False)
+
+    def load_decoder(self) -> Callable:
+        """A function from latents (n, 4, h, w), unit variance, to images (n, C, H, W) in [-1, 1]."""
+        vae = self.load_autoencoder()
         return lambda latents: vae.decode(latents / vae.config.scaling_factor, return_dict=False)[0]
 
     def folder(self, part: str) -> Path:

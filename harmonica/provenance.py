@@ -19,10 +19,10 @@ def digest(obj: Any) -> str:
 
 
 def source_hash(*files: str) -> str:
-    """Twelve hex digits over source files, named from the repository root."""
+    """Twelve hex digits over source files, named from the repository root (or by absolute paths)."""
     h = hashlib.sha256()
-    for name in sorted(files):
-        h.update(name.encode() + b"\0" + (ROOT / name).read_bytes())
+    for path in sorted(ROOT / name for name in files):
+        h.update(path.name.encode() + b"\0" + path.read_bytes())
     return h.hexdigest()[:12]
 
 

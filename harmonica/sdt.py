@@ -13,7 +13,7 @@ from harmonica.router import LIMIT, Router
 from harmonica.sampling import Guided
 
 RECIPES = {
-    "pocket": Recipe(rounds=60, batch=4, lr=0.2, refresh=15),
+    "pocket": Recipe(rounds=80, batch=4, lr=0.25, refresh=20, beta2=0.9),
     "paper": Recipe(rounds=20_000, batch=32, lr=0.01, refresh=500),  # the released command; 32 + 32 null
 }
 
@@ -68,7 +68,7 @@ def train(task, settings: LearnedSettings, form: str, stale: bool = True) -> Rou
     search = BetaSearch(e.method, settings, 100 * (task.steps - 1) / task.steps, recipe.rounds)
     backbone, sampler = task.backbone, task.sampler
     g = torch.Generator().manual_seed(e.seed)
-    logits = Logits.drawn(task.steps, branches, range(1, task.steps), recipe.lr, g)
+    logits = Logits.drawn(task.steps, branches, range(1, task.steps), recipe, g)
     soft = Soft(backbone, settings.threshold)
 
     def draw() -> tuple[Guided, Tensor]:
@@ -95,7 +95,7 @@ def train(task, settings: LearnedSettings, form: str, stale: bool = True) -> Rou
         if k == 0:
             search.guess(balances(model, sampler, logits, Soft(backbone, settings.threshold), noise, weights))
         _, losses = trajectory(model, sampler, logits, soft, noise, weights, search.beta, stale)
-        search.update(k, logits.cur(settings.threshold))
+        search.update(k, logits, settings.threshold)
         bar.set_postfix(CUR=f"{search.cur:.1f}", beta=f"{search.beta:.2e}", refresh=False)
         if search.finished(k):
             break

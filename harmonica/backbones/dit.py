@@ -119,7 +119,10 @@ class DiT(nn.Module):
             b = f"transformer_blocks.{i}"
             for part, parts in gates.items():
                 six = get(f"{b}.norm1.linear.{part}")  # shift, scale, gate of attention, then of the MLP
-                own[f"modulation.{2 * i}.{part}"], own[f"modulation.{2 * i + 1}.{part}"] = six[: 2 * D], six[3 * D : 5 * D]
+                own[f"modulation.{2 * i}.{part}"], own[f"modulation.{2 * i + 1}.{part}"] = (
+                    six[: 2 * D],
+                    six[3 * D : 5 * D],
+                )
                 parts += [six[2 * D : 3 * D], six[5 * D :]]
             take(f"qkv.{i}", f"{b}.attn1.to_q", f"{b}.attn1.to_k", f"{b}.attn1.to_v")
             take(f"proj.{i}", f"{b}.attn1.to_out.0")

@@ -43,3 +43,25 @@ def fashion_mnist(folder: str | Path, split: str) -> tuple[np.ndarray, np.ndarra
 def to_float(images: np.ndarray) -> torch.Tensor:
     """uint8 (n, 32, 32) -> float32 (n, 1, 32, 32) in [-1, 1]."""
     return torch.from_numpy(np.ascontiguousarray(images)).float().div_(127.5).sub_(1)[:, None]
+
+
+def training_latents(model) -> tuple[torch.Tensor, torch.Tensor]:
+    """Latents (n, 4, 8, 8), unit variance, and labels (n,) of the training images that are shipped with `model`.
+
+    Raises UserError for a model that ships none.
+    """
+    path = Path(model.source) / "train_images.npz"
+    if not path.is_file():
+        raise UserError(
+            f"no training images of {model.title} at hand ({path}); a method that trains on images needs them"
+        )
+    with np.load(path, allow_pickle=False) as f:
+        images, labels = f["images"], torch.from_numpy(f["labels"])
+    vae = model.load_autoencoder()
+    generator = torch.Generator().manual_seed(0)
+    with torch.inference_mode():
+        parts = [
+            vae.encode(to_float(pad_to_32(images[i : i + 500]))).latent_dist.sample(generator)
+            for i in range(0, len(images), 500)
+        ]
+    return (torch.cat(parts) * vae.config.scaling_factor).clone(), labels

@@ -132,7 +132,7 @@ def encode(vae: AutoencoderKL, images: np.ndarray, batch: int = 500) -> tuple[to
     return torch.cat([d.mean for d in out]), torch.cat([d.std for d in out])
 
 
-def train_classifier(images: np.ndarray, labels: np.ndarray, checkpoint: Path, steps: int = 5000, batch: int = 128):
+def train_classifier(images: np.ndarray, labels: np.ndarray, checkpoint: Path, steps: int = 3500, batch: int = 128):
     """The feature network, trained with small shifts so that its features do not hang on single pixels."""
     torch.manual_seed(0)
     net = Classifier()

@@ -1,0 +1,316 @@
+"""The command line, which the workflow's rules call, too. Heavy imports wait until a command needs them."""
+
+import argparse
+import errno
+import json
+import sys
+import time
+from pathlib import Path
+
+from harmonica import __version__
+from harmonica.errors import UserError
+
+EXAMPLES = """examples:
+  harmonica methods                                              every method and its settings
+  harmonica plan fora --steps 20 --set interval=3 -o fora.safetensors
+  harmonica plan harmonica --steps 10 --set target_cur=22.86 -o hc.safetensors
+  harmonica show hc.safetensors                                  CUR, MACs, theoretical speed-up, steps x branches
+  harmonica sample hc.safetensors --images 1000 -o samples/ --grid grid.png
+  harmonica latency full.safetensors hc.safetensors
+  harmonica timing results/                                      where a run of the workflow spent its time
+  harmonica pocket train --data /path/to/fashion-mnist           make the shipped models again
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        prog="harmonica", description="Learned and heuristic feature caching for diffusion transformers.",
+        epilog=EXAMPLES, formatter_class=raw,
+    )  # fmt: skip
+    parser.add_argument("--version", action="version", version=f"harmonica {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, function, text: str, example: str) -> argparse.ArgumentParser:
+        p = commands.add_parser(name, help=text, description=text, epilog=f"example:\n  {example}", formatter_class=raw)
+        p.set_defaults(function=function)
+        return p
+
+    command("methods", list_methods, "List the methods and their settings.", "harmonica methods")
+
+    p = command("plan", make_plan, "Make (or train) the caching plan of a method.",
+                "harmonica plan delta_dit --steps 50 --set interval=2 --set blocks=4 -o plan.safetensors")  # fmt: skip
+    p.add_argument("method", help="see `harmonica methods`")
+    p.add_argument("--model", default="pocket-dit", help="default: %(default)s")
+    p.add_argument("--sampler", default="ddim", help="default: %(default)s")
+    p.add_argument("--steps", type=int, default=50, help="T, sampling steps; default: %(default)s")
+    p.add_argument("--cfg", type=float, default=1.5, help="guidance scale; default: %(default)s")
+    p.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    p.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the method; repeatable"
+    )
+    p.add_argument("--from", dest="sources", action="append", default=[], metavar="PLAN",
+                   help="a plan that the method starts from")  # fmt: skip
+    p.add_argument("-o", "--out", type=Path, required=True, help="plan file; a trained router is written beside it")
+
+    p = command("show", show_plan, "Print what a plan does and what it saves.", "harmonica show plan.safetensors")
+    p.add_argument("plan", type=Path)
+
+    p = command("sample", sample, "Draw images under one plan or several; goes on where it was stopped.",
+                "harmonica sample plan.safetensors --images 1000 -o samples/")  # fmt: skip
+    p.add_argument("plans", type=Path, nargs="+", metavar="PLAN")
+    p.add_argument("--images", type=int, default=64, help="how many a plan; default: %(default)s")
+    p.add_argument("--first", type=int, default=0, help="index of the first image; default: %(default)s")
+    p.add_argument("--batch", type=int, default=50, help="images in one forward pass; default: %(default)s")
+    p.add_argument("--chunk", type=int, default=250, help="images in one file; default: %(default)s")
+    p.add_argument("--model", help="refuse plans for another model")
+    p.add_argument("--sampler", help="refuse plans for another sampler")
+    p.add_argument("--steps", type=int, help="refuse plans for another number of steps")
+    p.add_argument("-o", "--out", type=Path, required=True, help="folder")
+    p.add_argument("--manifest", type=Path, help="write the names of the chunk files here (JSON)")
+    p.add_argument("--grid", type=Path, help="also write the first 64 images of the first plan as one picture")
+
+    p = command("metrics", measure, "Compute the metrics of drawn images.",
+                "harmonica metrics manifest.json --uncached full -o metrics.json")  # fmt: skip
+    p.add_argument("manifests", type=Path, nargs="+")
+    p.add_argument("--uncached", required=True, help="name of the plan whose images PSNR compares with")
+    p.add_argument("--extractor", default="fashion-mnist-cnn", help="default: %(default)s")
+    p.add_argument("-o", "--out", type=Path, required=True)
+
+    p = command("latency", latency, "Time the denoising loop of several plans, interleaved.",
+                "harmonica latency full.safetensors fora.safetensors --rounds 9")  # fmt: skip
+    p.add_argument("plans", type=Path, nargs="+", metavar="PLAN")
+    p.add_argument("--batch", type=int, default=8, help="images; default: %(default)s, as in the paper")
+    p.add_argument("--rounds", type=int, default=7, help="measurements a plan; default: %(default)s")
+    p.add_argument("-o", "--out", type=Path, help="write JSON here")
+
+    p = command("timing", timing, "Say where a run of the workflow spent its time.", "harmonica timing results/")
+    p.add_argument("folder", type=Path)
+
+    p = command("pocket", pocket, "Make the shipped pocket models again from their data.",
+                "harmonica pocket train --data /usr/share/datasets/fashion-mnist --work checkpoints/")  # fmt: skip
+    p.add_argument("action", choices=["train"])
+    p.add_argument("--data", type=Path, required=True, help="folder with Fashion-MNIST's four .gz files")
+    p.add_argument("--work", type=Path, default=Path("checkpoints"), help="for checkpoints; default: %(default)s")
+    p.add_argument("-o", "--out", type=Path, help="default: the folder inside the package")
+    p.add_argument("--steps", type=int, help="of the transformer's training; default: the recipe's")
+    return parser
+
+
+def list_methods(args) -> None:
+    import dataclasses
+
+    from harmonica import methods
+
+    for name in sorted(methods.known()):
+        module = methods.get_method(name)
+        print(f"{name:20} {module.TITLE}: {(module.__doc__ or '').strip().splitlines()[0]}")
+        for f in dataclasses.fields(module.Settings):
+            default = "by scale" if f.default is None and f.metadata.get("training") else f.default
+            print(f"    --set {f.name}={default}")
+
+
+def make_plan(args) -> None:
+    from harmonica.experiment import Experiment
+    from harmonica.plan import Plan
+
+    given = {}
+    for item in args.set:
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise UserError(f"--set takes KEY=VALUE, not {item!r}")
+        given[key] = _number(value)
+    e = Experiment.of(args.model, args.sampler, args.steps, args.cfg, args.method, given, args.seed)
+    sources = {}
+    for path in args.sources:
+        source = Plan.load(path)
+        source.check_fits(model=e.model, sampler=e.sampler, steps=e.steps, shape=_shape(source))
+        sources[source.origin.method] = source
+    plan, router = e.make(sources, _started)
+    if router is not None:
+        router.save(args.out.with_suffix(".router.safetensors"))
+    plan.save(args.out)
+    print(f"{e.slug}: {_summary(plan)}")
+
+
+def show_plan(args) -> None:
+    from harmonica.plan import Plan
+
+    plan = Plan.load(args.plan)
+    o = plan.origin
+    print(f"{o.method} for {o.model}, {o.sampler}, {plan.steps} steps, guidance scale {o.cfg:g}: {_summary(plan)}")
+    for what in ("settings", "notes", "cost"):
+        if getattr(o, what):
+            print(f"{what}: " + ", ".join(f"{k} = {v}" for k, v in getattr(o, what).items()))
+    print("one row a step, noisiest first; `.` computes, `r` reuses, `d` adds a span's delta, `o` takes its output")
+    for s, row in enumerate(plan.actions):
+        print(f"{s:4} {''.join('.rdo'[a] for a in row)}")
+
+
+def sample(args) -> None:
+    import torch  # noqa: F401  (its import is counted as start-up)
+    from tqdm import tqdm
+
+    from harmonica import shards
+    from harmonica.models import get_model
+    from harmonica.plan import Plan
+
+    plans = {path.stem: Plan.load(path) for path in args.plans}
+    for plan in plans.values():
+        o = plan.origin
+        asked = {"model": args.model or o.model, "sampler": args.sampler or o.sampler, "steps": args.steps or o.steps}
+        plan.check_fits(**asked, shape=_shape(plan))
+    names = {p.origin.model for p in plans.values()}
+    loaded = {n: (get_model(n).load_backbone(), get_model(n).load_decoder()) for n in names}
+    _started()
+    manifest = {}
+    with tqdm(total=len(plans) * args.images, desc="sample", unit="image", mininterval=5) as bar:
+        for name, plan in plans.items():
+            folder = args.out / shards.folder_name(plan, name)
+            parts = loaded[plan.origin.model]
+            files = shards.draw(plan, folder, args.first, args.images, args.chunk, args.batch, parts, bar.update)
+            manifest[name] = [str(f) for f in files]
+    if args.manifest:
+        _write_json(args.manifest, manifest)
+    if args.grid:
+        images, _ = shards.read(next(iter(manifest.values())))
+        _save_grid(images[:64], args.grid)
+
+
+def measure(args) -> None:
+    import torch  # noqa: F401
+
+    from harmonica import shards
+    from harmonica.extractors import evaluate, get_extractor
+    from harmonica.metrics import psnr
+
+    extract, reference = get_extractor(args.extractor)
+    _started()
+    files = shards.read_manifests(args.manifests)
+    if args.uncached not in files:
+        raise UserError(f"no samples of {args.uncached!r} among {', '.join(sorted(files))}")
+    uncached, asked = shards.read(files[args.uncached])
+    rows = {}
+    for name in files:
+        images, labels = shards.read(files[name])
+        if len(labels) != len(asked) or (labels != asked).any():
+            raise UserError(f"{name} and {args.uncached} were not drawn from the same seeds")
+        features = extract(images)
+        agreement = 100 * float((features.logits.argmax(1) == labels).mean())
+        rows[name] = evaluate(features, reference) | {
+            "PSNR": psnr(images, uncached), "agreement": agreement, "N": len(images), "extractor": args.extractor,
+        }  # fmt: skip
+        print(name, " ".join(f"{k} {v:.4g}" for k, v in rows[name].items() if isinstance(v, float)), file=sys.stderr)
+    _write_json(args.out, rows)
+
+
+def latency(args) -> None:
+    import torch  # noqa: F401
+
+    from harmonica import provenance
+    from harmonica.latency import measure
+    from harmonica.plan import Plan
+
+    plans = {path.stem: Plan.load(path) for path in args.plans}
+    _started()
+    result = measure(plans, args.batch, args.rounds)
+    for name, row in result.items():
+        print(f"{name:60} {1000 * row['latency_s']:9.1f} ms", file=sys.stderr)
+    if args.out:
+        _write_json(args.out, {"batch": args.batch, "rounds": args.rounds, "device": provenance.device(),
+                               "threads": torch.get_num_threads(), "plans": result})  # fmt: skip
+
+
+def timing(args) -> None:
+    from harmonica.timing import report
+
+    print(report(args.folder))
+
+
+def pocket(args) -> None:
+    from harmonica.pocket import CLASS_CONDITIONAL
+    from harmonica.pocket.build import build
+
+    build(args.data, args.out or CLASS_CONDITIONAL, args.work, steps=args.steps)
+
+
+def _summary(plan) -> str:
+    shape = _shape(plan)
+    return (
+        f"CUR {plan.cur:.2f} %, {plan.macs(shape) / 1e9:.4g} GMACs an image and guidance half, "
+        f"theoretical speed-up {plan.theoretical_speedup(shape):.2f}x over its own steps"
+    )
+
+
+def _shape(plan):
+    from harmonica.models import get_model
+
+    return get_model(plan.origin.model).shape
+
+
+def _number(text: str):
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text
+
+
+def _write_json(path: Path, obj) -> None:
+    from harmonica.provenance import write_whole
+
+    write_whole(path, json.dumps(obj, indent=1) + "\n")
+
+
+def _save_grid(images, path: Path) -> None:
+    import io
+
+    import numpy as np
+    from PIL import Image
+
+    from harmonica.provenance import write_whole
+
+    side = max(1, int(len(images) ** 0.5))
+    rows = [np.concatenate(list(images[i : i + side]), 1) for i in range(0, side * side, side)]
+    data = io.BytesIO()
+    Image.fromarray(np.concatenate(rows).squeeze()).save(data, "png")
+    write_whole(path, data.getvalue())
+
+
+_start_up = None
+
+
+def _started() -> None:
+    """Note that imports and loading are over: `harmonica timing` tells start-up from work."""
+    global _start_up
+    _start_up = time.time()
+
+
+def main(argv: list[str] | None = None) -> int:
+    import psutil
+
+    begun = psutil.Process().create_time()
+    args = build_parser().parse_args(argv)
+    try:
+        args.function(args)
+    except UserError as e:
+        print(f"harmonica: {e}", file=sys.stderr)
+        return 2
+    except OSError as e:
+        if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        print(f"harmonica: cannot write {e.filename or 'the result'}: {e.strerror}; nothing is lost, free the way and "
+              "run the same command again", file=sys.stderr)  # fmt: skip
+        return 2
+    except KeyboardInterrupt:
+        print("\nharmonica: stopped; run the same command again to go on", file=sys.stderr)
+        return 130
+    times = {"begun": begun, "start_up_s": (_start_up or begun) - begun, "total_s": time.time() - begun}
+    if argv is None and args.command in ("plan", "sample", "metrics", "latency"):
+        print("time: " + json.dumps({k: round(v, 3) for k, v in times.items()}), file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

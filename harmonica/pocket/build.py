@@ -1,0 +1,146 @@
+"""From the data to the shipped folder: train, then write pipeline, classifier, references and card."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from tqdm import tqdm
+
+from harmonica import extractors, shards
+from harmonica.experiment import Experiment
+from harmonica.metrics import Gaussian, frechet_distance
+from harmonica.pocket import CLASSES
+from harmonica.pocket.data import fashion_mnist, pad_to_32
+from harmonica.pocket.train import encode, save_pipeline, train_autoencoder, train_classifier, train_transformer
+from harmonica.provenance import device, versions, write_whole
+
+SHIPPED_IMAGES = 5000  # of the training set, for methods that train on images
+QUALITY_STEPS, QUALITY_IMAGES, QUALITY_SEEDS = (50, 20, 10), 1000, 3
+
+
+def build(data: Path, out: Path, work: Path, steps: int | None = None) -> None:
+    """Make every file of the pocket folder `out`; checkpoints go to `work`, and a stopped run goes on from them."""
+    images, labels = fashion_mnist(data, "train")
+    test, test_labels = fashion_mnist(data, "test")
+    images, test = pad_to_32(images), pad_to_32(test)
+    work.mkdir(parents=True, exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
+
+    net, classifier_run = train_classifier(images, labels, work / "classifier.pt")
+    vae, autoencoder_run = train_autoencoder(images, work / "autoencoder.pt")
+    mean, std = encode(vae, images)
+    scale = float((mean.var() + std.square().mean()).rsqrt())  # latents of unit variance
+    options = {} if steps is None else {"steps": steps}
+    model, transformer_run = train_transformer(mean * scale, std * scale, labels, work / "transformer.pt", **options)
+
+    save_pipeline(out, vae, model, scale)
+    (out / "classifier").mkdir(exist_ok=True)
+    save_file({k: v.contiguous() for k, v in net.state_dict().items()}, out / "classifier" / "model.safetensors")
+    shipped = {"images": images[:SHIPPED_IMAGES, 2:-2, 2:-2], "labels": labels[:SHIPPED_IMAGES]}
+    _save_arrays(out / "train_images.npz", shipped)
+    write_reference(out, images)
+    runs = {"classifier": classifier_run, "autoencoder": autoencoder_run, "transformer": transformer_run}
+    training = {
+        name: {
+            "steps": r.steps,
+            "minutes": round(r.seconds / 60, 1),
+            "loss": float(np.mean([v for _, v in r.log[-10:]])),
+        }
+        for name, r in runs.items()
+    }
+    quality = measure_quality(test, test_labels, vae)
+    record = {"device": device(), "versions": versions(), "training": training, "quality": quality}
+    write_whole(out / "quality.json", json.dumps(record, indent=1) + "\n")
+    write_whole(out / "README.md", card(record))
+
+
+def write_reference(out: Path, images: np.ndarray) -> None:
+    """Statistics of all training images and pooled features of 10 000 of them, as the metrics read them."""
+    extract, _ = extractors.fashion_mnist_cnn(reference=False)
+    f = extract(images[..., None])
+    pooled, spatial = Gaussian.of(f.pooled), Gaussian.of(f.spatial)
+    _save_arrays(out / "reference.npz", {
+        "mu": pooled.mu, "sigma": pooled.sigma, "mu_s": spatial.mu, "sigma_s": spatial.sigma,
+        "features": f.pooled[-10_000:],
+    })  # fmt: skip
+
+
+def measure_quality(test: np.ndarray, labels: np.ndarray, vae) -> dict:
+    """What the shipped models do: FIDs at equal N against the training set; N test images are the floor."""
+    extract, reference = extractors.fashion_mnist_cnn()
+    real = extract(test[..., None])
+    n = QUALITY_IMAGES
+    quality = {
+        "N": n,
+        "test_accuracy": 100 * float((real.logits.argmax(1) == labels).mean()),
+        "floor_FID": frechet_distance(Gaussian.of(real.pooled[:n]), reference.pooled),
+        "floor_FID_5000": frechet_distance(Gaussian.of(real.pooled[:5000]), reference.pooled),
+    }
+    with torch.inference_mode():
+        mean, _ = encode(vae, test[:n])
+        decoded = torch.cat([vae.decode(m).sample for m in mean.split(100)])
+    pixels = (127.5 * decoded + 128).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    quality["autoencoder_FID"] = frechet_distance(Gaussian.of(extract(pixels).pooled), reference.pooled)
+    bar = tqdm(total=len(QUALITY_STEPS) * QUALITY_SEEDS, desc="quality")
+    for steps in QUALITY_STEPS:
+        fids, agreement = [], []
+        for seed in range(QUALITY_SEEDS):
+            plan, _ = Experiment.of("pocket-dit", "ddim", steps, 1.5, "full", {}, seed).make()
+            drawn, asked = shards.draw_in_memory(plan, n)
+            f = extract(drawn)
+            fids.append(frechet_distance(Gaussian.of(f.pooled), reference.pooled))
+            agreement.append(100 * float((f.logits.argmax(1) == asked).mean()))
+            bar.update()
+        quality[f"FID_{steps}"], quality[f"agreement_{steps}"] = fids, agreement
+    return quality
+
+
+def _save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    data = io.BytesIO()
+    np.savez_compressed(data, **arrays)
+    write_whole(path, data.getvalue())
+
+
+def card(record: dict) -> str:
+    """The model card, from what was measured."""
+    q, t = record["quality"], record["training"]
+    stages = "\n".join(f"| {k} | {v['steps']} | {v['minutes']} | {v['loss']:.4f} |" for k, v in t.items())
+    fids = "\n".join(
+        f"| {s} | {', '.join(f'{v:.3f}' for v in q[f'FID_{s}'])} | "
+        f"{', '.join(f'{v:.1f}' for v in q[f'agreement_{s}'])} |" for s in QUALITY_STEPS
+    )  # fmt: skip
+    return f"""---
+license: apache-2.0
+library_name: diffusers
+pipeline_tag: unconditional-image-generation
+---
+# Pocket DiT: Fashion-MNIST at 32×32
+
+A class-conditional latent diffusion transformer in the pipeline shape of DiT-XL/2, small enough for a laptop's CPU.
+
+- **Data**: Fashion-MNIST (Zalando Research, MIT licence), 60 000 training images, padded from 28×28 to 32×32.
+  `train_images.npz` holds the first {SHIPPED_IMAGES} of them, for methods that train on images.
+- **Weights' licence**: Apache-2.0. Classes: {", ".join(CLASSES)}.
+- **Parts**: `vae` (AutoencoderKL, latents 4×8×8), `transformer` (DiTTransformer2DModel, 8 blocks × 128, patch 2,
+  learned variance, 10 % label dropout, EMA 0.9995), `classifier` (a small CNN: the metrics' features and logits),
+  `reference.npz` (feature statistics of the training set, and 10 000 of its features).
+- **Recipe**: `harmonica pocket train --data FOLDER` runs `harmonica/pocket/train.py` from the data to this folder.
+  It took the times below on {record["device"]}, with torch {record["versions"]["torch"]}.
+
+| stage | steps | minutes | mean of the last losses |
+|---|---|---|---|
+{stages}
+
+Quality at guidance scale 1.5, DDIM, N = {q["N"]} images a seed, in the classifier's 128-d features against the
+training set (these are not Inception FIDs and compare only with each other, at equal N):
+
+| steps | FID, one a seed | classifier finds the asked class, % |
+|---|---|---|
+{fids}
+
+Floor: {q["N"]} real test images have FID {q["floor_FID"]:.3f}; passed through the autoencoder,
+{q["autoencoder_FID"]:.3f}. The classifier is right on {q["test_accuracy"]:.1f} % of the test images.
+"""

@@ -1,0 +1,117 @@
+"""Images of one plan, drawn in chunks of consecutive seeds. Each chunk is a file, written whole: a run that was stopped
+goes on where it was, and a longer run adds to a shorter one."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+
+from harmonica.errors import UserError
+from harmonica.models import get_model
+from harmonica.plan import Plan
+from harmonica.provenance import digest, source_hash, write_whole
+
+SOURCES = tuple(f"harmonica/{f}.py" for f in ("backbones/dit", "executor", "plan", "samplers", "sampling", "shards"))
+
+
+def folder_name(plan: Plan, stem: str) -> str:
+    """A plan's samples lie under its name and a digest of all that decides the pixels."""
+    o = plan.origin
+    weights = get_model(o.model).fingerprint
+    key = digest([plan.actions.tolist(), o.model, weights, o.sampler, o.cfg, o.seed, source_hash(*SOURCES)])
+    return f"{stem}-{key}"
+
+
+def draw(
+    plan: Plan, folder: Path, first: int, count: int, chunk: int, batch: int, parts=None, progress=lambda n: None
+) -> list[Path]:
+    """Make the missing chunks of images first … first+count−1; returns the files of all of them.
+
+    `parts` is (backbone, decoder), loaded when it is not given. Seeds count from the plan's own. A chunk file holds
+    images uint8 (n, H, W, C), labels (n,) and the index of the first. Raises UserError when the plan does not fit.
+    """
+    if min(count, chunk, batch) < 1 or first < 0:
+        raise UserError(f"cannot draw {count} images from {first} in chunks of {chunk} and batches of {batch}")
+    files = []
+    for start in range(first, first + count, chunk):
+        size = min(chunk, first + count - start)
+        path = folder / f"{start:06d}-{start + size - 1:06d}.npz"
+        files.append(path)
+        if path.is_file():
+            progress(size)
+            continue
+        parts = parts or load_parts(plan)
+        drawn = [
+            _draw_batch(plan, parts, at, min(batch, start + size - at), progress)
+            for at in range(start, start + size, batch)
+        ]
+        images, labels = (np.concatenate(x) for x in zip(*drawn, strict=True))
+        data = io.BytesIO()
+        np.savez(data, images=images, labels=labels, first=start)
+        write_whole(path, data.getvalue())
+    return files
+
+
+def load_parts(plan: Plan):
+    """Backbone and decoder of the plan's model."""
+    model = get_model(plan.origin.model)
+    return model.load_backbone(), model.load_decoder()
+
+
+def draw_in_memory(plan: Plan, count: int, batch: int = 50) -> tuple[np.ndarray, np.ndarray]:
+    """The first `count` images uint8 (n, H, W, C) and labels (n,), without files."""
+    parts = load_parts(plan)
+    drawn = [_draw_batch(plan, parts, at, min(batch, count - at)) for at in range(0, count, batch)]
+    images, labels = zip(*drawn, strict=True)
+    return np.concatenate(images), np.concatenate(labels)
+
+
+def _draw_batch(plan: Plan, parts, first: int, count: int, progress=lambda n: None) -> tuple[np.ndarray, np.ndarray]:
+    import torch
+
+    from harmonica.executor import Planned
+    from harmonica.samplers import make_sampler
+    from harmonica.sampling import Guided, noise_and_labels, sample, to_pixels
+
+    (backbone, decode), o = parts, plan.origin
+    noise, labels = noise_and_labels(o.seed, first, count, backbone.latent_shape, backbone.classes)
+    guided = Guided(backbone, labels, o.cfg, get_model(o.model).guidance_channels)
+    latents = sample(guided, make_sampler(o.sampler, o.steps), Planned(backbone, plan), noise)
+    with torch.inference_mode():
+        images = to_pixels(decode(latents)).numpy()
+    progress(count)
+    return images, labels.numpy()
+
+
+def read(files: list[str | Path]) -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8 (n, H, W, C) and labels (n,) of chunk files, in the order of their seeds.
+
+    Raises UserError for a chunk that is damaged, missing or drawn twice.
+    """
+    images, labels, expected = [], [], 0
+    for path in sorted(map(Path, files)):
+        try:
+            with np.load(path, allow_pickle=False) as f:
+                part, y, first = f["images"], f["labels"], int(f["first"])
+        except (OSError, ValueError, KeyError, EOFError) as e:
+            raise UserError(
+                f"{path} is not a whole chunk of samples ({type(e).__name__}); delete it and draw it again"
+            ) from e
+        if first != expected:
+            raise UserError(f"{path} starts at image {first}, but the chunks before it end at {expected - 1}")
+        images.append(part)
+        labels.append(y)
+        expected += len(part)
+    if not images:
+        raise UserError("no samples to read")
+    return np.concatenate(images), np.concatenate(labels)
+
+
+def read_manifests(paths: list[str | Path]) -> dict[str, list[str]]:
+    """Chunk files by experiment, from the manifests of all shards."""
+    merged: dict[str, list[str]] = {}
+    for path in paths:
+        for name, files in json.loads(Path(path).read_text()).items():
+            merged.setdefault(name, []).extend(files)
+    return merged

@@ -1,0 +1,114 @@
+"""From a configuration to the rows of a table: every case (model × sampler × steps) with every method."""
+
+import shlex
+from dataclasses import dataclass
+from typing import Any
+
+from harmonica import methods
+from harmonica.errors import UserError, unknown
+from harmonica.experiment import Experiment
+from harmonica.plan import Plan
+
+
+@dataclass(frozen=True)
+class Row:
+    case: str
+    experiment: Experiment
+    given: tuple[tuple[str, Any], ...]  # settings as the configuration spells them
+    requires: str | None = None  # slug of the experiment whose plan this one starts from
+
+    @property
+    def slug(self) -> str:
+        return self.experiment.slug
+
+    @property
+    def arguments(self) -> str:
+        """This experiment for the command line `harmonica plan`."""
+        e = self.experiment
+        out = [
+            e.method,
+            "--model",
+            e.model,
+            "--sampler",
+            e.sampler,
+            "--steps",
+            e.steps,
+            "--cfg",
+            e.cfg,
+            "--seed",
+            e.seed,
+        ]
+        for key, value in self.given:
+            out += ["--set", f"{key}={value}"]
+        return shlex.join(map(str, out))
+
+
+def check(config: dict[str, Any], schema: dict[str, Any]) -> None:
+    """Raise UserError, in one sentence, for the first thing in the configuration that its schema does not allow."""
+    import jsonschema
+
+    error = jsonschema.exceptions.best_match(jsonschema.Draft7Validator(schema).iter_errors(config))
+    if error is None:
+        return
+    where = "".join(f"{part}: " for part in error.absolute_path)
+    if error.validator == "additionalProperties":
+        known = error.schema["properties"]
+        raise unknown("configuration key", where + next(str(k) for k in error.instance if k not in known), known)
+    raise UserError(f"configuration: {where}{error.message}")
+
+
+def rows(config: dict[str, Any]) -> list[Row]:
+    """Rows in the order of the table. Raises UserError for a wrong name or value, two equal rows, or no uncached row.
+
+    A method is a name, or a mapping of its name to its settings; a setting's value may be a mapping from case to value.
+    """
+    out: list[Row] = []
+    for case, about in config["cases"].items():
+        case_rows = [_row(config, case, about, entry) for entry in config["methods"]]
+        if all(r.experiment.method != "full" for r in case_rows):
+            raise UserError("the methods must include `full`: it is what the other rows are compared with")
+        by_method = {r.experiment.method: r for r in reversed(case_rows)}
+        for r in case_rows:
+            needed = getattr(methods.get_method(r.experiment.method), "REQUIRES", None)
+            if needed and needed not in by_method:
+                raise UserError(f"{r.experiment.method} starts from the plan of {needed}: add {needed} to the methods")
+            requires = by_method[needed].slug if needed else None
+            out.append(Row(r.case, r.experiment, r.given, requires))
+    slugs = [r.slug for r in out]
+    twice = {s for s in slugs if slugs.count(s) > 1}
+    if twice:
+        raise UserError(f"two rows are the same experiment: {', '.join(sorted(twice))}")
+    return out
+
+
+def _row(config: dict[str, Any], case: str, about: dict[str, Any], entry: str | dict[str, Any]) -> Row:
+    name, given = (entry, {}) if isinstance(entry, str) else next(iter(entry.items()))
+    settings = {}
+    for key, value in (given or {}).items():
+        if isinstance(value, dict):
+            stray = set(map(str, value)) - set(config["cases"])
+            if stray:
+                raise UserError(f"{name}: {key} is given for {', '.join(sorted(stray))}, which is not a case")
+            value = {str(k): v for k, v in value.items()}.get(case)
+        if value is not None:
+            settings[key] = value
+    e = Experiment.of(
+        about["model"], about.get("sampler", config["sampler"]), about["steps"], about.get("cfg", config["cfg"]),
+        name, settings, config["seed"],
+    )  # fmt: skip
+    return Row(case, e, tuple(settings.items()))
+
+
+def uncached(table: list[Row], case: str) -> Row:
+    """The row of the uncached model of a case."""
+    return next(r for r in table if r.case == case and r.experiment.method == "full")
+
+
+def check_plans(table: list[Row], plans: dict[str, Plan]) -> None:
+    """Raise UserError unless every row has its plan, made for its model and sampler."""
+    for r in table:
+        if r.slug not in plans:
+            raise UserError(f"no plan for {r.slug}")
+        o = plans[r.slug].origin
+        if (o.model, o.sampler, o.method) != (r.experiment.model, r.experiment.sampler, r.experiment.method):
+            raise UserError(f"the plan for {r.slug} says it is {o.method} for {o.model}, {o.sampler}")

@@ -1,0 +1,92 @@
+"""Figures of table 1: speed-up against quality, what the routers learned, the same seeds under every method."""
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+import numpy as np  # noqa: E402
+import pandas as pd  # noqa: E402
+
+from harmonica.plan import COMPUTE, Plan  # noqa: E402
+from harmonica.router import Router, sigmoid  # noqa: E402
+from harmonica.suite import Row  # noqa: E402
+
+MARKERS = "o^sDvP*Xh<>dp8"
+
+
+def save(figure, path: Path) -> None:
+    """The picture takes its name only when it is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tmp = path.with_name(f".{path.name}")
+    figure.savefig(tmp, format="png", dpi=130)
+    plt.close(figure)
+    tmp.replace(path)
+
+
+def speedup(table: pd.DataFrame, path: Path) -> None:
+    """FID and IS against the theoretical speed-up: a column a case, a marker a method."""
+    cases = list(table.case.unique())
+    figure, axes = plt.subplots(
+        2, len(cases), figsize=(4 * len(cases) + 1.6, 6), squeeze=False, sharex="col", layout="constrained"
+    )
+    titles = list(table.method.unique())
+    for column, case in enumerate(cases):
+        block = table[table.case == case]
+        for ax, metric in zip(axes[:, column], ("FID", "IS"), strict=True):
+            for _, row in block.iterrows():
+                k = titles.index(row.method)
+                ax.scatter(row.theoretical_speedup, row[metric], marker=MARKERS[k % len(MARKERS)], s=60,
+                           color=plt.cm.tab10(k % 10), label=row.method, zorder=3)  # fmt: skip
+            ax.axhline(block.iloc[0][metric], color="0.6", lw=0.8, ls=":")
+            ax.grid(color="0.92")
+            ax.set_ylabel(metric + (" (lower is better)" if metric == "FID" else " (higher is better)"))
+        axes[0, column].set_title(f"{block['sampler'].iloc[0]}, case {case}")
+        axes[1, column].set_xlabel("theoretical speed-up (MACs)")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", frameon=False)
+    first = table.iloc[0]
+    figure.suptitle(f"{first.model}: {first['samples']} images a point, features of {first.extractor}", fontsize=10)
+    save(figure, path)
+
+
+def routers(rows: list[Row], plans: dict[str, Plan], files: dict[str, Path], path: Path) -> None:
+    """r (steps × branches) of every HarmoniCa router; a dot where the plan reuses. Without one, the plans alone."""
+    own = [r for r in rows if r.experiment.method == "harmonica"] or rows[-1:]
+    figure, axes = plt.subplots(1, len(own), figsize=(4.2 * len(own) + 0.8, 4.6), squeeze=False, layout="constrained")
+    for ax, row in zip(axes[0], own, strict=True):
+        plan, router = plans[row.slug], files[row.slug].with_suffix(".router.safetensors")
+        values = sigmoid(Router.load(router).logits) if router.is_file() else (plan.actions == COMPUTE).astype(float)
+        values[0] = 1
+        picture = ax.imshow(values, aspect="auto", cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
+        at, branch = np.nonzero(plan.actions != COMPUTE)
+        ax.scatter(branch, at, s=5, color="white", marker=".")
+        ax.set_title(f"case {row.case}: CUR {plan.cur:.1f} %", fontsize=10)
+        ax.set_xlabel("branch (attention, MLP, …)")
+        ax.set_ylabel("step (noisiest first)")
+    figure.colorbar(picture, ax=axes[0, -1], label="r = sigmoid(logit); dots: reused")
+    figure.suptitle("HarmoniCa's routers", fontsize=10)
+    save(figure, path)
+
+
+def grid(rows: list[Row], images: dict[str, np.ndarray], titles: dict[str, str], path: Path) -> None:
+    """The first images of equal seeds: a line a method, a block of columns a case."""
+    cases = list(dict.fromkeys(r.case for r in rows))
+    methods = list(dict.fromkeys(titles[r.slug] for r in rows))
+    figure, axes = plt.subplots(
+        len(methods), len(cases), figsize=(5.2 * len(cases) + 1.2, 0.66 * len(methods) + 0.5), squeeze=False,
+        layout="constrained",
+    )  # fmt: skip
+    for ax in axes.flat:
+        ax.set_xticks([])
+        ax.set_yticks([])
+        ax.set_frame_on(False)
+    for r in rows:
+        ax = axes[methods.index(titles[r.slug]), cases.index(r.case)]
+        ax.imshow(np.concatenate(list(images[r.slug]), 1).squeeze(), cmap="gray", vmin=0, vmax=255)
+    for i, title in enumerate(methods):
+        axes[i, 0].set_ylabel(title, rotation=0, ha="right", va="center", fontsize=8)
+    for j, case in enumerate(cases):
+        axes[0, j].set_title(f"case {case}", fontsize=10)
+    save(figure, path)

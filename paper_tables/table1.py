@@ -1,0 +1,96 @@
+"""Table 1: class-conditional generation. Every row next to the uncached one of its case, and to the paper's."""
+
+import statistics
+
+import pandas as pd
+
+from harmonica.methods import get_method
+from harmonica.models import get_model
+from harmonica.plan import Plan
+from harmonica.suite import Row, uncached
+from paper_tables.published import table1_row
+
+HIGHER, LOWER = ("IS", "precision", "recall", "PSNR"), ("FID", "sFID")
+FORMATS = {
+    "IS": "{:.3f}", "FID": "{:.3f}", "sFID": "{:.3f}", "precision": "{:.1f}", "recall": "{:.1f}", "PSNR": "{:.2f}",
+    "CUR": "{:.2f}", "GMACs": "{:.4g}", "theoretical_speedup": "{:.2f}", "latency_s": "{:.4f}", "speedup": "{:.2f}",
+    "cache_MB": "{:.3f}", "training_s": "{:.0f}", "training_images": "{:.0f}",
+}  # fmt: skip
+HEADS = {
+    "method": "Method", "steps": "Steps", "IS": "IS ↑", "FID": "FID ↓", "sFID": "sFID ↓", "precision": "Prec. ↑",
+    "recall": "Recall ↑", "PSNR": "PSNR ↑", "CUR": "CUR %", "GMACs": "GMACs", "theoretical_speedup": "Theory ×",
+    "latency_s": "Latency s", "speedup": "Real ×", "cache_MB": "Cache MB", "training_s": "Training s",
+    "training_images": "Images used", "paper_IS": "paper IS", "paper_FID": "paper FID", "paper_speedup": "paper ×",
+}  # fmt: skip
+
+
+def build(rows: list[Row], plans: dict[str, Plan], metrics: dict[str, dict], latency: dict) -> pd.DataFrame:
+    """One row an experiment. GMACs and cache are for one image with both guidance halves; latency is for the batch."""
+    out = []
+    for r in rows:
+        e, plan, model = r.experiment, plans[r.slug], get_model(r.experiment.model)
+        base = uncached(rows, r.case)
+        m, own, full = metrics[r.slug], latency["plans"][r.slug], latency["plans"][base.slug]
+        halves = 1 if e.cfg == 1 else 2
+        macs = plan.macs(model.shape)
+        out.append({
+            "model": model.title, "resolution": model.resolution, "sampler": e.sampler.upper(), "cfg": e.cfg,
+            "case": r.case, "method": get_method(e.method).TITLE, "steps": plan.steps,
+            **{k: m[k] for k in (*HIGHER[:1], *LOWER, *HIGHER[1:])},
+            "CUR": plan.cur, "GMACs": halves * macs / 1e9,
+            "theoretical_speedup": plans[base.slug].macs(model.shape) / macs,
+            "latency_s": own["latency_s"],
+            "speedup": statistics.median(f / o for f, o in zip(full["rounds_s"], own["rounds_s"], strict=True)),
+            "cache_MB": plan.cache_bytes(model.shape, guided=halves == 2) / 1e6,
+            "training_s": plan.origin.cost.get("training_s", 0), "training_images": plan.origin.cost.get("images", 0),
+            "agreement": m["agreement"], "samples": m["N"], "extractor": m["extractor"],
+            **{f"paper_{k}": v for k, v in table1_row(e.method, plan.steps, model.resolution if model.scale == "paper"
+               else 256).items() if k in ("IS", "FID", "sFID", "precision", "recall", "CUR", "speedup")},
+        })  # fmt: skip
+    return pd.DataFrame(out)
+
+
+def markdown(table: pd.DataFrame, latency: dict, scale: str) -> str:
+    """A readable table a case; the best value of each metric among the accelerated rows is bold."""
+    first = table.iloc[0]
+    pocket = (
+        ": they are not Inception scores and compare only with each other, at equal N." if scale == "pocket" else "."
+    )
+    parts = [
+        f"# Table 1, {scale} scale",
+        f"{first['samples']} images a row, guidance scale {first.cfg:g}. FID, sFID, IS, precision and recall are in the "
+        f"features of **{first.extractor}**{pocket} PSNR is to the uncached image of the same seed. Latency: a batch of "
+        f"{latency['batch']} from noise to latents on {latency['device']} ({latency['threads']} threads), median of "
+        f"{latency['rounds']} interleaved rounds. GMACs and cache: one image, both guidance halves. Theory × and Real × "
+        "are against the case's uncached row. The paper's columns are its table 1 for DiT-XL/2 (Inception features, "
+        "H800), where it has the row.",
+    ]
+    for case, block in table.groupby("case", sort=False):
+        parts.append(f"## {block.model.iloc[0]}, {block.resolution.iloc[0]}×{block.resolution.iloc[0]}, "
+                     f"{block['sampler'].iloc[0]}, case {case}")  # fmt: skip
+        parts.append(_block(block))
+    return "\n\n".join(parts) + "\n"
+
+
+def _block(block: pd.DataFrame) -> str:
+    heads = {k: v for k, v in HEADS.items() if k in block and not block[k].isna().all()}
+    rivals = block.iloc[1:] if len(block) > 1 else block
+    best = {k: rivals[k].max() for k in HIGHER} | {k: rivals[k].min() for k in LOWER}
+    lines = ["| " + " | ".join(heads.values()) + " |", "|" + "---|" * len(heads)]
+    for i, (_, row) in enumerate(block.iterrows()):
+        cells = []
+        for k in heads:
+            text = _cell(k, row[k])
+            cells.append(f"**{text}**" if i and k in best and row[k] == best[k] else text)
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _cell(column: str, value) -> str:
+    if isinstance(value, str):
+        return value
+    if pd.isna(value) or (column in ("CUR", "training_s", "training_images", "cache_MB") and value == 0):
+        return "–"
+    if value == float("inf"):
+        return "∞"
+    return FORMATS.get(column, "{:g}").format(value)

@@ -1,0 +1,89 @@
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+ROOT = Path(workflow.basedir).parent
+sys.path.insert(0, str(ROOT))
+
+import yaml
+
+from harmonica import methods, provenance, suite
+from harmonica.errors import UserError, unknown
+from harmonica.learning import LearnedSettings
+from harmonica.models import get_model
+
+
+def load_config() -> dict:
+    scale = str(config.get("scale"))
+    path = ROOT / "workflow" / "config" / f"{scale}.yaml"
+    if scale == "config" or not path.is_file():
+        raise unknown("scale", scale, ["pocket", "paper"])
+    return {**yaml.safe_load(path.read_text()), **config}
+
+
+def read_rows() -> list[suite.Row]:
+    for case in CONFIG["cases"]:
+        if not str(case).replace("@", "").replace("-", "").isalnum():
+            raise UserError(f"the case {case!r} must be made of letters, digits, `-` and `@`: it names files")
+    return suite.rows(CONFIG)
+
+
+try:
+    CONFIG = load_config()
+    suite.check(CONFIG, yaml.safe_load((ROOT / "workflow" / "schemas" / "config.schema.yaml").read_text()))
+    ROWS = read_rows()
+except UserError as e:
+    raise WorkflowError(str(e)) from None
+
+PYTHON = sys.executable
+OUT = f"results/{CONFIG['scale']}"
+BY_SLUG = {r.slug: r for r in ROWS}
+SHARDS = range(min(CONFIG["sampling"]["shards"], CONFIG["images"]))
+LEARNED_SOURCES = [f"harmonica/{m}.py" for m in ("sdt", "iepo", "logits", "learning", "router")]
+MODEL_SOURCES = [f"harmonica/{m}.py" for m in ("backbones/dit", "executor", "plan", "samplers", "sampling")]
+
+
+wildcard_constraints:
+    experiment="[A-Za-z0-9._-]+",
+    group="[A-Za-z0-9._@-]+",
+    case="[A-Za-z0-9@-]+",
+    shard=r"\d+",
+
+
+def plan_file(slug: str) -> str:
+    return f"{OUT}/plans/{slug}.safetensors"
+
+
+def group_of(row: suite.Row) -> str:
+    return row.case if CONFIG["sampling"]["grouping"] == "case" else row.slug
+
+
+def plans_of(group: str) -> list[str]:
+    return [plan_file(r.slug) for r in ROWS if group_of(r) == group]
+
+
+def manifests_of(case: str) -> list[str]:
+    groups = dict.fromkeys(group_of(r) for r in ROWS if r.case == case)
+    return [f"{OUT}/samples/{g}/shard{i}.json" for g in groups for i in SHARDS]
+
+
+def shard_range(shard: int) -> tuple[int, int]:
+    """First image and number of images of a shard; shards meet at whole chunks where they can."""
+    chunk, images, count = CONFIG["sampling"]["chunk"], CONFIG["images"], len(SHARDS)
+    unit = chunk if images >= chunk * count else 1
+    edges = [min(images, images * i // count // unit * unit) for i in range(count)] + [images]
+    return edges[shard], edges[shard + 1] - edges[shard]
+
+
+def plan_code(row: suite.Row) -> str:
+    """A change in what makes this plan runs it again, and nothing else."""
+    made_by = methods.get_method(row.experiment.method)
+    files = [made_by.__file__, "harmonica/plan.py", "harmonica/shape.py"]
+    if issubclass(made_by.Settings, LearnedSettings):
+        files += LEARNED_SOURCES + MODEL_SOURCES
+    return provenance.source_hash(*files)
+
+
+def weights(*models: str) -> str:
+    return "-".join(get_model(m).fingerprint for m in sorted(set(models)))

@@ -1,0 +1,30 @@
+import json
+
+
+rule table1:
+    input:
+        plans=[plan_file(r.slug) for r in ROWS],
+        manifests=[m for case in CONFIG["cases"] for m in manifests_of(case)],
+        metrics=expand(f"{OUT}/metrics/{{case}}.json", case=CONFIG["cases"]),
+        latency=f"{OUT}/latency.json",
+    output:
+        csv="results/table1.csv",
+        md="results/table1.md",
+        provenance="results/table1.provenance.json",
+        speedup="results/figures/speedup.png",
+        router="results/figures/router.png",
+        samples="results/figures/samples.png",
+    params:
+        config=json.dumps(CONFIG, sort_keys=True),
+        code=provenance.source_hash(*(str(p) for p in sorted((ROOT / "paper_tables").glob("*.py")))),
+    log:
+        f"{OUT}/logs/table/table1.log",
+    benchmark:
+        f"{OUT}/benchmarks/table1.tsv"
+    message:
+        "Laying out table 1 and its figures"
+    threads: 1
+    shell:
+        "{PYTHON:q} -m paper_tables table1 --config {params.config:q} --plans {input.plans} "
+        "--manifests {input.manifests} --metrics {input.metrics} --latency {input.latency} "
+        "-o results > {log} 2>&1"
