@@ -3,6 +3,7 @@ goes on where it was, and a longer run adds to a shorter one."""
 
 import io
 import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -94,7 +95,7 @@ def read(files: list[str | Path]) -> tuple[np.ndarray, np.ndarray]:
         try:
             with np.load(path, allow_pickle=False) as f:
                 part, y, first = f["images"], f["labels"], int(f["first"])
-        except (OSError, ValueError, KeyError, EOFError) as e:
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as e:
             raise UserError(
                 f"{path} is not a whole chunk of samples ({type(e).__name__}); delete it and draw it again"
             ) from e

@@ -53,17 +53,17 @@ def build(rows: list[Row], plans: dict[str, Plan], metrics: dict[str, dict], lat
 def markdown(table: pd.DataFrame, latency: dict, scale: str) -> str:
     """A readable table a case; the best value of each metric among the accelerated rows is bold."""
     first = table.iloc[0]
-    pocket = (
-        ": they are not Inception scores and compare only with each other, at equal N." if scale == "pocket" else "."
-    )
+    extractor = f"**{first.extractor}**"
+    if scale == "pocket":
+        extractor += " (not Inception: they compare only with each other, at equal N)"
     parts = [
         f"# Table 1, {scale} scale",
-        f"{first['samples']} images a row, guidance scale {first.cfg:g}. FID, sFID, IS, precision and recall are in the "
-        f"features of **{first.extractor}**{pocket} PSNR is to the uncached image of the same seed. Latency: a batch of "
+        f"{first['samples']} images a row, guidance scale {first.cfg:g}. FID, sFID, IS, precision and recall are in "
+        f"the features of {extractor}. PSNR is to the uncached image of the same seed. Latency: a batch of "
         f"{latency['batch']} from noise to latents on {latency['device']} ({latency['threads']} threads), median of "
-        f"{latency['rounds']} interleaved rounds. GMACs and cache: one image, both guidance halves. Theory × and Real × "
-        "are against the case's uncached row. The paper's columns are its table 1 for DiT-XL/2 (Inception features, "
-        "H800), where it has the row.",
+        f"{latency['rounds']} interleaved rounds. GMACs and cache: one image, both guidance halves. Theory × and "
+        "Real × are against the case's uncached row. The paper's columns are its table 1 for DiT-XL/2 (Inception "
+        "features, H800), where it has the row.",
     ]
     for case, block in table.groupby("case", sort=False):
         parts.append(f"## {block.model.iloc[0]}, {block.resolution.iloc[0]}×{block.resolution.iloc[0]}, "

@@ -15,7 +15,7 @@ rule table1:
         router="results/figures/router.png",
         samples="results/figures/samples.png",
     params:
-        config=json.dumps(CONFIG, sort_keys=True),
+        config=json.dumps(CONFIG),
         code=provenance.source_hash(*(str(p) for p in sorted((ROOT / "paper_tables").glob("*.py")))),
     log:
         f"{OUT}/logs/table/table1.log",

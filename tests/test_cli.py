@@ -1,0 +1,105 @@
+"""Bad input: one clear sentence, exit status 2, nothing left behind."""
+
+import errno
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import origin
+
+from harmonica.cli import main
+from harmonica.models import MODELS
+from harmonica.plan import all_compute
+
+BRANCHES = len(MODELS["pocket-dit"].shape.branches)
+
+
+def run(capsys, *args) -> tuple[int, str]:
+    status = main([str(a) for a in args])
+    return status, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["forra"], "unknown method 'forra'; did you mean 'fora'?"),
+        (["fora", "--model", "pocket-dti"], "unknown model 'pocket-dti'; did you mean 'pocket-dit'?"),
+        (["fora", "--sampler", "ddmi"], "unknown sampler 'ddmi'; did you mean 'ddim'?"),
+        (["fora", "--steps", "0"], "a sampler needs at least 1 step, not 0"),
+        (["fora", "--cfg", "0.5"], "a guidance scale is at least 1, not 0.5"),
+        (["fora", "--set", "interval"], "--set takes KEY=VALUE, not 'interval'"),
+        (["fora", "--set", "interval=x"], "interval = 'x' is not int"),
+        (["harmonica", "--set", "target_cur=99"], "cannot reach a CUR of 99 %"),
+        (["random_plan"], "starts from the plan of harmonica"),
+        (["random_plan", "--from", "nowhere.safetensors"], "nowhere.safetensors does not exist"),
+    ],
+)
+def test_plan(capsys, tmp_path, args, says):
+    status, err = run(capsys, "plan", *args, "-o", tmp_path / "p.safetensors")
+    assert status == 2 and says in err and len(err.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--steps", "5"], "made for number of steps 4, not 5"),
+        (["--model", "dit-xl-2-256"], "made for model pocket-dit, not dit-xl-2-256"),
+        (["--sampler", "dpm"], "made for sampler ddim, not dpm"),
+        (["--images", "0"], "cannot draw 0 images"),
+    ],
+)
+def test_sample(capsys, tmp_path, args, says):
+    plan = tmp_path / "p.safetensors"
+    all_compute(origin(4), BRANCHES).save(plan)
+    status, err = run(capsys, "sample", plan, "-o", tmp_path / "out", *args)
+    assert status == 2 and says in err and not (tmp_path / "out").exists()
+
+
+def test_a_plan_with_the_branches_of_another_model(capsys, tmp_path):
+    plan = tmp_path / "p.safetensors"
+    all_compute(origin(4), BRANCHES + 2).save(plan)
+    status, err = run(capsys, "sample", plan, "-o", tmp_path / "out")
+    assert status == 2 and "the plan has 18 branches but pocket DiT has 16" in err
+
+
+def test_no_disk_space(capsys, tmp_path, monkeypatch):
+    def full(self, data):
+        raise OSError(errno.ENOSPC, "No space left on device", str(self))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    status, err = run(capsys, "plan", "fora", "-o", tmp_path / "p.safetensors")
+    assert status == 2 and "No space left on device" in err and not list(tmp_path.iterdir())
+
+
+def test_sample_and_measure(capsys, tmp_path):
+    """From a plan to metrics and a picture, as a person would."""
+    plan, out = tmp_path / "full.safetensors", tmp_path / "out"
+    assert run(capsys, "plan", "full", "--steps", 2, "-o", plan)[0] == 0
+    args = ["sample", plan, "--images", 12, "-o", out, "--manifest", tmp_path / "m.json", "--grid", tmp_path / "g.png"]
+    assert run(capsys, *args)[0] == 0
+    assert (tmp_path / "g.png").read_bytes().startswith(b"\x89PNG")
+    status, _ = run(capsys, "metrics", tmp_path / "m.json", "--uncached", "full", "-o", tmp_path / "x.json")
+    assert status == 0
+    status, err = run(capsys, "metrics", tmp_path / "m.json", "--uncached", "ful", "-o", tmp_path / "y.json")
+    assert status == 2 and "no samples of 'ful'" in err and not (tmp_path / "y.json").exists()
+    args = ["metrics", tmp_path / "m.json", "--uncached", "full", "--extractor", "inception", "-o", tmp_path / "y.json"]
+    assert "unknown extractor 'inception'" in run(capsys, *args)[1]
+
+
+def test_help_shows_examples_and_imports_no_torch():
+    code = "import sys; from harmonica.cli import main\ntry: main(['--help'])\nfinally: print('torch' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+    assert "examples:" in out and out.strip().endswith("False")
+
+
+def test_listing_methods_imports_no_torch(capsys):
+    code = "import sys; from harmonica.cli import main; main(['methods']); print('torch' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+    assert "learning_to_cache" in out and out.strip().endswith("False")
+
+
+def test_timing_without_a_run(capsys, tmp_path):
+    status, err = run(capsys, "timing", tmp_path)
+    assert status == 2 and "run the workflow first" in err

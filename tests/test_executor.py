@@ -1,0 +1,113 @@
+import numpy as np
+import pytest
+import torch
+from conftest import TINY_BRANCHES, origin, plans
+from hypothesis import given
+
+from harmonica.errors import UserError
+from harmonica.executor import Plain, Planned, Soft, evaluate
+from harmonica.plan import COMPUTE, REUSE, SPAN_DELTA, Plan, all_compute
+from harmonica.samplers import DDIM
+from harmonica.sampling import Guided, noise_and_labels, sample
+
+LABELS = torch.tensor([0, 3, 4])
+
+
+def draw(model, plan, first=0):
+    noise, _ = noise_and_labels(0, first, 3, model.latent_shape, 5)
+    policy = Planned(model, plan)
+    return sample(Guided(model, LABELS, 1.5, 3), DDIM(plan.steps), policy, noise), policy
+
+
+def slowly(model, plan, first=0):
+    """What a plan means, written down without any cleverness: every output of every step is kept."""
+    noise, _ = noise_and_labels(0, first, 3, model.latent_shape, 5)
+    guided, sampler, x = Guided(model, LABELS, 1.5, 3), DDIM(plan.steps), noise
+    last_delta, last_in = {}, {}  # per branch output; per span (streams at its ends at the last full pass)
+
+    class Policy:
+        def __init__(self, row):
+            self.row, self.streams = row, {}
+
+        def __call__(self, i, x, ctx):
+            action = self.row[i]
+            if action in (COMPUTE, REUSE):
+                self.streams[i] = x
+                delta = model.delta(i, x, ctx) if action == COMPUTE else last_delta[i]
+                last_delta[i] = delta
+                x, i = model.add(i, x, delta, ctx), i + 1
+            else:
+                stop = i
+                while stop < len(self.row) and self.row[stop] == action:
+                    stop += 1
+                before, after = last_in[i, stop]
+                x, i = (x + (after - before) if action == SPAN_DELTA else after), stop
+            self.streams[i] = x
+            return x, i
+
+    with torch.inference_mode():
+        for s in range(plan.steps):
+            policy = Policy(plan.actions[s].tolist())
+            out = guided(x, sampler.timesteps[s], policy)
+            for a in range(TINY_BRANCHES):
+                for b in range(a + 1, TINY_BRANCHES + 1):
+                    if (plan.actions[s, a:b] <= REUSE).all():  # this step passed through the whole span
+                        last_in[a, b] = (policy.streams[a], policy.streams[b])
+            x = sampler.step(s, out, x)
+    return x
+
+
+@given(plans())
+def test_a_plan_does_what_it_means(tiny, plan):
+    fast, policy = draw(tiny, plan)
+    assert torch.equal(fast, slowly(tiny, plan))
+    assert policy.cur == pytest.approx(plan.cur)
+    assert policy.peak_bytes == plan.cache_bytes(tiny.shape, batch=3)
+
+
+def test_all_compute_is_the_uncached_model_bit_for_bit(tiny):
+    cached, _ = draw(tiny, all_compute(origin(5), TINY_BRANCHES))
+    noise, _ = noise_and_labels(0, 0, 3, tiny.latent_shape, 5)
+    assert torch.equal(cached, sample(Guided(tiny, LABELS, 1.5, 3), DDIM(5), Plain(tiny), noise))
+
+
+def test_nothing_is_carried_from_one_batch_to_the_next(tiny):
+    actions = np.zeros((4, TINY_BRANCHES), np.uint8)
+    actions[2:] = REUSE
+    policy = Planned(tiny, Plan(actions, origin(4)))
+    noise, _ = noise_and_labels(0, 7, 3, tiny.latent_shape, 5)
+    model, sampler = Guided(tiny, LABELS, 1.5, 3), DDIM(4)
+    sample(model, sampler, policy, noise.flip(0))
+    assert torch.equal(sample(model, sampler, policy, noise), draw(tiny, policy.plan, first=7)[0])
+
+
+def test_a_cache_that_is_not_used_fails_the_run(tiny, monkeypatch):
+    actions = np.zeros((3, TINY_BRANCHES), np.uint8)
+    actions[1] = REUSE
+    plan = Plan(actions, origin(3))
+
+    def off(self, i, x, ctx):
+        return self.backbone.add(i, x, self.backbone.delta(i, x, ctx), ctx), i + 1
+
+    monkeypatch.setattr(Planned, "__call__", off)
+    with pytest.raises(UserError, match="reused 0.00 %.*the cache was not used as asked"):
+        draw(tiny, plan)
+
+
+def test_a_plan_for_another_backbone_is_refused(tiny):
+    with pytest.raises(UserError, match="branches"):
+        Planned(tiny, all_compute(origin(3), TINY_BRANCHES + 2))
+
+
+def test_soft_reuse_at_the_ends(tiny):
+    """r = 1 is the plain model, r = 0 the stored output; gradients reach the ratios and no weight."""
+    x, labels = torch.randn(3, *tiny.latent_shape), LABELS
+    soft = Soft(tiny, threshold=0.1)
+    with torch.no_grad():
+        first = evaluate(tiny, x, 500, labels, soft.row(None))
+        assert torch.equal(first, evaluate(tiny, x, 500, labels, Plain(tiny)))
+        ones = evaluate(tiny, x * 0.9, 400, labels, soft.row(torch.ones(TINY_BRANCHES)))
+        torch.testing.assert_close(ones, evaluate(tiny, x * 0.9, 400, labels, Plain(tiny)))
+    ratios = torch.full((TINY_BRANCHES,), 0.5, requires_grad=True)
+    evaluate(tiny, x, 300, labels, soft.row(ratios)).sum().backward()
+    assert (ratios.grad != 0).all() and all(p.grad is None for p in tiny.parameters())

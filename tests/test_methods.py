@@ -1,0 +1,140 @@
+"""One contract for every method that is found, run on the pocket model."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from harmonica import methods
+from harmonica.errors import UserError
+from harmonica.experiment import Experiment
+from harmonica.learning import BetaSearch, LearnedSettings
+from harmonica.models import MODELS
+from harmonica.plan import COMPUTE, Plan
+from harmonica.router import Router
+
+STEPS = 6
+
+
+def experiment(name: str, **settings) -> Experiment:
+    if issubclass(methods.get_method(name).Settings, LearnedSettings):
+        settings = {"beta": 1e-4, "rounds": 2, "batch": 2} | settings
+    return Experiment.of("pocket-dit", "ddim", STEPS, 1.5, name, settings)
+
+
+def make(name: str, **settings):
+    e = experiment(name, **settings)
+    required = getattr(methods.get_method(name), "REQUIRES", None)
+    return e.make({required: make("fora")[0].with_origin(method=required)} if required else {})
+
+
+@pytest.mark.parametrize("name", sorted(methods.known()))
+def test_contract(name, tmp_path):
+    module = methods.get_method(name)
+    assert module.__doc__ and module.TITLE
+    assert dataclasses.is_dataclass(module.Settings) and module.Settings.__dataclass_params__.frozen
+    plan, router = make(name)
+    again, _ = make(name)
+    assert (plan.actions == again.actions).all()
+    assert plan.branches == len(MODELS["pocket-dit"].shape.branches) and plan.steps <= STEPS
+    assert (plan.actions[0] == COMPUTE).all()
+    o = plan.origin
+    assert (o.model, o.sampler, o.cfg, o.method, o.steps) == ("pocket-dit", "ddim", 1.5, name, plan.steps)
+    assert methods.make_settings(name, o.settings) == experiment(name).settings
+    plan.save(tmp_path / "p.safetensors")
+    assert Plan.load(tmp_path / "p.safetensors").origin == o
+    if issubclass(module.Settings, LearnedSettings):
+        assert o.cost["training_s"] > 0 and o.cost["updates"] > 0 and o.notes["beta"] == 1e-4
+        router.save(tmp_path / "r.safetensors")
+        reread = Router.load(tmp_path / "r.safetensors")
+        assert (reread.plan(o.notes["threshold"]).actions == plan.actions).all()
+    else:
+        assert router is None
+
+
+def test_what_a_method_trains_on():
+    assert make("harmonica")[0].origin.cost["images"] == 0
+    assert make("sdt_ltc")[0].origin.cost["images"] == 0
+    assert make("learning_to_cache")[0].origin.cost["images"] > 0
+
+
+def test_learning_to_cache_routes_every_second_step():
+    _, router = make("learning_to_cache", beta=10.0, rounds=30, lr=0.5)
+    plan = router.plan(0.1)
+    assert (plan.actions[::2] == COMPUTE).all() and plan.cur == 50
+
+
+def test_paper_form_of_lambda():
+    plan, _ = make("harmonica", form="paper")
+    assert plan.origin.notes["lambda"] == "paper"
+
+
+def test_fora_computes_at_multiples_of_the_countdown():
+    plan, _ = make("fora", interval=3)
+    assert plan.actions[:, 0].tolist() == [0, 1, 0, 1, 1, 0]  # t = 5, 4, 3, 2, 1, 0
+
+
+def test_random_plan_costs_what_its_source_costs():
+    source, _ = make("fora")
+    plan, _ = make("random_plan")
+    shape = MODELS["pocket-dit"].shape
+    assert plan.macs(shape) == source.macs(shape) and plan.cur == source.cur
+    assert (plan.actions != source.actions).any() and (make("random_plan", draw=1)[0].actions != plan.actions).any()
+
+
+@pytest.mark.parametrize("name", ["delta_dit", "deepcache", "fora"])
+def test_heuristics_take_the_nearest_macs(name):
+    shape = MODELS["pocket-dit"].shape
+    low, high = make(name, target_cur=10)[0].macs(shape), make(name, target_cur=60)[0].macs(shape)
+    assert high < low
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "says"),
+    [
+        ("forra", {}, "unknown method 'forra'; did you mean 'fora'"),
+        ("fora", {"intervall": 2}, "did you mean 'interval'"),
+        ("fora", {"interval": "two"}, "interval = 'two' is not int"),
+        ("fora", {"interval": 0}, "at least 1"),
+        ("fewer_steps", {"steps": 7}, "between 1 and the 6 steps"),
+        ("delta_dit", {"blocks": 99}, "between 1 and 8"),
+        ("deepcache", {"outer": 4}, "between 1 and 3"),
+        ("harmonica", {"form": "papr"}, "did you mean 'paper'"),
+        ("harmonica", {"beta": None, "target_cur": 90}, "cannot reach a CUR of 90 %"),
+        ("learning_to_cache", {"beta": None, "target_cur": 51}, "cannot reach a CUR of 51 %"),
+        ("harmonica", {"batch": 0}, "batch is above 0"),
+    ],
+)
+def test_bad_settings(name, settings, says):
+    with pytest.raises(UserError, match=says):
+        make(name, **settings)
+
+
+def test_a_missing_source():
+    with pytest.raises(UserError, match="starts from the plan of harmonica"):
+        experiment("random_plan").make()
+
+
+def test_a_target_that_was_missed_is_an_error():
+    search = BetaSearch("harmonica", LearnedSettings(target_cur=30), reachable=80, rounds=4)
+    search.cur = 12.0
+    with pytest.raises(UserError, match="ended at a CUR of 12.0 %, not 30 %"):
+        search.check()
+
+
+def test_beta_follows_the_target():
+    """On logits that answer β at once, the search finds the β of the wanted ratio."""
+    limits = np.exp(np.random.default_rng(0).normal(size=400))  # a branch is reused where β is above its limit
+    search = BetaSearch("x", LearnedSettings(target_cur=30), reachable=90, rounds=80)
+    search.guess(limits * 3)  # a poor first guess
+
+    class Answer:
+        def cur(self, threshold, ahead):
+            now = 100 * float((limits < search.beta).mean())
+            return now, now
+
+    for k in range(100):
+        search.update(k, Answer(), 0.1)
+        if search.finished(k):
+            break
+    assert search.cur == pytest.approx(30, abs=1)
