@@ -4,9 +4,9 @@ Every second step is routed; the cache is filled by the step before and dropped 
 trains on noised real images: one uncached step t → t−1 fills the cache, and the logits of step t−1 learn to reuse it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from harmonica.learning import BetaSearch, LearnedSettings, Recipe
+from harmonica.learning import LearnedSettings, Recipe
 from harmonica.router import Router
 
 TITLE = "Learning-to-Cache"
@@ -25,47 +25,32 @@ class Settings(LearnedSettings):
 def make(task, settings: Settings) -> Router:
     import numpy as np
     import torch
-    from tqdm import tqdm
 
-    from harmonica.logits import Logits
+    from harmonica.training import train_router
 
     recipe = settings.recipe(RECIPES[task.model.scale])
     routed = range(1, task.steps, 2)  # the released code's even countdown indices, for an even number of steps
-    e, tau = task.experiment, settings.threshold
-    search = BetaSearch(e.method, settings, 100 * len(routed) / task.steps, recipe.rounds)
     latents, labels = task.training_latents()
     backbone, sampler = task.backbone, task.sampler
-    g = torch.Generator().manual_seed(e.seed)
-    logits = Logits.drawn(task.steps, len(task.shape.branches), routed, recipe, g)
 
-    def draw():
+    def outputs(logits, s: int, g):
         at = torch.randint(len(latents), (recipe.batch,), generator=g)
         drop = torch.rand(recipe.batch, generator=g) < LABEL_DROPOUT
         y = labels[at].masked_fill(drop, backbone.null_label)
-        return latents[at], y, torch.randn(recipe.batch, *backbone.latent_shape, generator=g)
+        noise = torch.randn(recipe.batch, *backbone.latent_shape, generator=g)
+        return pair(backbone, sampler, logits, s, latents[at], y, noise)
 
-    search.guess(np.stack([logits.balance(s, *pair(backbone, sampler, logits, s, *draw()), 1.0, tau) for s in routed]))
-    bar = tqdm(range(2 * recipe.rounds), total=recipe.rounds, desc=e.slug, mininterval=5)
-    for k in bar:
-        losses = [
-            logits.learn(s, *pair(backbone, sampler, logits, s, *draw()), 1.0, search.beta)
-            for s in torch.tensor(routed)[torch.randperm(len(routed), generator=g)].tolist()
-        ]
-        search.update(k, logits, tau)
-        bar.set_postfix(CUR=f"{search.cur:.1f}", beta=f"{search.beta:.2e}", refresh=False)
-        if search.finished(k):
-            break
-    bar.close()
-    search.check()
-    updates = (k + 1) * len(routed)
-    return Router(
-        logits.numpy(),
-        task.origin(
-            cost={"images": min(updates * recipe.batch, len(latents)), "updates": updates, "rounds": k + 1},
-            notes={"threshold": tau, "beta": search.beta, "beta_moves": search.moves, "recipe": dict(recipe.__dict__),
-                   "loss": float(torch.stack([loss.total for loss in losses]).mean())},
-        ),
-    )  # fmt: skip
+    def guess(logits, g):
+        return np.stack([logits.balance(s, *outputs(logits, s, g), 1.0, settings.threshold) for s in routed])
+
+    def one_round(k, logits, beta, g):
+        order = torch.tensor(routed)[torch.randperm(len(routed), generator=g)].tolist()
+        return [logits.learn(s, *outputs(logits, s, g), 1.0, beta) for s in order]
+
+    router = train_router(task, settings, recipe, routed, guess, one_round)
+    cost = router.origin.cost
+    used = min(cost["updates"] * recipe.batch, len(latents))
+    return Router(router.logits, replace(router.origin, cost=cost | {"images": used}))
 
 
 def pair(backbone, sampler, logits, s: int, x0, labels, noise):

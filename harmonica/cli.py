@@ -126,7 +126,7 @@ def make_plan(args) -> None:
         source = Plan.load(path)
         source.check_fits(model=e.model, sampler=e.sampler, steps=e.steps, shape=_shape(source))
         sources[source.origin.method] = source
-    plan, router = e.make(sources, _started)
+    plan, router = e.make(sources, args.out, _started)
     if router is not None:
         router.save(args.out.with_suffix(".router.safetensors"))
     plan.save(args.out)

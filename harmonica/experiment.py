@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from harmonica import methods
@@ -47,21 +48,27 @@ class Experiment:
         return re.sub(r"[^A-Za-z0-9._-]", "", "_".join(parts))
 
     def make(
-        self, other_plans: dict[str, Plan] | None = None, loaded: Callable[[], None] = lambda: None
+        self,
+        other_plans: dict[str, Plan] | None = None,
+        checkpoint: Path | None = None,
+        loaded: Callable[[], None] = lambda: None,
     ) -> tuple[Plan, Router | None]:
         """Run the method: its plan, and its router if it learned one.
 
-        `other_plans` holds the plans it REQUIRES, by method name; `loaded` is called once the weights are there, and
-        training time counts from then.
+        `other_plans` holds the plans it REQUIRES, by method name. A long training keeps a checkpoint beside the file
+        name `checkpoint` and goes on from it. `loaded` is called once the weights are there: training time counts from
+        then.
         """
         module = methods.get_method(self.method)
         required = getattr(module, "REQUIRES", None)
         if required and required not in (other_plans or {}):
             raise UserError(f"{self.method} starts from the plan of {required}: pass it with --from PLAN")
-        task = Task(self, other_plans or {}, loaded)
+        task = Task(self, other_plans or {}, checkpoint, loaded)
         made = module.make(task, self.settings)
         if isinstance(made, Router):
-            cost = {"training_s": round(time.perf_counter() - task.clock[0], 2)} | made.origin.cost
+            before = made.origin.cost.get("training_s", 0)  # what an interrupted run had spent
+            spent = round(before + time.perf_counter() - task.clock[0], 2)
+            cost = made.origin.cost | {"training_s": spent}
             router = Router(made.logits, replace(made.origin, cost=cost))
             return router.plan(router.origin.notes["threshold"]), router
         return made, None
@@ -73,6 +80,7 @@ class Task:
 
     experiment: Experiment
     plans: dict[str, Plan]
+    checkpoint: Path | None = None
     loaded: Callable[[], None] = lambda: None
     clock: list[float] = field(default_factory=list)  # when the weights were loaded
 

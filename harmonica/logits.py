@@ -68,5 +68,17 @@ class Logits:
         then, self._before = now + ahead * (now - self._before), now
         return tuple(100.0 * float((sigmoid(x) <= threshold).mean()) for x in (now, then))
 
+    def state(self) -> dict:
+        """For a checkpoint."""
+        rows = [row.detach() for row in self.rows]
+        return {"rows": rows, "optimiser": self._optimiser.state_dict(), "before": torch.from_numpy(self._before)}
+
+    def load_state(self, state: dict) -> None:
+        with torch.no_grad():
+            for own, saved in zip(self.rows, state["rows"], strict=True):
+                own.copy_(saved)
+        self._optimiser.load_state_dict(state["optimiser"])
+        self._before = state["before"].numpy()
+
     def numpy(self) -> np.ndarray:
         return torch.stack(self.rows).detach().numpy()

@@ -3,14 +3,14 @@
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from harmonica import iepo
 from harmonica.executor import Plain, Soft
-from harmonica.learning import BetaSearch, LearnedSettings, Recipe
+from harmonica.learning import LearnedSettings, Recipe
 from harmonica.logits import Logits, Loss
 from harmonica.router import LIMIT, Router
 from harmonica.sampling import Guided
+from harmonica.training import train_router
 
 RECIPES = {
     "pocket": Recipe(rounds=80, batch=4, lr=0.25, refresh=20, beta2=0.9),
@@ -62,53 +62,34 @@ def train(task, settings: LearnedSettings, form: str, stale: bool = True) -> Rou
 
     No images are used. Raises UserError when the target CUR cannot be, or was not, reached.
     """
-    e = task.experiment
+    e, tau = task.experiment, settings.threshold
     recipe = settings.recipe(RECIPES[task.model.scale])
-    branches = len(task.shape.branches)
-    search = BetaSearch(e.method, settings, 100 * (task.steps - 1) / task.steps, recipe.rounds)
-    backbone, sampler = task.backbone, task.sampler
-    g = torch.Generator().manual_seed(e.seed)
-    logits = Logits.drawn(task.steps, branches, range(1, task.steps), recipe, g)
-    soft = Soft(backbone, settings.threshold)
+    soft_cache: dict[int, Tensor] = {}
+    kept = {"weights": torch.ones(task.steps), "cache": soft_cache}
 
-    def draw() -> tuple[Guided, Tensor]:
-        labels = torch.randint(backbone.classes, (recipe.batch,), generator=g)
-        noise = torch.randn(recipe.batch, *backbone.latent_shape, generator=g)
-        return Guided(backbone, labels, e.cfg, task.model.guidance_channels), noise
+    def draw(g: torch.Generator) -> tuple[Guided, Tensor]:
+        labels = torch.randint(task.backbone.classes, (recipe.batch,), generator=g)
+        noise = torch.randn(recipe.batch, *task.backbone.latent_shape, generator=g)
+        return Guided(task.backbone, labels, e.cfg, task.model.guidance_channels), noise
 
-    def image_error(model: Guided, noise: Tensor) -> Tensor:
+    def image_error(model: Guided, logits: Logits, noise: Tensor) -> Tensor:
         if form == "one":
             return torch.ones(task.steps)
         if form == "paper":
-            return iepo.paper(model, sampler, router().plan(settings.threshold), noise)
-        soft.cache.clear()
-        return iepo.official(model, sampler, logits, soft, noise)
+            return iepo.paper(model, task.sampler, Router(logits.numpy(), task.origin()).plan(tau), noise)
+        soft_cache.clear()
+        return iepo.official(model, task.sampler, logits, Soft(task.backbone, tau, soft_cache), noise)
 
-    def router(**more) -> Router:
-        return Router(logits.numpy(), task.origin(**more))
+    def guess(logits: Logits, g: torch.Generator) -> np.ndarray:
+        model, noise = draw(g)
+        weights = image_error(model, logits, noise)
+        return balances(model, task.sampler, logits, Soft(task.backbone, tau), noise, weights)
 
-    bar = tqdm(range(2 * recipe.rounds), total=recipe.rounds, desc=f"{e.slug}", mininterval=5)
-    for k in bar:
-        model, noise = draw()
+    def one_round(k: int, logits: Logits, beta: float, g: torch.Generator) -> list[Loss]:
+        model, noise = draw(g)
         if k % recipe.refresh == 0:
-            weights = image_error(model, noise)
-        if k == 0:
-            search.guess(balances(model, sampler, logits, Soft(backbone, settings.threshold), noise, weights))
-        _, losses = trajectory(model, sampler, logits, soft, noise, weights, search.beta, stale)
-        search.update(k, logits, settings.threshold)
-        bar.set_postfix(CUR=f"{search.cur:.1f}", beta=f"{search.beta:.2e}", refresh=False)
-        if search.finished(k):
-            break
-    bar.close()
-    search.check()
-    return router(
-        cost={"images": 0, "updates": (k + 1) * (task.steps - 1), "rounds": k + 1},
-        notes={
-            "threshold": settings.threshold,
-            "beta": search.beta,
-            "beta_moves": search.moves,
-            "lambda": form,
-            "recipe": dict(recipe.__dict__),
-            "loss": float(torch.stack([loss.total for loss in losses]).mean()),
-        },
-    )
+            kept["weights"] = image_error(model, logits, noise)
+        soft = Soft(task.backbone, tau, soft_cache)
+        return trajectory(model, task.sampler, logits, soft, noise, kept["weights"], beta, stale)[1]
+
+    return train_router(task, settings, recipe, range(1, task.steps), guess, one_round, kept, **{"lambda": form})

@@ -138,3 +138,31 @@ def test_beta_follows_the_target():
         if search.finished(k):
             break
     assert search.cur == pytest.approx(30, abs=1)
+
+
+@pytest.mark.parametrize("name", ["harmonica", "learning_to_cache"])
+def test_a_stopped_training_goes_on(name, tmp_path, monkeypatch):
+    """Stopped in the middle and started again: the router is that of one run, bit for bit."""
+    from harmonica import training
+    from harmonica.logits import Logits
+
+    settings = {"beta": None, "target_cur": 30.0, "rounds": 8, "lr": 0.5}
+    monkeypatch.setattr(training.Checkpoint.__init__, "__defaults__", (0.0,))
+    monkeypatch.setattr(BetaSearch, "check", lambda self: None)
+    whole = experiment(name, **settings).make()[1]
+    cur, seen = Logits.cur, []
+
+    def stops(self, *args, **kwargs):
+        seen.append(1)
+        if len(seen) == 5:
+            raise KeyboardInterrupt
+        return cur(self, *args, **kwargs)
+
+    monkeypatch.setattr(Logits, "cur", stops)
+    with pytest.raises(KeyboardInterrupt):
+        experiment(name, **settings).make(checkpoint=tmp_path / "p.safetensors")
+    assert len(list(tmp_path.iterdir())) == 1
+    monkeypatch.setattr(Logits, "cur", cur)
+    again = experiment(name, **settings).make(checkpoint=tmp_path / "p.safetensors")[1]
+    assert (again.logits == whole.logits).all() and again.origin.notes["beta"] == whole.origin.notes["beta"]
+    assert not list(tmp_path.iterdir())

@@ -71,7 +71,7 @@ class Project:
 
     def snakemake(self, *args: str, cores: str = "2") -> tuple[int, str]:
         command = [sys.executable, "-m", "snakemake", *args, "--cores", cores, "--configfile", "micro.yaml"]
-        env = {k: v for k, v in os.environ.items() if not k.startswith("SNAKEMAKE")}
+        env = {**os.environ, "PYTHONPATH": str(self.folder)}  # the copy's code, not that of the installed project
         done = subprocess.run(command, cwd=self.folder, env=env, capture_output=True, text=True)
         return done.returncode, done.stdout + done.stderr
 

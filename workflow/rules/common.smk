@@ -25,23 +25,39 @@ def load_config() -> dict:
 def read_rows() -> list[suite.Row]:
     for case in CONFIG["cases"]:
         if not str(case).replace("@", "").replace("-", "").isalnum():
-            raise UserError(f"the case {case!r} must be made of letters, digits, `-` and `@`: it names files")
+            raise UserError(
+                f"the case {case!r} must be made of letters, digits, `-` and `@`: it names files"
+            )
     return suite.rows(CONFIG)
 
 
 try:
     CONFIG = load_config()
-    suite.check(CONFIG, yaml.safe_load((ROOT / "workflow" / "schemas" / "config.schema.yaml").read_text()))
+    suite.check(
+        CONFIG,
+        yaml.safe_load(
+            (ROOT / "workflow" / "schemas" / "config.schema.yaml").read_text()
+        ),
+    )
     ROWS = read_rows()
 except UserError as e:
     raise WorkflowError(str(e)) from None
 
-PYTHON = sys.executable
+shell.prefix(
+    f'export PATH="{Path(sys.executable).parent}:$PATH"; '
+)  # the rules' `harmonica` is this environment's
+
 OUT = f"results/{CONFIG['scale']}"
 BY_SLUG = {r.slug: r for r in ROWS}
 SHARDS = range(min(CONFIG["sampling"]["shards"], CONFIG["images"]))
-LEARNED_SOURCES = [f"harmonica/{m}.py" for m in ("sdt", "iepo", "logits", "learning", "router")]
-MODEL_SOURCES = [f"harmonica/{m}.py" for m in ("backbones/dit", "executor", "plan", "samplers", "sampling")]
+LEARNED_SOURCES = [
+    f"harmonica/{m}.py"
+    for m in ("sdt", "iepo", "logits", "learning", "router", "training")
+]
+MODEL_SOURCES = [
+    f"harmonica/{m}.py"
+    for m in ("backbones/dit", "executor", "plan", "samplers", "sampling")
+]
 
 
 wildcard_constraints:
@@ -72,7 +88,9 @@ def shard_range(shard: int) -> tuple[int, int]:
     """First image and number of images of a shard; shards meet at whole chunks where they can."""
     chunk, images, count = CONFIG["sampling"]["chunk"], CONFIG["images"], len(SHARDS)
     unit = chunk if images >= chunk * count else 1
-    edges = [min(images, images * i // count // unit * unit) for i in range(count)] + [images]
+    edges = [min(images, images * i // count // unit * unit) for i in range(count)] + [
+        images
+    ]
     return edges[shard], edges[shard + 1] - edges[shard]
 
 

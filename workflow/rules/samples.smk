@@ -3,6 +3,15 @@ rule sample:
         lambda w: plans_of(w.group),
     output:
         f"{OUT}/samples/{{group}}/shard{{shard}}.json",
+    log:
+        f"{OUT}/logs/sample/{{group}}_{{shard}}.log",
+    benchmark:
+        f"{OUT}/benchmarks/sample/{{group}}_{{shard}}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        gpu=int(CONFIG["scale"] == "paper"),
     params:
         first=lambda w: shard_range(int(w.shard))[0],
         images=lambda w: shard_range(int(w.shard))[1],
@@ -10,15 +19,8 @@ rule sample:
         batch=CONFIG["sampling"]["batch"],
         folder=f"{OUT}/samples/images",
         code=provenance.source_hash("harmonica/shards.py", *MODEL_SOURCES),
-    log:
-        f"{OUT}/logs/sample/{{group}}_{{shard}}.log",
-    benchmark:
-        f"{OUT}/benchmarks/sample/{{group}}_{{shard}}.tsv"
     message:
         "Drawing {params.images} images a method: {wildcards.group}, from image {params.first}"
-    threads: 1
-    resources:
-        gpu=int(CONFIG["scale"] == "paper"),
     shell:
-        "{PYTHON:q} -m harmonica.cli sample {input} --first {params.first} --images {params.images} "
+        "harmonica sample {input} --first {params.first} --images {params.images} "
         "--chunk {params.chunk} --batch {params.batch} -o {params.folder} --manifest {output} > {log} 2>&1"

@@ -14,17 +14,21 @@ rule table1:
         speedup="results/figures/speedup.png",
         router="results/figures/router.png",
         samples="results/figures/samples.png",
-    params:
-        config=json.dumps(CONFIG),
-        code=provenance.source_hash(*(str(p) for p in sorted((ROOT / "paper_tables").glob("*.py")))),
     log:
         f"{OUT}/logs/table/table1.log",
     benchmark:
         f"{OUT}/benchmarks/table1.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    params:
+        config=json.dumps(CONFIG),
+        code=provenance.source_hash(
+            *(str(p) for p in sorted((ROOT / "paper_tables").glob("*.py")))
+        ),
     message:
         "Laying out table 1 and its figures"
-    threads: 1
     shell:
-        "{PYTHON:q} -m paper_tables table1 --config {params.config:q} --plans {input.plans} "
+        "python -m paper_tables table1 --config {params.config:q} --plans {input.plans} "
         "--manifests {input.manifests} --metrics {input.metrics} --latency {input.latency} "
         "-o results > {log} 2>&1"
