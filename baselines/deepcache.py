@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from baselines._choose import nearest
 from harmonica.errors import UserError
+from harmonica.nearest import nearest
 from harmonica.plan import SPAN_OUTPUT, Plan
 
 TITLE = "DeepCache"
@@ -20,7 +20,7 @@ TITLE = "DeepCache"
 class Settings:
     interval: int | None = None  # N, every how many steps the inner span runs
     outer: int | None = None  # k, blocks on each side that always run
-    target_cur: float = 25.0  # percent; decides what is not given
+    target_cur: float = 25.0  # percent; decides what is not given, with N of 2 to 4
 
 
 def make(task, settings: Settings) -> Plan:

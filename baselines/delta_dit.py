@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from baselines._choose import nearest
 from harmonica.errors import UserError
+from harmonica.nearest import nearest
 from harmonica.plan import SPAN_DELTA, Plan
 
 TITLE = "Δ-DiT"
@@ -21,7 +21,7 @@ class Settings:
     interval: int | None = None  # N, every how many steps all blocks run
     blocks: int | None = None  # N_c, how many blocks are left out between
     boundary: int | None = None  # b, the step from which the front blocks are left out; default: half of the steps
-    target_cur: float = 25.0  # percent; decides what is not given
+    target_cur: float = 25.0  # percent; decides what is not given, with N of 2 to 4
 
 
 def make(task, settings: Settings) -> Plan:

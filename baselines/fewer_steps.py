@@ -15,7 +15,9 @@ class Settings:
 
 
 def make(task, settings: Settings) -> Plan:
-    steps = settings.steps or max(1, round(task.steps * (1 - settings.target_cur / 100)))
+    steps = settings.steps
+    if steps is None:
+        steps = max(1, round(task.steps * (1 - settings.target_cur / 100)))
     if not 1 <= steps <= task.steps:
         raise UserError(f"fewer_steps: {steps} is not between 1 and the {task.steps} steps it is to reduce")
     return all_compute(task.origin(steps=steps), len(task.shape.branches))

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from baselines._choose import nearest
 from harmonica.errors import UserError
+from harmonica.nearest import nearest
 from harmonica.plan import COMPUTE, REUSE, Plan
 
 TITLE = "FORA"

@@ -11,15 +11,18 @@ from harmonica.router import Router
 
 TITLE = "Learning-to-Cache"
 LABEL_DROPOUT = 0.1
-RECIPES = {
-    "pocket": Recipe(rounds=80, batch=16, lr=0.25, beta2=0.9),
-    "paper": Recipe(rounds=2_000, batch=64, lr=1e-3),  # 50 000 updates over the 25 routed steps of T = 50
-}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(LearnedSettings):
     pass
+
+
+def recipe_for(scale: str, routed: int) -> Recipe:
+    """Rounds are updates of every routed step; the released code does 50 000 updates in all."""
+    if scale == "paper":
+        return Recipe(rounds=round(50_000 / routed), batch=64, lr=1e-3)
+    return Recipe(rounds=80, batch=16, lr=0.25, beta2=0.9)
 
 
 def make(task, settings: Settings) -> Router:
@@ -28,16 +31,18 @@ def make(task, settings: Settings) -> Router:
 
     from harmonica.training import train_router
 
-    recipe = settings.recipe(RECIPES[task.model.scale])
     routed = range(1, task.steps, 2)  # the released code's even countdown indices, for an even number of steps
+    recipe = settings.recipe(recipe_for(task.model.scale, len(routed)))
     latents, labels = task.training_latents()
     backbone, sampler = task.backbone, task.sampler
+    kept = {"seen": torch.zeros(len(latents), dtype=torch.bool)}
 
     def outputs(logits, s: int, g):
         at = torch.randint(len(latents), (recipe.batch,), generator=g)
         drop = torch.rand(recipe.batch, generator=g) < LABEL_DROPOUT
         y = labels[at].masked_fill(drop, backbone.null_label)
         noise = torch.randn(recipe.batch, *backbone.latent_shape, generator=g)
+        kept["seen"][at] = True
         return pair(backbone, sampler, logits, s, latents[at], y, noise)
 
     def guess(logits, g):
@@ -47,10 +52,9 @@ def make(task, settings: Settings) -> Router:
         order = torch.tensor(routed)[torch.randperm(len(routed), generator=g)].tolist()
         return [logits.learn(s, *outputs(logits, s, g), 1.0, beta) for s in order]
 
-    router = train_router(task, settings, recipe, routed, guess, one_round)
-    cost = router.origin.cost
-    used = min(cost["updates"] * recipe.batch, len(latents))
-    return Router(router.logits, replace(router.origin, cost=cost | {"images": used}))
+    router = train_router(task, settings, recipe, routed, guess, one_round, kept)
+    cost = router.origin.cost | {"images": int(kept["seen"].sum())}
+    return Router(router.logits, replace(router.origin, cost=cost))
 
 
 def pair(backbone, sampler, logits, s: int, x0, labels, noise):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from harmonica.errors import UserError
 from harmonica.plan import REUSE, Plan
 
 TITLE = "Random plan"
@@ -20,6 +21,8 @@ class Settings:
 
 
 def make(task, settings: Settings) -> Plan:
+    if settings.draw < 0:
+        raise UserError(f"random_plan: draw is 0 or more, not {settings.draw}")
     source = task.plans[REQUIRES]
     rng = np.random.default_rng([task.experiment.seed, settings.draw])
     actions = np.zeros_like(source.actions)

@@ -1,14 +1,14 @@
 """The command line, which the workflow's rules call, too. Heavy imports wait until a command needs them."""
 
 import argparse
-import errno
 import json
 import sys
 import time
 from pathlib import Path
 
 from harmonica import __version__
-from harmonica.errors import UserError
+from harmonica.errors import UserError, guarded
+from harmonica.timing import log_times
 
 EXAMPLES = """examples:
   harmonica methods                                              every method and its settings
@@ -18,7 +18,7 @@ EXAMPLES = """examples:
   harmonica sample hc.safetensors --images 1000 -o samples/ --grid grid.png
   harmonica latency full.safetensors hc.safetensors
   harmonica timing results/                                      where a run of the workflow spent its time
-  harmonica pocket train --data /path/to/fashion-mnist           make the shipped models again
+  harmonica pocket train --data fashion-mnist/ -o my-pocket/     make the shipped models again
 """
 
 
@@ -88,12 +88,14 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("folder", type=Path)
 
     p = command("pocket", pocket, "Make the shipped pocket models again from their data.",
-                "harmonica pocket train --data /usr/share/datasets/fashion-mnist --work checkpoints/")  # fmt: skip
+                "harmonica pocket train --data /usr/share/datasets/fashion-mnist -o my-pocket/")  # fmt: skip
     p.add_argument("action", choices=["train"])
     p.add_argument("--data", type=Path, required=True, help="folder with Fashion-MNIST's four .gz files")
     p.add_argument("--work", type=Path, default=Path("checkpoints"), help="for checkpoints; default: %(default)s")
-    p.add_argument("-o", "--out", type=Path, help="default: the folder inside the package")
-    p.add_argument("--steps", type=int, help="of the transformer's training; default: the recipe's")
+    p.add_argument("-o", "--out", type=Path, required=True,
+                   help="folder to make or replace (harmonica/pocket/fashion-mnist is the shipped one)")  # fmt: skip
+    p.add_argument("--steps", type=int, help="of every stage, for a trial; default: the recipe's")
+    p.add_argument("--images", type=int, default=1000, help="a seed, to measure quality; default: %(default)s")
     return parser
 
 
@@ -103,7 +105,11 @@ def list_methods(args) -> None:
     from harmonica import methods
 
     for name in sorted(methods.known()):
-        module = methods.get_method(name)
+        try:
+            module = methods.get_method(name)
+        except UserError as e:
+            print(f"{name:20} {e}")
+            continue
         print(f"{name:20} {module.TITLE}: {(module.__doc__ or '').strip().splitlines()[0]}")
         for f in dataclasses.fields(module.Settings):
             default = "by scale" if f.default is None and f.metadata.get("training") else f.default
@@ -126,11 +132,15 @@ def make_plan(args) -> None:
         source = Plan.load(path)
         source.check_fits(model=e.model, sampler=e.sampler, steps=e.steps, shape=_shape(source))
         sources[source.origin.method] = source
+    _started()
     plan, router = e.make(sources, args.out, _started)
     if router is not None:
         router.save(args.out.with_suffix(".router.safetensors"))
     plan.save(args.out)
-    print(f"{e.slug}: {_summary(plan)}")
+    for checkpoint in args.out.parent.glob(f".{args.out.stem}-*.checkpoint"):
+        checkpoint.unlink()
+    cost = "".join(f", {k} = {v:g}" for k, v in plan.origin.cost.items())
+    print(f"{e.slug}: {_summary(plan)}{cost}")
 
 
 def show_plan(args) -> None:
@@ -153,12 +163,11 @@ def sample(args) -> None:
 
     from harmonica import shards
     from harmonica.models import get_model
-    from harmonica.plan import Plan
 
-    plans = {path.stem: Plan.load(path) for path in args.plans}
+    plans = _load_plans(args.plans)
     for plan in plans.values():
-        o = plan.origin
-        asked = {"model": args.model or o.model, "sampler": args.sampler or o.sampler, "steps": args.steps or o.steps}
+        asked = {k: getattr(plan.origin, k) if getattr(args, k) is None else getattr(args, k)
+                 for k in ("model", "sampler", "steps")}  # fmt: skip
         plan.check_fits(**asked, shape=_shape(plan))
     names = {p.origin.model for p in plans.values()}
     loaded = {n: (get_model(n).load_backbone(), get_model(n).load_decoder()) for n in names}
@@ -173,7 +182,7 @@ def sample(args) -> None:
     if args.manifest:
         _write_json(args.manifest, manifest)
     if args.grid:
-        images, _ = shards.read(next(iter(manifest.values())))
+        images, _ = shards.read(next(iter(manifest.values()))[: -(-64 // args.chunk)])
         _save_grid(images[:64], args.grid)
 
 
@@ -209,9 +218,8 @@ def latency(args) -> None:
 
     from harmonica import provenance
     from harmonica.latency import measure
-    from harmonica.plan import Plan
 
-    plans = {path.stem: Plan.load(path) for path in args.plans}
+    plans = _load_plans(args.plans)
     _started()
     result = measure(plans, args.batch, args.rounds)
     for name, row in result.items():
@@ -228,10 +236,20 @@ def timing(args) -> None:
 
 
 def pocket(args) -> None:
-    from harmonica.pocket import CLASS_CONDITIONAL
     from harmonica.pocket.build import build
 
-    build(args.data, args.out or CLASS_CONDITIONAL, args.work, steps=args.steps)
+    build(args.data, args.out, args.work, args.steps, args.images)
+
+
+def _load_plans(paths: list[Path]) -> dict:
+    """Plans by file name. Raises UserError when two files have one name."""
+    from harmonica.plan import Plan
+
+    names = [path.stem for path in paths]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"two plans are named {name}: results are filed by that name, rename one of the files")
+    return {path.stem: Plan.load(path) for path in paths}
 
 
 def _summary(plan) -> str:
@@ -288,28 +306,11 @@ def _started() -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    import psutil
-
-    begun = psutil.Process().create_time()
     args = build_parser().parse_args(argv)
-    try:
-        args.function(args)
-    except UserError as e:
-        print(f"harmonica: {e}", file=sys.stderr)
-        return 2
-    except OSError as e:
-        if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-            raise
-        print(f"harmonica: cannot write {e.filename or 'the result'}: {e.strerror}; nothing is lost, free the way and "
-              "run the same command again", file=sys.stderr)  # fmt: skip
-        return 2
-    except KeyboardInterrupt:
-        print("\nharmonica: stopped; run the same command again to go on", file=sys.stderr)
-        return 130
-    times = {"begun": begun, "start_up_s": (_start_up or begun) - begun, "total_s": time.time() - begun}
-    if argv is None and args.command in ("plan", "sample", "metrics", "latency"):
-        print("time: " + json.dumps({k: round(v, 3) for k, v in times.items()}), file=sys.stderr)
-    return 0
+    status = guarded("harmonica", lambda: args.function(args))
+    if status == 0 and args.command in ("plan", "sample", "metrics", "latency"):
+        log_times(_start_up)
+    return status
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Errors meant for the person at the keyboard: one sentence, what was asked, what was found, what to do."""
 
 import difflib
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
 
 
 class UserError(Exception):
@@ -14,3 +15,20 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     close = difflib.get_close_matches(name.rsplit(": ")[-1], known, n=1)
     hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
     return UserError(f"unknown {kind} {name!r}; {hint}")
+
+
+def guarded(program: str, function: Callable[[], None]) -> int:
+    """Run a command; its exit status. What a person can mend ends in one sentence, anything else in a traceback."""
+    try:
+        function()
+    except UserError as e:
+        print(f"{program}: {e}", file=sys.stderr)
+        return 2
+    except OSError as e:
+        print(f"{program}: {e.strerror or e}: {e.filename or 'no file name'}; what was finished before is kept",
+              file=sys.stderr)  # fmt: skip
+        return 2
+    except KeyboardInterrupt:
+        print(f"\n{program}: stopped; run the same command again to go on", file=sys.stderr)
+        return 130
+    return 0

@@ -35,7 +35,9 @@ class Experiment:
         """Check every name and value. Raises UserError for the first that is wrong."""
         get_model(model)
         make_sampler(sampler, steps)
-        if cfg < 1:
+        if not 0 <= seed < 2**31:
+            raise UserError(f"a seed lies between 0 and {2**31 - 1}, not at {seed}")
+        if not 1 <= cfg < float("inf"):
             raise UserError(f"a guidance scale is at least 1, not {cfg}")
         return Experiment(model, sampler, steps, cfg, method, methods.make_settings(method, settings), seed)
 
@@ -109,10 +111,12 @@ class Task:
         return make_sampler(self.experiment.sampler, self.steps)
 
     def training_latents(self):
-        """Latents (n, C, H, W), unit variance, and labels (n,) of real training images."""
+        """Latents (n, C, H, W), unit variance, and labels (n,) of real training images; encoding counts as training."""
         from harmonica.pocket.data import training_latents
 
-        return training_latents(self.model)
+        vae = self.model.load_autoencoder()
+        assert self.backbone  # from here on time counts
+        return training_latents(self.model, vae)
 
     def origin(self, **more) -> Origin:
         """The origin of a plan or router made for this task."""

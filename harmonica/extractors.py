@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from harmonica.errors import UserError, unknown
 from harmonica.metrics import Gaussian, frechet_distance, inception_score, precision_recall
 from harmonica.pocket import CLASS_CONDITIONAL
+from harmonica.provenance import source_hash
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,8 +28,13 @@ class Reference:
     features: np.ndarray
 
 
-def fashion_mnist_cnn(reference: bool = True) -> tuple[Callable[[np.ndarray], Features], Reference | None]:
+def fashion_mnist_cnn(folder: Path = CLASS_CONDITIONAL) -> tuple[Callable[[np.ndarray], Features], Reference]:
     """The pocket classifier and Fashion-MNIST's training set. Takes uint8 (n, 32, 32, 1)."""
+    return classifier_features(folder), load_reference(folder / "reference.npz")
+
+
+def classifier_features(folder: Path) -> Callable[[np.ndarray], Features]:
+    """Features of uint8 (n, 32, 32, 1) by the classifier in a pocket folder."""
     import torch
     from safetensors.torch import load_file
 
@@ -35,7 +42,7 @@ def fashion_mnist_cnn(reference: bool = True) -> tuple[Callable[[np.ndarray], Fe
     from harmonica.pocket.data import to_float
 
     net = Classifier().eval()
-    net.load_state_dict(load_file(CLASS_CONDITIONAL / "classifier" / "model.safetensors"))
+    net.load_state_dict(load_file(folder / "classifier" / "model.safetensors"))
     net = net.to(memory_format=torch.channels_last)
 
     @torch.inference_mode()
@@ -43,12 +50,19 @@ def fashion_mnist_cnn(reference: bool = True) -> tuple[Callable[[np.ndarray], Fe
         parts = [net(to_float(images[i : i + 250, ..., 0])) for i in range(0, len(images), 250)]
         return Features(*(torch.cat(p).numpy() for p in zip(*parts, strict=True)))
 
-    return extract, load_reference(CLASS_CONDITIONAL / "reference.npz") if reference else None
+    return extract
 
 
-def load_reference(path) -> Reference:
+def load_reference(path: Path) -> Reference:
     with np.load(path, allow_pickle=False) as f:
         return Reference(Gaussian(f["mu"], f["sigma"]), Gaussian(f["mu_s"], f["sigma_s"]), f["features"])
+
+
+def fingerprint(name: str) -> str:
+    """Changes with the network and its reference, where they are files of ours."""
+    if name != "fashion-mnist-cnn":
+        return name
+    return source_hash(*(str(CLASS_CONDITIONAL / f) for f in ("classifier/model.safetensors", "reference.npz")))
 
 
 EXTRACTORS = {"fashion-mnist-cnn": fashion_mnist_cnn}
@@ -56,14 +70,19 @@ EXTRACTORS = {"fashion-mnist-cnn": fashion_mnist_cnn}
 
 def get_extractor(name: str) -> tuple[Callable[[np.ndarray], Features], Reference]:
     """The network and its reference. Raises UserError for one that is not there."""
+    check(name)
+    return EXTRACTORS[name]()
+
+
+def check(name: str) -> None:
+    """Raise UserError for an extractor that is not there."""
     if name == "inception-2015-12-05":
         raise UserError(
             "metrics at the paper scale need the Inception network and ADM's reference files, which this version does "
-            "not read yet; the samples are whole and can be given to the ADM evaluator"
+            "not read yet"
         )
     if name not in EXTRACTORS:
         raise unknown("extractor", name, EXTRACTORS)
-    return EXTRACTORS[name]()
 
 
 def evaluate(features: Features, reference: Reference) -> dict[str, float]:

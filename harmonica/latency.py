@@ -15,7 +15,7 @@ def measure(plans: dict[str, Plan], batch: int = 8, rounds: int = 7, seed: int =
     """Seconds of one batch under each plan: {name: {"latency_s": median, "rounds_s": every measurement}}.
 
     The guided loop from noise to latents is timed, without the decoder. Every round runs every plan once, in an order
-    drawn anew; one round before is not counted. The paper measures at batch 8, too. All plans must be of one model.
+    drawn anew; one round before is not counted. The paper measures at batch 8, too.
     """
     import torch
 

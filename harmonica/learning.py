@@ -6,7 +6,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from harmonica.errors import UserError
+from harmonica.provenance import SAMPLING_SOURCES
 
+SOURCES = SAMPLING_SOURCES + tuple(
+    f"harmonica/{f}.py" for f in ("sdt", "iepo", "logits", "learning", "router", "training", "pocket/data")
+)  # what a trained router depends on
 LOOK_AHEAD = 5  # rounds
 TOLERANCE = 5.0  # percentage points of CUR: a training that ends farther off has not met its target
 
@@ -27,11 +31,16 @@ class LearnedSettings:
     batch: int | None = _how_long()  # images a round, before guidance doubles them
     lr: float | None = _how_long()  # of AdamW, without weight decay
 
+    def __post_init__(self):
+        if not 0 <= self.threshold < 1:
+            raise UserError(f"threshold lies in [0, 1), not at {self.threshold:g}")
+        for key in ("beta", "rounds", "batch", "lr"):
+            value = getattr(self, key)
+            if value is not None and not value > 0:
+                raise UserError(f"{key} is above 0, not {value:g}")
+
     def recipe(self, default: "Recipe") -> "Recipe":
         given = {k: v for k in ("rounds", "batch", "lr") if (v := getattr(self, k)) is not None}
-        for k, v in given.items():
-            if v <= 0:
-                raise UserError(f"{k} is above 0, not {v}")
         return Recipe(**{**default.__dict__, **given})
 
 
@@ -57,6 +66,9 @@ class BetaSearch:
     def __init__(self, method: str, settings: LearnedSettings, reachable: float, rounds: int):
         self.method, self.target, self.beta = method, settings.target_cur, settings.beta
         self.fixed, self.rounds, self.cur, self.moves = self.beta is not None, rounds, 0.0, 0
+        self.share = self.target / max(reachable, 1e-9)  # of the routed branches
+        if reachable <= 0:
+            raise UserError(f"{method} has nothing to route: the first step computes everything, and there is no other")
         if not self.fixed and not 0 < self.target <= reachable:
             raise UserError(
                 f"{method} cannot reach a CUR of {self.target:g} %: with this number of steps it lies between 0 and "
@@ -66,7 +78,7 @@ class BetaSearch:
     def guess(self, balance: np.ndarray) -> None:
         """First β from `balance`: for each routed branch the β at which it would settle just at the threshold."""
         if not self.fixed:
-            level = float(np.quantile(balance, self.target / 100))
+            level = float(np.quantile(balance, self.share))
             self.beta = max(level, float(np.abs(balance).mean()) * 1e-3, 1e-20)
 
     def update(self, k: int, logits, threshold: float) -> None:

@@ -36,7 +36,10 @@ def known() -> dict[str, str]:
     """Name -> import path of every method at hand; nothing is imported but the packages that hold them."""
     found: dict[str, str] = {}
     for point in metadata.entry_points(group=GROUP):
-        spec = importlib.util.find_spec(point.value)
+        try:
+            spec = importlib.util.find_spec(point.value)
+        except ModuleNotFoundError:
+            spec = None
         if spec is None:
             raise UserError(f"the entry point {point.name!r} names {point.value}, which cannot be imported")
         if spec.submodule_search_locations is None:
@@ -52,7 +55,10 @@ def get_method(name: str) -> types.ModuleType:
     """The module of that method. Raises UserError for an unknown name or a module that is not a method."""
     if name not in known():
         raise unknown("method", name, known())
-    module = importlib.import_module(known()[name])
+    try:
+        module = importlib.import_module(known()[name])
+    except Exception as e:  # whatever a file of somebody's own does wrong
+        raise UserError(f"the method {name} ({known()[name]}) cannot be imported: {type(e).__name__}: {e}") from e
     missing = [part for part in ("TITLE", "Settings", "make") if not hasattr(module, part)]
     if missing:
         raise UserError(f"{module.__file__} is not a method: it lacks {', '.join(missing)}; see baselines/_template.py")
@@ -92,17 +98,13 @@ def _typed(method: str, key: str, value: Any, hint: Any):
                 return kind(value)
             if kind is str and isinstance(value, str):
                 return value
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError):
             continue
     names = " or ".join(getattr(k, "__name__", str(k)) for k in options if k is not type(None))
     raise UserError(f"{method}: {key} = {value!r} is not {names}")
 
 
-def spelled(settings, all_fields: bool = False) -> dict[str, Any]:
-    """Settings that differ from their default; without `all_fields`, only those that say *what* the method does."""
-    out = {}
-    for f in dataclasses.fields(settings):
-        value = getattr(settings, f.name)
-        if value != f.default and (all_fields or not f.metadata.get("training")):
-            out[f.name] = value
-    return out
+def spelled(settings) -> dict[str, Any]:
+    """Settings that differ from their default, without those that only say how long or how fast to train."""
+    fields = [f for f in dataclasses.fields(settings) if not f.metadata.get("training")]
+    return {f.name: v for f in fields if (v := getattr(settings, f.name)) != f.default}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from harmonica.errors import UserError, unknown
 from harmonica.pocket import CLASS_CONDITIONAL
-from harmonica.provenance import source_hash
+from harmonica.provenance import digest, source_hash
 from harmonica.shape import Shape, dit_shape
 
 _DIT_XL_2 = dict(
@@ -47,11 +47,14 @@ class Model:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Changes with the weights: twelve hex digits over the files of a local folder; a hub repository's name."""
-        if self.hub_config:
-            return self.source.replace("/", "--")
-        files = sorted(p for part in ("transformer", "vae") for p in (Path(self.source) / part).iterdir())
-        return source_hash(*map(str, files))
+        """Changes with the weights, the training images and the protocol: twelve hex digits. A hub model is known by
+        its repository's name."""
+        weights = self.source
+        if not self.hub_config:
+            folder = Path(self.source)
+            files = [p for part in ("transformer", "vae") for p in (folder / part).iterdir()]
+            weights = source_hash(*map(str, files + list(folder.glob("train_images.npz"))))
+        return digest([weights, self.guidance_channels, self.freq_shift])
 
     def load_backbone(self):
         """The backbone with its weights, float32, ready for inference."""

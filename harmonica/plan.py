@@ -107,13 +107,13 @@ class Plan:
         return 100.0 * float((self.actions != COMPUTE).mean())
 
     def macs(self, shape: Shape) -> float:
-        """Multiply-accumulates of one model evaluation per step, for one image and one guidance half."""
+        """Multiply-accumulates of the whole run, all steps, for one image and one guidance half."""
         self._check_shape(shape)
         return float(((self.actions == COMPUTE) @ shape.branch_macs).sum() + self.steps * shape.other_macs)
 
-    def theoretical_speedup(self, shape: Shape, steps: int | None = None) -> float:
-        """MACs of the uncached run (of `steps` steps; default: as many as the plan's) over those of the plan."""
-        return (steps or self.steps) * shape.macs / self.macs(shape)
+    def theoretical_speedup(self, shape: Shape) -> float:
+        """MACs of the uncached run of as many steps over those of the plan."""
+        return self.steps * shape.macs / self.macs(shape)
 
     def cache_bytes(self, shape: Shape, batch: int = 1, itemsize: int = 4, guided: bool = True) -> int:
         """Peak bytes that the executor holds in its cache, for `batch` images."""

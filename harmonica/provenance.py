@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+SAMPLING_SOURCES = tuple(f"harmonica/{f}.py" for f in ("backbones/dit", "executor", "plan", "samplers", "sampling"))
 PACKAGES = ("torch", "diffusers", "numpy", "scipy", "snakemake")
 
 
@@ -27,7 +28,7 @@ def source_hash(*files: str) -> str:
 
 
 def versions() -> dict[str, str]:
-    return {p: metadata.version(p) for p in PACKAGES}
+    return {"python": platform.python_version()} | {p: metadata.version(p) for p in PACKAGES}
 
 
 def commit() -> str:

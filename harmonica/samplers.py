@@ -24,11 +24,9 @@ class DDIM:
     instead, so its images differ. The learned variance is not used.
     """
 
-    name = "ddim"
-
     def __init__(self, steps: int):
-        if steps < 1:
-            raise UserError(f"a sampler needs at least 1 step, not {steps}")
+        if not 1 <= steps <= 1000:
+            raise UserError(f"a sampler needs at least 1 step and at most the 1000 of the training, not {steps}")
         kept = np.round(np.linspace(0, 999, steps)).astype(int)
         bar = linear_alpha_bar()[kept]
         previous = np.append(1.0, bar[:-1])

@@ -11,9 +11,9 @@ import numpy as np
 from harmonica.errors import UserError
 from harmonica.models import get_model
 from harmonica.plan import Plan
-from harmonica.provenance import digest, source_hash, write_whole
+from harmonica.provenance import SAMPLING_SOURCES, digest, source_hash, write_whole
 
-SOURCES = tuple(f"harmonica/{f}.py" for f in ("backbones/dit", "executor", "plan", "samplers", "sampling", "shards"))
+SOURCES = (*SAMPLING_SOURCES, "harmonica/shards.py")
 
 
 def folder_name(plan: Plan, stem: str) -> str:
@@ -39,7 +39,7 @@ def draw(
         size = min(chunk, first + count - start)
         path = folder / f"{start:06d}-{start + size - 1:06d}.npz"
         files.append(path)
-        if path.is_file():
+        if _whole(path, start, size):
             progress(size)
             continue
         parts = parts or load_parts(plan)
@@ -60,9 +60,8 @@ def load_parts(plan: Plan):
     return model.load_backbone(), model.load_decoder()
 
 
-def draw_in_memory(plan: Plan, count: int, batch: int = 50) -> tuple[np.ndarray, np.ndarray]:
-    """The first `count` images uint8 (n, H, W, C) and labels (n,), without files."""
-    parts = load_parts(plan)
+def draw_in_memory(plan: Plan, count: int, parts, batch: int = 50) -> tuple[np.ndarray, np.ndarray]:
+    """The first `count` images uint8 (n, H, W, C) and labels (n,) by (backbone, decoder), without files."""
     drawn = [_draw_batch(plan, parts, at, min(batch, count - at)) for at in range(0, count, batch)]
     images, labels = zip(*drawn, strict=True)
     return np.concatenate(images), np.concatenate(labels)
@@ -85,25 +84,42 @@ def _draw_batch(plan: Plan, parts, first: int, count: int, progress=lambda n: No
     return images, labels.numpy()
 
 
+def _open(path: Path) -> tuple[np.ndarray, np.ndarray, int]:
+    with np.load(path, allow_pickle=False) as f:
+        return f["images"], f["labels"], int(f["first"])
+
+
+_DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+
+
+def _whole(path: Path, first: int, size: int) -> bool:
+    """Whether this chunk is there and complete."""
+    try:
+        images, labels, start = _open(path)
+    except _DAMAGED:
+        return False
+    return start == first and len(images) == len(labels) == size
+
+
 def read(files: list[str | Path]) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 (n, H, W, C) and labels (n,) of chunk files, in the order of their seeds.
+    """Images uint8 (n, H, W, C) and labels (n,) of consecutive chunk files, in the order of their seeds.
 
     Raises UserError for a chunk that is damaged, missing or drawn twice.
     """
-    images, labels, expected = [], [], 0
+    images, labels, expected = [], [], None
     for path in sorted(map(Path, files)):
         try:
-            with np.load(path, allow_pickle=False) as f:
-                part, y, first = f["images"], f["labels"], int(f["first"])
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as e:
+            part, y, first = _open(path)
+        except _DAMAGED as e:
             raise UserError(
-                f"{path} is not a whole chunk of samples ({type(e).__name__}); delete it and draw it again"
+                f"{path} is not a whole chunk of samples ({type(e).__name__}); delete the manifest that names it and "
+                "run again: only what is missing or damaged is drawn"
             ) from e
-        if first != expected:
+        if expected not in (None, first):
             raise UserError(f"{path} starts at image {first}, but the chunks before it end at {expected - 1}")
         images.append(part)
         labels.append(y)
-        expected += len(part)
+        expected = first + len(part)
     if not images:
         raise UserError("no samples to read")
     return np.concatenate(images), np.concatenate(labels)
@@ -113,6 +129,10 @@ def read_manifests(paths: list[str | Path]) -> dict[str, list[str]]:
     """Chunk files by experiment, from the manifests of all shards."""
     merged: dict[str, list[str]] = {}
     for path in paths:
-        for name, files in json.loads(Path(path).read_text()).items():
-            merged.setdefault(name, []).extend(files)
+        try:
+            manifest = json.loads(Path(path).read_text())
+            for name, files in manifest.items():
+                merged.setdefault(name, []).extend(files)
+        except (ValueError, AttributeError, TypeError) as e:
+            raise UserError(f"{path} is not a manifest of samples ({type(e).__name__})") from None
     return merged

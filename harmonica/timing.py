@@ -2,13 +2,27 @@
 
 import json
 import os
+import sys
+import time
 from pathlib import Path
+
+import psutil
 
 from harmonica.errors import UserError
 
+RUN = "HARMONICA_RUN"  # set by the workflow to the time it began at: jobs of one run know each other by it
+
+
+def log_times(started: float | None = None) -> None:
+    """Write the line that `report` reads: when the process began, what passed until `started`, and in all."""
+    begun = psutil.Process().create_time()
+    times = {"begun": begun, "start_up_s": (started or begun) - begun, "total_s": time.time() - begun}
+    times = {k: round(v, 3) for k, v in times.items()}
+    print("time: " + json.dumps(times | {"run": float(os.environ.get(RUN, 0))}), file=sys.stderr)
+
 
 def report(folder: Path) -> str:
-    """A table: a line a rule with jobs, seconds and how much of them was start-up; then the whole run.
+    """A table of the last run: a line a rule with jobs, seconds and how much of them was start-up; then the whole run.
 
     Raises UserError when there are no logs of a finished run below `folder`.
     """
@@ -19,15 +33,20 @@ def report(folder: Path) -> str:
             jobs.append((log.parent.name, json.loads(lines[-1].removeprefix("time: "))))
     if not jobs:
         raise UserError(f"no logs of finished jobs under {folder}: run the workflow first")
+    run = max(t["run"] for _, t in jobs)
+    jobs = sorted((job for job in jobs if job[1]["run"] == run), key=lambda job: job[1]["begun"])
     out = [f"{'rule':12} {'jobs':>5} {'total s':>9} {'start-up s':>11} {'longest':>9}"]
-    for rule in dict.fromkeys(name for name, _ in sorted(jobs, key=lambda job: job[1]["begun"])):
+    for rule in dict.fromkeys(name for name, _ in jobs):
         own = [times for name, times in jobs if name == rule]
         total, start = sum(t["total_s"] for t in own), sum(t["start_up_s"] for t in own)
         out.append(f"{rule:12} {len(own):5} {total:9.1f} {start:11.1f} {max(t['total_s'] for t in own):9.1f}")
-    begun = min(t["begun"] for _, t in jobs)
+    begun = run or jobs[0][1]["begun"]
     wall = max(t["begun"] + t["total_s"] for _, t in jobs) - begun
     busy, start = sum(t["total_s"] for _, t in jobs), sum(t["start_up_s"] for _, t in jobs)
+    alone = sum(t["total_s"] for name, t in jobs if name == "latency")  # has all cores
     cores = len(os.sched_getaffinity(0))
-    out.append(f"first job's start to last job's end: {wall:.0f} s on {cores} cores; all jobs together: {busy:.0f} s")
-    out.append(f"start-up of the jobs (imports, loading): {start:.0f} s, {100 * start / busy:.1f} % of their time")
+    idle = wall * cores - busy - alone * (cores - 1)
+    out.append(f"the workflow's last run: {wall:.0f} s on {cores} cores, {wall * cores:.0f} core-seconds; of these")
+    out.append(f"  imports and loading in the jobs: {100 * start / (wall * cores):.1f} %")
+    out.append(f"  scheduling, and cores without a job: {100 * idle / (wall * cores):.1f} %")
     return "\n".join(out)

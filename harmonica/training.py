@@ -1,6 +1,8 @@
 """The loop all learned methods share: rounds of updates, the search for β on the way, a checkpoint to go on from."""
 
-import os
+import io
+import pickle
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,10 +12,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from harmonica.learning import BetaSearch, LearnedSettings, Recipe
+from harmonica.learning import SOURCES, BetaSearch, LearnedSettings, Recipe
 from harmonica.logits import Logits, Loss
-from harmonica.provenance import digest
+from harmonica.provenance import digest, source_hash, write_whole
 from harmonica.router import Router
+
+SAVE_EVERY_S = 30.0
 
 
 def train_router(
@@ -37,66 +41,69 @@ def train_router(
     g = torch.Generator().manual_seed(e.seed)
     logits = Logits.drawn(task.steps, len(task.shape.branches), routed, recipe, g)
     kept = {} if kept is None else kept
-    checkpoint = Checkpoint(task.checkpoint, digest([e.slug, e.settings.__dict__, recipe.__dict__, e.seed]))
-    start, spent = 0, 0.0
-    saved = checkpoint.load()
-    if saved is None:
-        search.guess(guess(logits, g))
+    state = load_checkpoint(task.checkpoint, _identity(task, recipe))
+    k, spent, loss = 0, 0.0, float("nan")
+    if state is None:
+        if not search.fixed:
+            search.guess(guess(logits, g))
     else:
-        start, spent = saved["round"], saved["spent_s"]
-        logits.load_state(saved["logits"])
-        search.__dict__.update(saved["search"])
-        g.set_state(saved["generator"])
-        for key, value in saved["kept"].items():
+        k, spent, loss = state["round"], state["spent_s"], state["loss"]
+        logits.load_state(state["logits"])
+        search.__dict__.update(state["search"] | {"rounds": recipe.rounds})
+        g.set_state(state["generator"])
+        for key, value in state["kept"].items():
             if isinstance(kept.get(key), dict):
                 kept[key].clear()
                 kept[key].update(value)
             else:
                 kept[key] = value
 
-    begun = time.perf_counter()
-    bar = tqdm(initial=start, total=recipe.rounds, desc=e.slug, mininterval=5)
-    k = start
-    while True:
+    begun = saved = time.perf_counter()
+    bar = tqdm(initial=k, total=recipe.rounds, desc=e.slug, mininterval=5)
+    while not search.finished(k - 1):
         losses = one_round(k, logits, search.beta, g)
+        loss = float(torch.stack([loss.total for loss in losses]).mean())
         search.update(k, logits, tau)
         bar.set_postfix(CUR=f"{search.cur:.1f}", beta=f"{search.beta:.2e}", refresh=False)
         bar.update()
         k += 1
-        if search.finished(k - 1):
-            break
-        state = {"round": k, "logits": logits.state(), "search": dict(search.__dict__), "generator": g.get_state()}
-        checkpoint.save({**state, "kept": kept, "spent_s": spent + time.perf_counter() - begun})
+        now = time.perf_counter()
+        if task.checkpoint and (search.finished(k - 1) or now - saved > SAVE_EVERY_S):
+            state = {"round": k, "loss": loss, "kept": kept, "spent_s": spent + now - begun, "logits": logits.state(),
+                     "search": dict(search.__dict__), "generator": g.get_state()}  # fmt: skip
+            save_checkpoint(task.checkpoint, _identity(task, recipe), state)
+            saved = now
     bar.close()
-    checkpoint.clear()
     search.check()
     found = {"threshold": tau, "beta": search.beta, "beta_moves": search.moves, "recipe": dict(recipe.__dict__)}
-    loss = float(torch.stack([loss.total for loss in losses]).mean())
     cost = {"training_s": spent, "images": 0, "updates": k * len(routed), "rounds": k}
     return Router(logits.numpy(), task.origin(cost=cost, notes={**found, "loss": loss, **notes}))
 
 
-class Checkpoint:
-    """State that takes its name only when whole, written every half minute; one for another training is not read."""
+def _identity(task, recipe: Recipe) -> str:
+    """A checkpoint goes on only where everything but the number of rounds is as it was."""
+    e = task.experiment
+    settings = {k: v for k, v in e.settings.__dict__.items() if k != "rounds"}
+    return digest([e.slug, settings, recipe.batch, recipe.lr, e.seed, task.model.fingerprint, source_hash(*SOURCES)])
 
-    def __init__(self, path: Path | None, key: str, every_s: float = 30.0):
-        self.path = path and path.with_name(f".{path.stem}-{key}.checkpoint")
-        self.every_s, self._last = every_s, time.perf_counter()
 
-    def load(self) -> dict | None:
-        if self.path is None or not self.path.is_file():
-            return None
-        return torch.load(self.path, weights_only=True)
+def _checkpoint_file(plan_file: Path, identity: str) -> Path:
+    return plan_file.with_name(f".{plan_file.stem}-{identity}.checkpoint")
 
-    def save(self, state: dict) -> None:
-        if self.path is None or time.perf_counter() - self._last < self.every_s:
-            return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        tmp = self.path.with_suffix(".tmp")
-        torch.save(state, tmp)
-        os.replace(tmp, self.path)
-        self._last = time.perf_counter()
 
-    def clear(self) -> None:
-        if self.path is not None:
-            self.path.unlink(missing_ok=True)
+def load_checkpoint(plan_file: Path | None, identity: str) -> dict | None:
+    """The state of an interrupted training, or None."""
+    path = plan_file and _checkpoint_file(plan_file, identity)
+    if path is None or not path.is_file():
+        return None
+    try:
+        return torch.load(path, weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as e:
+        print(f"the checkpoint {path} cannot be read ({type(e).__name__}): starting anew", file=sys.stderr)
+        return None
+
+
+def save_checkpoint(plan_file: Path, identity: str, state: dict) -> None:
+    data = io.BytesIO()
+    torch.save(state, data)
+    write_whole(_checkpoint_file(plan_file, identity), data.getvalue())

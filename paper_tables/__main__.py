@@ -7,12 +7,15 @@ import time
 from pathlib import Path
 
 from harmonica import provenance, shards, suite
-from harmonica.errors import UserError
+from harmonica.errors import guarded
 from harmonica.plan import Plan
+from harmonica.timing import log_times
+from paper_tables import figures
+from paper_tables import table1 as layout
 
 
 def main(argv: list[str] | None = None) -> int:
-    begun = time.time()
+    started = time.time()
     parser = argparse.ArgumentParser(prog="python -m paper_tables", description=__doc__)
     parser.add_argument("table", choices=["table1"])
     parser.add_argument("--config", required=True, help="the workflow's configuration, JSON")
@@ -21,20 +24,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--latency", type=Path, required=True)
     parser.add_argument("-o", "--out", type=Path, required=True, help="folder")
     args = parser.parse_args(argv)
-    try:
-        table1(args)
-    except UserError as e:
-        print(f"paper_tables: {e}", file=sys.stderr)
-        return 2
-    times = {"begun": begun, "start_up_s": 0.0, "total_s": time.time() - begun}
-    print("time: " + json.dumps(times), file=sys.stderr)
-    return 0
+    status = guarded("paper_tables", lambda: table1(args))
+    if status == 0:
+        log_times(started)
+    return status
 
 
 def table1(args) -> None:
-    from paper_tables import figures
-    from paper_tables import table1 as layout
-
     config = json.loads(args.config)
     rows = suite.rows(config)
     files = {p.stem: p for p in args.plans}

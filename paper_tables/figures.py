@@ -1,5 +1,6 @@
 """Figures of table 1: speed-up against quality, what the routers learned, the same seeds under every method."""
 
+import io
 from pathlib import Path
 
 import matplotlib
@@ -10,6 +11,7 @@ import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
 
 from harmonica.plan import COMPUTE, Plan  # noqa: E402
+from harmonica.provenance import write_whole  # noqa: E402
 from harmonica.router import Router, sigmoid  # noqa: E402
 from harmonica.suite import Row  # noqa: E402
 
@@ -17,12 +19,10 @@ MARKERS = "o^sDvP*Xh<>dp8"
 
 
 def save(figure, path: Path) -> None:
-    """The picture takes its name only when it is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name(f".{path.name}")
-    figure.savefig(tmp, format="png", dpi=130)
+    data = io.BytesIO()
+    figure.savefig(data, format="png", dpi=130)
     plt.close(figure)
-    tmp.replace(path)
+    write_whole(path, data.getvalue())
 
 
 def speedup(table: pd.DataFrame, path: Path) -> None:
@@ -52,7 +52,7 @@ def speedup(table: pd.DataFrame, path: Path) -> None:
 
 
 def routers(rows: list[Row], plans: dict[str, Plan], files: dict[str, Path], path: Path) -> None:
-    """r (steps × branches) of every HarmoniCa router; a dot where the plan reuses. Without one, the plans alone."""
+    """r (steps × branches) of every HarmoniCa router (without one, of the last row); a dot where the plan reuses."""
     own = [r for r in rows if r.experiment.method == "harmonica"] or rows[-1:]
     figure, axes = plt.subplots(1, len(own), figsize=(4.2 * len(own) + 0.8, 4.6), squeeze=False, layout="constrained")
     for ax, row in zip(axes[0], own, strict=True):
@@ -62,11 +62,11 @@ def routers(rows: list[Row], plans: dict[str, Plan], files: dict[str, Path], pat
         picture = ax.imshow(values, aspect="auto", cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
         at, branch = np.nonzero(plan.actions != COMPUTE)
         ax.scatter(branch, at, s=5, color="white", marker=".")
-        ax.set_title(f"case {row.case}: CUR {plan.cur:.1f} %", fontsize=10)
+        what = "" if router.is_file() else " (its plan)"
+        ax.set_title(f"{row.experiment.method}{what}, case {row.case}: CUR {plan.cur:.1f} %", fontsize=10)
         ax.set_xlabel("branch (attention, MLP, …)")
         ax.set_ylabel("step (noisiest first)")
     figure.colorbar(picture, ax=axes[0, -1], label="r = sigmoid(logit); dots: reused")
-    figure.suptitle("HarmoniCa's routers", fontsize=10)
     save(figure, path)
 
 

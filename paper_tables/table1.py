@@ -50,6 +50,26 @@ def build(rows: list[Row], plans: dict[str, Plan], metrics: dict[str, dict], lat
     return pd.DataFrame(out)
 
 
+SHORT = (
+    "method",
+    "steps",
+    "FID",
+    "IS",
+    "PSNR",
+    "CUR",
+    "theoretical_speedup",
+    "speedup",
+    "training_s",
+    "training_images",
+)
+
+
+def short(table: pd.DataFrame, case: str) -> str:
+    """One case with the columns that fit a README."""
+    block = table[table.case.astype(str) == case]
+    return _block(block, {k: HEADS[k] for k in SHORT})
+
+
 def markdown(table: pd.DataFrame, latency: dict, scale: str) -> str:
     """A readable table a case; the best value of each metric among the accelerated rows is bold."""
     first = table.iloc[0]
@@ -68,12 +88,12 @@ def markdown(table: pd.DataFrame, latency: dict, scale: str) -> str:
     for case, block in table.groupby("case", sort=False):
         parts.append(f"## {block.model.iloc[0]}, {block.resolution.iloc[0]}×{block.resolution.iloc[0]}, "
                      f"{block['sampler'].iloc[0]}, case {case}")  # fmt: skip
-        parts.append(_block(block))
+        heads = {k: v for k, v in HEADS.items() if k in block and not block[k].isna().all()}
+        parts.append(_block(block, heads))
     return "\n\n".join(parts) + "\n"
 
 
-def _block(block: pd.DataFrame) -> str:
-    heads = {k: v for k, v in HEADS.items() if k in block and not block[k].isna().all()}
+def _block(block: pd.DataFrame, heads: dict[str, str]) -> str:
     rivals = block.iloc[1:] if len(block) > 1 else block
     best = {k: rivals[k].max() for k in HIGHER} | {k: rivals[k].min() for k in LOWER}
     lines = ["| " + " | ".join(heads.values()) + " |", "|" + "---|" * len(heads)]

@@ -26,8 +26,17 @@ def run(capsys, *args) -> tuple[int, str]:
         (["forra"], "unknown method 'forra'; did you mean 'fora'?"),
         (["fora", "--model", "pocket-dti"], "unknown model 'pocket-dti'; did you mean 'pocket-dit'?"),
         (["fora", "--sampler", "ddmi"], "unknown sampler 'ddmi'; did you mean 'ddim'?"),
-        (["fora", "--steps", "0"], "a sampler needs at least 1 step, not 0"),
+        (["fora", "--steps", "0"], "at least 1 step and at most the 1000 of the training, not 0"),
+        (["fora", "--steps", "2000"], "at most the 1000 of the training, not 2000"),
         (["fora", "--cfg", "0.5"], "a guidance scale is at least 1, not 0.5"),
+        (["fora", "--cfg", "nan"], "a guidance scale is at least 1, not nan"),
+        (["fora", "--seed", "-1"], "a seed lies between 0 and"),
+        (["fora", "--set", "interval=inf"], "interval = 'inf' is not int"),
+        (["fora", "--set", "target_cur=900"], "a CUR lies between 0 and 100 %, not at 900"),
+        (["fewer_steps", "--set", "steps=0"], "fewer_steps: 0 is not between 1 and the 50 steps"),
+        (["harmonica", "--set", "threshold=1.5"], "threshold lies in [0, 1), not at 1.5"),
+        (["harmonica", "--set", "beta=-1"], "beta is above 0, not -1"),
+        (["harmonica", "--steps", "1", "--set", "beta=1e-4"], "has nothing to route"),
         (["fora", "--set", "interval"], "--set takes KEY=VALUE, not 'interval'"),
         (["fora", "--set", "interval=x"], "interval = 'x' is not int"),
         (["harmonica", "--set", "target_cur=99"], "cannot reach a CUR of 99 %"),
@@ -47,6 +56,7 @@ def test_plan(capsys, tmp_path, args, says):
         (["--steps", "5"], "made for number of steps 4, not 5"),
         (["--model", "dit-xl-2-256"], "made for model pocket-dit, not dit-xl-2-256"),
         (["--sampler", "dpm"], "made for sampler ddim, not dpm"),
+        (["--steps", "0"], "made for number of steps 4, not 0"),
         (["--images", "0"], "cannot draw 0 images"),
     ],
 )
@@ -103,3 +113,21 @@ def test_listing_methods_imports_no_torch(capsys):
 def test_timing_without_a_run(capsys, tmp_path):
     status, err = run(capsys, "timing", tmp_path)
     assert status == 2 and "run the workflow first" in err
+
+
+def test_files_that_are_not_what_they_should_be(capsys, tmp_path):
+    """A manifest that is none, an output that is a folder, two plans of one name."""
+    (tmp_path / "m.json").write_text("[1")
+    assert (
+        "is not a manifest" in run(capsys, "metrics", tmp_path / "m.json", "--uncached", "x", "-o", tmp_path / "o")[1]
+    )
+    missing = run(capsys, "metrics", tmp_path / "none.json", "--uncached", "x", "-o", tmp_path / "o")
+    assert missing[0] == 2 and "No such file" in missing[1]
+    (tmp_path / "folder").mkdir()
+    status, err = run(capsys, "plan", "fora", "-o", tmp_path / "folder")
+    assert status == 2 and len(err.strip().splitlines()) == 1
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        all_compute(origin(4), BRANCHES).save(tmp_path / name / "p.safetensors")
+    twice = [tmp_path / name / "p.safetensors" for name in "ab"]
+    assert "two plans are named p" in run(capsys, "sample", *twice, "-o", tmp_path / "out")[1]

@@ -147,7 +147,7 @@ def test_a_stopped_training_goes_on(name, tmp_path, monkeypatch):
     from harmonica.logits import Logits
 
     settings = {"beta": None, "target_cur": 30.0, "rounds": 8, "lr": 0.5}
-    monkeypatch.setattr(training.Checkpoint.__init__, "__defaults__", (0.0,))
+    monkeypatch.setattr(training, "SAVE_EVERY_S", 0)
     monkeypatch.setattr(BetaSearch, "check", lambda self: None)
     whole = experiment(name, **settings).make()[1]
     cur, seen = Logits.cur, []
@@ -165,4 +165,14 @@ def test_a_stopped_training_goes_on(name, tmp_path, monkeypatch):
     monkeypatch.setattr(Logits, "cur", cur)
     again = experiment(name, **settings).make(checkpoint=tmp_path / "p.safetensors")[1]
     assert (again.logits == whole.logits).all() and again.origin.notes["beta"] == whole.origin.notes["beta"]
-    assert not list(tmp_path.iterdir())
+    assert len(list(tmp_path.iterdir())) == 1  # kept until the plan is written
+
+
+def test_a_training_that_missed_its_target_can_be_prolonged(tmp_path):
+    """What was trained is not lost: with more rounds the same command goes on from it."""
+    settings = {"beta": None, "target_cur": 30.0, "rounds": 2}
+    with pytest.raises(UserError, match="train for more rounds"):
+        experiment("sdt_ltc", **settings).make(checkpoint=tmp_path / "p.safetensors")
+    with pytest.raises(UserError, match="train for more rounds"):
+        experiment("sdt_ltc", **{**settings, "rounds": 4}).make(checkpoint=tmp_path / "p.safetensors")
+    assert len(list(tmp_path.iterdir())) == 1

@@ -2,6 +2,8 @@
 
 import io
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,58 +11,78 @@ import torch
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-from harmonica import extractors, shards
-from harmonica.experiment import Experiment
+from harmonica.extractors import classifier_features, fashion_mnist_cnn
 from harmonica.metrics import Gaussian, frechet_distance
+from harmonica.models import get_model
+from harmonica.plan import Origin, all_compute
 from harmonica.pocket import CLASSES
 from harmonica.pocket.data import fashion_mnist, pad_to_32
-from harmonica.pocket.train import encode, save_pipeline, train_autoencoder, train_classifier, train_transformer
+from harmonica.pocket.train import (
+    encode,
+    save_pipeline,
+    train_autoencoder,
+    train_classifier,
+    train_transformer,
+    tune_guidance,
+)
 from harmonica.provenance import device, versions, write_whole
+from harmonica.sampling import to_pixels
+from harmonica.shards import draw_in_memory
 
 SHIPPED_IMAGES = 5000  # of the training set, for methods that train on images
-QUALITY_STEPS, QUALITY_IMAGES, QUALITY_SEEDS = (50, 20, 10), 1000, 3
+QUALITY_STEPS, QUALITY_SEEDS = (50, 20, 10), 3
 
 
-def build(data: Path, out: Path, work: Path, steps: int | None = None) -> None:
-    """Make every file of the pocket folder `out`; checkpoints go to `work`, and a stopped run goes on from them."""
-    images, labels = fashion_mnist(data, "train")
+def build(data: Path, out: Path, work: Path, steps: int | None = None, images: int = 1000) -> None:
+    """Make the pocket folder `out`, or replace it; checkpoints go to `work`, and a stopped run goes on from them.
+
+    `steps` replaces the recipe's number of steps in every stage, for a trial; quality is measured with `images` images
+    a seed.
+    """
+    pictures, labels = fashion_mnist(data, "train")
     test, test_labels = fashion_mnist(data, "test")
-    images, test = pad_to_32(images), pad_to_32(test)
+    pictures, test = pad_to_32(pictures), pad_to_32(test)
     work.mkdir(parents=True, exist_ok=True)
-    out.mkdir(parents=True, exist_ok=True)
+    final, out = out, out.with_name(out.name + ".new")
+    shutil.rmtree(out, ignore_errors=True)
+    (out / "classifier").mkdir(parents=True)
 
-    net, classifier_run = train_classifier(images, labels, work / "classifier.pt")
-    vae, autoencoder_run = train_autoencoder(images, work / "autoencoder.pt")
-    mean, std = encode(vae, images)
-    scale = float((mean.var() + std.square().mean()).rsqrt())  # latents of unit variance
     options = {} if steps is None else {"steps": steps}
-    model, transformer_run = train_transformer(mean * scale, std * scale, labels, work / "transformer.pt", **options)
+    net, classifier_run = train_classifier(pictures, labels, work / "classifier.pt", **options)
+    vae, autoencoder_run = train_autoencoder(pictures, work / "autoencoder.pt", **options)
+    mean, std = encode(vae, pictures)
+    scale = float((mean.var() + std.square().mean()).rsqrt())  # latents of unit variance
+    latents = (mean * scale, std * scale, labels)
+    model, transformer_run = train_transformer(*latents, work / "transformer.pt", **options)
+    model, guidance_run = tune_guidance(model, *latents, work / "guidance.pt", **options)
 
     save_pipeline(out, vae, model, scale)
-    (out / "classifier").mkdir(exist_ok=True)
     save_file({k: v.contiguous() for k, v in net.state_dict().items()}, out / "classifier" / "model.safetensors")
-    shipped = {"images": images[:SHIPPED_IMAGES, 2:-2, 2:-2], "labels": labels[:SHIPPED_IMAGES]}
+    shipped = {"images": pictures[:SHIPPED_IMAGES, 2:-2, 2:-2], "labels": labels[:SHIPPED_IMAGES]}
     _save_arrays(out / "train_images.npz", shipped)
-    write_reference(out, images)
-    runs = {"classifier": classifier_run, "autoencoder": autoencoder_run, "transformer": transformer_run}
+    write_reference(out, pictures)
+    runs = {"classifier": classifier_run, "autoencoder": autoencoder_run, "transformer": transformer_run,
+            "guidance": guidance_run}  # fmt: skip
     training = {
         name: {
-            "steps": r.steps,
+            "steps": r.step,
             "minutes": round(r.seconds / 60, 1),
             "loss": float(np.mean([v for _, v in r.log[-10:]])),
         }
         for name, r in runs.items()
     }
-    quality = measure_quality(test, test_labels, vae)
+    quality = measure_quality(out, test, test_labels, images)
     record = {"device": device(), "versions": versions(), "training": training, "quality": quality}
     write_whole(out / "quality.json", json.dumps(record, indent=1) + "\n")
     write_whole(out / "README.md", card(record))
+    if final.exists():
+        shutil.rmtree(final)
+    out.rename(final)
 
 
 def write_reference(out: Path, images: np.ndarray) -> None:
     """Statistics of all training images and pooled features of 10 000 of them, as the metrics read them."""
-    extract, _ = extractors.fashion_mnist_cnn(reference=False)
-    f = extract(images[..., None])
+    f = classifier_features(out)(images[..., None])
     pooled, spatial = Gaussian.of(f.pooled), Gaussian.of(f.spatial)
     _save_arrays(out / "reference.npz", {
         "mu": pooled.mu, "sigma": pooled.sigma, "mu_s": spatial.mu, "sigma_s": spatial.sigma,
@@ -68,33 +90,37 @@ def write_reference(out: Path, images: np.ndarray) -> None:
     })  # fmt: skip
 
 
-def measure_quality(test: np.ndarray, labels: np.ndarray, vae) -> dict:
-    """What the shipped models do: FIDs at equal N against the training set; N test images are the floor."""
-    extract, reference = extractors.fashion_mnist_cnn()
+def measure_quality(out: Path, test: np.ndarray, labels: np.ndarray, n: int) -> dict:
+    """What the models in `out` do: FIDs at equal N against the training set; N test images are the floor."""
+    extract, reference = fashion_mnist_cnn(out)
+    own = replace(get_model("pocket-dit"), source=str(out))
+    backbone, vae = own.load_backbone(), own.load_autoencoder()
+
+    def fid(pooled: np.ndarray) -> float:
+        return frechet_distance(Gaussian.of(pooled), reference.pooled)
+
     real = extract(test[..., None])
-    n = QUALITY_IMAGES
-    quality = {
-        "N": n,
-        "test_accuracy": 100 * float((real.logits.argmax(1) == labels).mean()),
-        "floor_FID": frechet_distance(Gaussian.of(real.pooled[:n]), reference.pooled),
-        "floor_FID_5000": frechet_distance(Gaussian.of(real.pooled[:5000]), reference.pooled),
-    }
     with torch.inference_mode():
         mean, _ = encode(vae, test[:n])
         decoded = torch.cat([vae.decode(m).sample for m in mean.split(100)])
-    pixels = (127.5 * decoded + 128).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
-    quality["autoencoder_FID"] = frechet_distance(Gaussian.of(extract(pixels).pooled), reference.pooled)
+    quality = {
+        "N": n,
+        "test_accuracy": 100 * float((real.logits.argmax(1) == labels).mean()),
+        "floor_FID": fid(real.pooled[:n]),
+        "autoencoder_FID": fid(extract(to_pixels(decoded).numpy()).pooled),
+    }
     bar = tqdm(total=len(QUALITY_STEPS) * QUALITY_SEEDS, desc="quality")
     for steps in QUALITY_STEPS:
         fids, agreement = [], []
         for seed in range(QUALITY_SEEDS):
-            plan, _ = Experiment.of("pocket-dit", "ddim", steps, 1.5, "full", {}, seed).make()
-            drawn, asked = shards.draw_in_memory(plan, n)
+            plan = all_compute(Origin(own.name, "ddim", steps, 1.5, "full", seed=seed), len(own.shape.branches))
+            drawn, asked = draw_in_memory(plan, n, (backbone, own.load_decoder()))
             f = extract(drawn)
-            fids.append(frechet_distance(Gaussian.of(f.pooled), reference.pooled))
+            fids.append(fid(f.pooled))
             agreement.append(100 * float((f.logits.argmax(1) == asked).mean()))
             bar.update()
         quality[f"FID_{steps}"], quality[f"agreement_{steps}"] = fids, agreement
+    bar.close()
     return quality
 
 
@@ -125,10 +151,12 @@ A class-conditional latent diffusion transformer in the pipeline shape of DiT-XL
   `train_images.npz` holds the first {SHIPPED_IMAGES} of them, for methods that train on images.
 - **Weights' licence**: Apache-2.0. Classes: {", ".join(CLASSES)}.
 - **Parts**: `vae` (AutoencoderKL, latents 4×8×8), `transformer` (DiTTransformer2DModel, 8 blocks × 128, patch 2,
-  learned variance, 10 % label dropout, EMA 0.9995), `classifier` (a small CNN: the metrics' features and logits),
+  learned variance, EMA 0.9995), `classifier` (a small CNN: the metrics' features and logits),
   `reference.npz` (feature statistics of the training set, and 10 000 of its features).
-- **Recipe**: `harmonica pocket train --data FOLDER` runs `harmonica/pocket/train.py` from the data to this folder.
-  It took the times below on {record["device"]}, with torch {record["versions"]["torch"]}.
+- **Label dropout**: 10 %. In the stage `transformer` it is diffusers' `LabelEmbedding`, which draws anew in each
+  block; the stage `guidance` goes on with one draw an image, the same in all blocks: "no label", as guidance asks.
+- **Recipe**: `harmonica pocket train --data FOLDER -o OUT` runs `harmonica/pocket/train.py` from the data to this
+  folder. It took the times below on {record["device"]}, with torch {record["versions"]["torch"]}.
 
 | stage | steps | minutes | mean of the last losses |
 |---|---|---|---|

@@ -2,6 +2,7 @@
 
 import gzip
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,15 @@ _FILES = {"train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
 
 
 def _read_idx(path: Path) -> np.ndarray:
-    with gzip.open(path) as f:
-        _, _, dtype, ndim = struct.unpack(">BBBB", f.read(4))
-        if dtype != 8:
-            raise UserError(f"{path} is not an idx file of unsigned bytes")
-        shape = struct.unpack(f">{ndim}I", f.read(4 * ndim))
-        return np.frombuffer(f.read(), np.uint8).reshape(shape)
+    try:
+        with gzip.open(path) as f:
+            _, _, dtype, ndim = struct.unpack(">BBBB", f.read(4))
+            if dtype != 8:
+                raise ValueError(f"its type is {dtype}")
+            shape = struct.unpack(f">{ndim}I", f.read(4 * ndim))
+            return np.frombuffer(f.read(), np.uint8).reshape(shape)
+    except (EOFError, gzip.BadGzipFile, zlib.error, struct.error, ValueError) as e:
+        raise UserError(f"{path} is not a whole idx file of unsigned bytes ({e})") from None
 
 
 def pad_to_32(images: np.ndarray) -> np.ndarray:
@@ -45,8 +49,8 @@ def to_float(images: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(images)).float().div_(127.5).sub_(1)[:, None]
 
 
-def training_latents(model) -> tuple[torch.Tensor, torch.Tensor]:
-    """Latents (n, 4, 8, 8), unit variance, and labels (n,) of the training images that are shipped with `model`.
+def training_latents(model, vae) -> tuple[torch.Tensor, torch.Tensor]:
+    """Latents (n, 4, 8, 8), unit variance, by `vae`, and labels (n,) of the training images shipped with `model`.
 
     Raises UserError for a model that ships none.
     """
@@ -57,7 +61,6 @@ def training_latents(model) -> tuple[torch.Tensor, torch.Tensor]:
         )
     with np.load(path, allow_pickle=False) as f:
         images, labels = f["images"], torch.from_numpy(f["labels"])
-    vae = model.load_autoencoder()
     generator = torch.Generator().manual_seed(0)
     with torch.inference_mode():
         parts = [

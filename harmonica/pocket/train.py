@@ -3,8 +3,9 @@
 Every stage writes a checkpoint beside its output and goes on from it when started again.
 """
 
+import io
+import json
 import math
-import os
 import time
 from pathlib import Path
 
@@ -15,9 +16,11 @@ from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2
 from torch import nn
 from tqdm import tqdm
 
+from harmonica.errors import UserError
 from harmonica.pocket import CLASSES
 from harmonica.pocket.classifier import Classifier
 from harmonica.pocket.data import to_float
+from harmonica.provenance import digest, write_whole
 
 AUTOENCODER = dict(
     in_channels=1, out_channels=1, latent_channels=4, sample_size=32, layers_per_block=1, norm_num_groups=2,
@@ -28,12 +31,6 @@ TRANSFORMER = dict(
     num_attention_heads=4, attention_head_dim=32, num_layers=8, in_channels=4, out_channels=8, sample_size=8,
     patch_size=2, num_embeds_ada_norm=10, norm_eps=1e-6,
 )  # fmt: skip
-
-
-def save_atomically(obj, path: Path) -> None:
-    tmp = path.with_name(path.name + ".tmp")
-    torch.save(obj, tmp)
-    os.replace(tmp, path)
 
 
 class Ema:
@@ -61,15 +58,23 @@ def warmup_stable_decay(step: int, steps: int, warmup: int = 200, decay_share: f
 
 
 class Run:
-    """Resumable optimisation of `modules` to `steps` steps; iterate over it for the step numbers still to do."""
+    """Resumable optimisation of `module` to `steps` steps; iterate over it for the step numbers still to do.
 
-    def __init__(self, path: Path, name: str, module: nn.Module, lr: float, steps: int, weight_decay=0.0, ema=None):
+    `data` tells runs apart: a checkpoint of another recipe or other data is refused with a UserError.
+    """
+
+    def __init__(
+        self, path: Path, name: str, module: nn.Module, data, lr: float, steps: int, weight_decay=0.0, ema=None
+    ):
+        self.identity = digest([name, steps, lr, list(data.shape), round(float(data[:500].float().mean()), 4)])
         self.path, self.name, self.module, self.steps, self.lr, self.ema = path, name, module, steps, lr, ema
         params = {id(p): p for p in module.parameters()}.values()
         self.opt = torch.optim.AdamW(params, lr=lr, weight_decay=weight_decay, betas=(0.9, 0.99), fused=True)
         self.step, self.seconds, self.log = 0, 0.0, []
         if path.exists():
             state = torch.load(path, weights_only=True)
+            if state["identity"] != self.identity:
+                raise UserError(f"{path} is of another recipe or other data: delete it, or pass another --work")
             module.load_state_dict(state["module"])
             self.opt.load_state_dict(state["opt"])
             self.step, self.seconds, self.log = state["step"], state["seconds"], state["log"]
@@ -79,11 +84,15 @@ class Run:
             torch.set_rng_state(state["rng"])
 
     def save(self) -> None:
-        state = dict(module=self.module.state_dict(), opt=self.opt.state_dict(), step=self.step, log=self.log,
-                     seconds=self.seconds, rng=torch.get_rng_state())  # fmt: skip
+        state = {
+            "identity": self.identity, "module": self.module.state_dict(), "opt": self.opt.state_dict(),
+            "step": self.step, "log": self.log, "seconds": self.seconds, "rng": torch.get_rng_state(),
+        }  # fmt: skip
         if self.ema is not None:
             state["ema"] = self.ema.shadow
-        save_atomically(state, self.path)
+        data = io.BytesIO()
+        torch.save(state, data)
+        write_whole(self.path, data.getvalue())
 
     def __iter__(self):
         bar = tqdm(total=self.steps, initial=self.step, desc=self.name, mininterval=5)
@@ -115,8 +124,8 @@ def train_autoencoder(images: np.ndarray, checkpoint: Path, steps: int = 5000, b
     """AutoencoderKL of the images uint8 (n, 32, 32); L1 + MSE reconstruction and a light KL."""
     torch.manual_seed(0)
     vae = AutoencoderKL(**AUTOENCODER)
-    run = Run(checkpoint, "autoencoder", vae, lr=2e-3, steps=steps)
     data = torch.from_numpy(images)
+    run = Run(checkpoint, "autoencoder", vae, data, lr=2e-3, steps=steps)
     for _ in run:
         x = to_float(data[torch.randint(len(data), (batch,))].numpy())
         posterior = vae.encode(x).latent_dist
@@ -136,9 +145,9 @@ def train_classifier(images: np.ndarray, labels: np.ndarray, checkpoint: Path, s
     """The feature network, trained with small shifts so that its features do not hang on single pixels."""
     torch.manual_seed(0)
     net = Classifier()
-    run = Run(checkpoint, "classifier", net, lr=2e-3, steps=steps, weight_decay=0.02)
-    net.to(memory_format=torch.channels_last)
     data, target = torch.from_numpy(images), torch.from_numpy(labels)
+    run = Run(checkpoint, "classifier", net, data, lr=2e-3, steps=steps, weight_decay=0.02)
+    net.to(memory_format=torch.channels_last)
     for _ in run:
         index = torch.randint(len(data), (batch,))
         dy, dx = torch.randint(-1, 2, (2,)).tolist()
@@ -200,23 +209,39 @@ class HybridLoss:
         return F.mse_loss(eps, noise) + kl.mean() / math.log(2)
 
 
-def train_transformer(
-    mean: torch.Tensor, std: torch.Tensor, labels: np.ndarray, checkpoint: Path, steps: int = 16000,
-    batch: int = 128, lr: float = 1e-3, ema_decay: float = 0.9995, compile: bool = True,
-):  # fmt: skip
-    """The DiT, on latents (n, 4, 8, 8) already scaled to unit variance; 10 % label dropout. Returns the EMA."""
+def train_transformer(mean, std, labels: np.ndarray, checkpoint: Path, steps: int = 16000, lr: float = 1e-3):
+    """The DiT, on latents (n, 4, 8, 8) already scaled to unit variance. Returns the EMA and its run.
+
+    Label dropout is diffusers' own: `LabelEmbedding` draws it at every call, and so for every block apart. The input
+    without any label, which guidance needs, is therefore left to `tune_guidance`.
+    """
     torch.manual_seed(0)
     model = DiTTransformer2DModel(**TRANSFORMER)
     initialise(model)
+    return _fit(model, "transformer", mean, std, labels, checkpoint, steps, lr)
+
+
+def tune_guidance(model, mean, std, labels: np.ndarray, checkpoint: Path, steps: int = 4000, lr: float = 4e-4):
+    """Go on from `train_transformer` with a label dropout of 10 % of the images, the same in all blocks."""
+    torch.manual_seed(1)
+    model.transformer_blocks[0].norm1.emb.class_embedder.dropout_prob = 0.0  # the blocks share it
+    return _fit(model, "guidance", mean, std, labels, checkpoint, steps, lr, label_dropout=0.1)
+
+
+def _fit(model, name, mean, std, labels, checkpoint, steps, lr, label_dropout=0.0, batch=128, ema_decay=0.9995):
     ema = Ema(model, ema_decay)
-    run = Run(checkpoint, "transformer", model, lr=lr, steps=steps, ema=ema)
+    run = Run(checkpoint, name, model, mean, lr=lr, steps=steps, ema=ema)
     model.train()
     loss_of, target = HybridLoss(), torch.from_numpy(labels)
-    forward = torch.compile(model, dynamic=False) if compile else model
+    null = TRANSFORMER["num_embeds_ada_norm"]
+    forward = torch.compile(model, dynamic=False)
     for _ in run:
         index = torch.randint(len(mean), (batch,))
         x0 = mean[index] + std[index] * torch.randn(batch, *mean.shape[1:])
-        run.minimise(loss_of(forward, x0, target[index]))
+        y = target[index]
+        if label_dropout:
+            y = y.masked_fill(torch.rand(batch) < label_dropout, null)
+        run.minimise(loss_of(forward, x0, y))
     ema.copy_to_module()
     return model.eval(), run
 
@@ -229,3 +254,6 @@ def save_pipeline(folder: Path, vae: AutoencoderKL, model: DiTTransformer2DModel
     scheduler = DDIMScheduler(1000, 1e-4, 0.02, "linear", clip_sample=False)
     pipe = DiTPipeline(own, vae.to(memory_format=torch.contiguous_format), scheduler, id2label=dict(enumerate(CLASSES)))
     pipe.save_pretrained(folder, safe_serialization=True)
+    index = folder / "model_index.json"  # save_pretrained leaves the classes out, from_pretrained reads them
+    record = json.loads(index.read_text()) | {"id2label": dict(enumerate(CLASSES))}
+    index.write_text(json.dumps(record, indent=2) + "\n")

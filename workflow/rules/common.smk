@@ -1,4 +1,6 @@
+import os
 import sys
+import time
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -8,9 +10,8 @@ sys.path.insert(0, str(ROOT))
 
 import yaml
 
-from harmonica import methods, provenance, suite
+from harmonica import extractors, learning, methods, provenance, shards, suite, timing
 from harmonica.errors import UserError, unknown
-from harmonica.learning import LearnedSettings
 from harmonica.models import get_model
 
 
@@ -19,7 +20,10 @@ def load_config() -> dict:
     path = ROOT / "workflow" / "config" / f"{scale}.yaml"
     if scale == "config" or not path.is_file():
         raise unknown("scale", scale, ["pocket", "paper"])
-    return {**yaml.safe_load(path.read_text()), **config}
+    merged = {**yaml.safe_load(path.read_text()), **config}
+    if isinstance(merged["cases"], dict):
+        merged["cases"] = {str(case): about for case, about in merged["cases"].items()}
+    return merged
 
 
 def read_rows() -> list[suite.Row]:
@@ -43,21 +47,15 @@ try:
 except UserError as e:
     raise WorkflowError(str(e)) from None
 
+os.environ[timing.RUN] = str(time.time())
 shell.prefix(
     f'export PATH="{Path(sys.executable).parent}:$PATH"; '
 )  # the rules' `harmonica` is this environment's
 
 OUT = f"results/{CONFIG['scale']}"
 BY_SLUG = {r.slug: r for r in ROWS}
-SHARDS = range(min(CONFIG["sampling"]["shards"], CONFIG["images"]))
-LEARNED_SOURCES = [
-    f"harmonica/{m}.py"
-    for m in ("sdt", "iepo", "logits", "learning", "router", "training")
-]
-MODEL_SOURCES = [
-    f"harmonica/{m}.py"
-    for m in ("backbones/dit", "executor", "plan", "samplers", "sampling")
-]
+CHUNKS = -(-CONFIG["images"] // CONFIG["sampling"]["chunk"])
+SHARDS = range(min(CONFIG["sampling"]["shards"], CHUNKS))
 
 
 wildcard_constraints:
@@ -85,23 +83,33 @@ def manifests_of(case: str) -> list[str]:
 
 
 def shard_range(shard: int) -> tuple[int, int]:
-    """First image and number of images of a shard; shards meet at whole chunks where they can."""
-    chunk, images, count = CONFIG["sampling"]["chunk"], CONFIG["images"], len(SHARDS)
-    unit = chunk if images >= chunk * count else 1
-    edges = [min(images, images * i // count // unit * unit) for i in range(count)] + [
-        images
-    ]
-    return edges[shard], edges[shard + 1] - edges[shard]
+    """First image and number of images of a shard; shards meet at whole chunks, so that a longer run keeps them."""
+    chunk, count = CONFIG["sampling"]["chunk"], len(SHARDS)
+    first, end = (
+        min(CONFIG["images"], CHUNKS * i // count * chunk) for i in (shard, shard + 1)
+    )
+    return first, end - first
 
 
 def plan_code(row: suite.Row) -> str:
-    """A change in what makes this plan runs it again, and nothing else."""
+    """A change in what makes this plan runs it again."""
     made_by = methods.get_method(row.experiment.method)
-    files = [made_by.__file__, "harmonica/plan.py", "harmonica/shape.py"]
-    if issubclass(made_by.Settings, LearnedSettings):
-        files += LEARNED_SOURCES + MODEL_SOURCES
-    return provenance.source_hash(*files)
+    learned = issubclass(made_by.Settings, learning.LearnedSettings)
+    common = (
+        learning.SOURCES
+        if learned
+        else ("harmonica/plan.py", "harmonica/shape.py", "harmonica/nearest.py")
+    )
+    return provenance.source_hash(made_by.__file__, *common)
 
 
 def weights(*models: str) -> str:
     return "-".join(get_model(m).fingerprint for m in sorted(set(models)))
+
+
+onstart:
+    try:
+        for row in ROWS:
+            extractors.check(get_model(row.experiment.model).extractor)
+    except UserError as e:
+        raise WorkflowError(str(e)) from None

@@ -16,7 +16,9 @@ rule latency:
     params:
         batch=CONFIG["latency"]["batch"],
         rounds=CONFIG["latency"]["rounds"],
-        code=provenance.source_hash("harmonica/latency.py", *MODEL_SOURCES),
+        code=provenance.source_hash(
+            "harmonica/latency.py", *provenance.SAMPLING_SOURCES
+        ),
     message:
         "Timing all rows, alone on the machine"
     shell:

@@ -17,7 +17,15 @@ rule metrics:
         extractor=lambda w: get_model(
             suite.uncached(ROWS, w.case).experiment.model
         ).extractor,
-        code=provenance.source_hash("harmonica/metrics.py", "harmonica/extractors.py"),
+        network=lambda w: extractors.fingerprint(
+            get_model(suite.uncached(ROWS, w.case).experiment.model).extractor
+        ),
+        code=provenance.source_hash(
+            *(
+                f"harmonica/{f}.py"
+                for f in ("metrics", "extractors", "pocket/classifier")
+            )
+        ),
     message:
         "Measuring the images of case {wildcards.case}"
     shell:

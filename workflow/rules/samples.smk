@@ -18,7 +18,7 @@ rule sample:
         chunk=CONFIG["sampling"]["chunk"],
         batch=CONFIG["sampling"]["batch"],
         folder=f"{OUT}/samples/images",
-        code=provenance.source_hash("harmonica/shards.py", *MODEL_SOURCES),
+        code=provenance.source_hash(*shards.SOURCES),
     message:
         "Drawing {params.images} images a method: {wildcards.group}, from image {params.first}"
     shell:

@@ -1,5 +1,12 @@
 import json
 
+TABLE_SOURCES = [
+    str(p)
+    for pattern in ("*.py", "published/*.csv")
+    for p in (ROOT / "paper_tables").glob(pattern)
+]
+TABLE_SOURCES += [f"harmonica/{f}.py" for f in ("suite", "plan", "shape")]
+
 
 rule table1:
     input:
@@ -23,9 +30,7 @@ rule table1:
     threads: 1
     params:
         config=json.dumps(CONFIG),
-        code=provenance.source_hash(
-            *(str(p) for p in sorted((ROOT / "paper_tables").glob("*.py")))
-        ),
+        code=provenance.source_hash(*TABLE_SOURCES),
     message:
         "Laying out table 1 and its figures"
     shell:
