@@ -33,6 +33,7 @@ lint: setup
 reference: setup
 	$(BIN)/snakemake --cores $(CORES) results/table1.csv --config images=5000
 	mkdir -p results/reference/pocket
+	$(BIN)/harmonica timing results/ > results/reference/pocket/timing.txt
 	cp -r results/table1.csv results/table1.md results/table1.provenance.json results/figures results/reference/pocket/
 
 clean:

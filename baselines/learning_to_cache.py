@@ -22,7 +22,7 @@ def recipe_for(scale: str, routed: int) -> Recipe:
     """Rounds are updates of every routed step; the released code does 50 000 updates in all."""
     if scale == "paper":
         return Recipe(rounds=round(50_000 / routed), batch=64, lr=1e-3)
-    return Recipe(rounds=80, batch=16, lr=0.25, beta2=0.9)
+    return Recipe(rounds=60, batch=8, lr=0.3, betas=(0.7, 0.7))
 
 
 def make(task, settings: Settings) -> Router:

@@ -61,7 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("plans", type=Path, nargs="+", metavar="PLAN")
     p.add_argument("--images", type=int, default=64, help="how many a plan; default: %(default)s")
     p.add_argument("--first", type=int, default=0, help="index of the first image; default: %(default)s")
-    p.add_argument("--batch", type=int, default=50, help="images in one forward pass; default: %(default)s")
+    p.add_argument("--batch", type=int, default=25, help="images in one forward pass; default: %(default)s")
     p.add_argument("--chunk", type=int, default=250, help="images in one file; default: %(default)s")
     p.add_argument("--model", help="refuse plans for another model")
     p.add_argument("--sampler", help="refuse plans for another sampler")

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -70,9 +71,9 @@ def noise_and_labels(seed: int, first: int, count: int, shape: tuple[int, ...], 
     """
     noise, labels = torch.empty(count, *shape), torch.empty(count, dtype=torch.long)
     for j in range(count):
-        g = torch.Generator().manual_seed((seed << 32) + first + j)
-        labels[j] = torch.randint(classes, (), generator=g)
-        noise[j] = torch.randn(shape, generator=g)
+        rng = np.random.default_rng([seed, first + j])  # torch's own generator takes 32 bits of a seed
+        labels[j] = int(rng.integers(classes))
+        noise[j] = torch.from_numpy(rng.standard_normal(shape, np.float32))
     return noise, labels
 
 

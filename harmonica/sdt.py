@@ -13,7 +13,7 @@ from harmonica.sampling import Guided
 from harmonica.training import train_router
 
 RECIPES = {
-    "pocket": Recipe(rounds=80, batch=4, lr=0.25, refresh=20, beta2=0.9),
+    "pocket": Recipe(rounds=60, batch=2, lr=0.3, refresh=30, betas=(0.7, 0.7)),
     "paper": Recipe(rounds=20_000, batch=32, lr=0.01, refresh=500),  # the released command; 32 + 32 null
 }
 

@@ -60,7 +60,7 @@ def load_parts(plan: Plan):
     return model.load_backbone(), model.load_decoder()
 
 
-def draw_in_memory(plan: Plan, count: int, parts, batch: int = 50) -> tuple[np.ndarray, np.ndarray]:
+def draw_in_memory(plan: Plan, count: int, parts, batch: int = 25) -> tuple[np.ndarray, np.ndarray]:
     """The first `count` images uint8 (n, H, W, C) and labels (n,) by (backbone, decoder), without files."""
     drawn = [_draw_batch(plan, parts, at, min(batch, count - at)) for at in range(0, count, batch)]
     images, labels = zip(*drawn, strict=True)

@@ -26,6 +26,11 @@ def test_image_k_is_the_same_whatever_the_shard_or_batch(tmp_path):
     assert len({image.tobytes() for image in whole}) == 8
 
 
+def test_every_seed_and_every_image_is_its_own():
+    drawn = [noise_and_labels(seed, first, 1, (4, 2, 2), 10)[0] for seed in (0, 1, 2) for first in (0, 1, 7)]
+    assert len({x.numpy().tobytes() for x in drawn}) == 9
+
+
 def test_a_stopped_run_goes_on(tmp_path, monkeypatch):
     calls, real = [], shards._draw_batch
 

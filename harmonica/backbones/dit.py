@@ -6,6 +6,7 @@ product, and shift and scale only for the branches that are computed.
 """
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +16,6 @@ from torch import Tensor, nn
 
 from harmonica.errors import UserError
 from harmonica.shape import Shape, dit_shape
-
-LOG_10000 = 9.210340371976184
 
 
 @dataclass
@@ -60,7 +59,7 @@ class DiT(nn.Module):
         self.final_modulation = nn.Linear(D, 2 * D)
         self.out = nn.Linear(D, self.patch**2 * self.out_channels)
         half = torch.arange(128, dtype=torch.float32)
-        self.register_buffer("frequencies", torch.exp(-LOG_10000 * half / (128 - freq_shift)), persistent=False)
+        self.register_buffer("frequencies", torch.exp(-math.log(10000) * half / (128 - freq_shift)), persistent=False)
 
     def embed(self, latents: Tensor, t: Tensor | int, labels: Tensor) -> tuple[Tensor, Context]:
         """Latents (B, C, H, W), timestep 0..999 (one for all or (B,)), labels (B,) -> stream (B, N, D)."""
@@ -77,7 +76,7 @@ class DiT(nn.Module):
         shift, scale = self.modulation[i](ctx.condition)[:, None].chunk(2, 2)
         h = torch.addcmul(shift, F.layer_norm(x, (self.width,), eps=self.eps[is_mlp]), 1 + scale)
         if is_mlp:
-            return self.down[block](F.gelu(self.up[block](h), approximate="tanh"))
+            return self.down[block](gelu_tanh(self.up[block](h)))
         B, N, D = h.shape
         q, k, v = self.qkv[block](h).view(B, N, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
         return self.proj[block](F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(B, N, D))
@@ -133,6 +132,14 @@ class DiT(nn.Module):
             own["position"] = sincos_position(self.width, self.grid)
         self.load_state_dict(own)
         return self.eval().requires_grad_(False)
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    """GELU in its tanh form. On a CPU through x·σ(2u), since torch's tanh there takes four times as long as its σ."""
+    if x.is_cuda:
+        return F.gelu(x, approximate="tanh")
+    c = 2 * (2 / math.pi) ** 0.5
+    return x * torch.sigmoid(torch.addcmul(x.new_tensor(c), x, x, value=0.044715 * c) * x)
 
 
 def sincos_position(width: int, grid: int) -> Tensor:
