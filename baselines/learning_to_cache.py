@@ -22,7 +22,7 @@ def recipe_for(scale: str, routed: int) -> Recipe:
     """Rounds are updates of every routed step; the released code does 50 000 updates in all."""
     if scale == "paper":
         return Recipe(rounds=round(50_000 / routed), batch=64, lr=1e-3)
-    return Recipe(rounds=60, batch=8, lr=0.3, betas=(0.7, 0.7))
+    return Recipe(rounds=60, batch=8, lr=0.3, betas=(0.7, 0.7), eps=1e-16)
 
 
 def make(task, settings: Settings) -> Router:
@@ -48,9 +48,9 @@ def make(task, settings: Settings) -> Router:
     def guess(logits, g):
         return np.stack([logits.balance(s, *outputs(logits, s, g), 1.0, settings.threshold) for s in routed])
 
-    def one_round(k, logits, beta, g):
+    def one_round(k, logits, search, g):
         order = torch.tensor(routed)[torch.randperm(len(routed), generator=g)].tolist()
-        return [logits.learn(s, *outputs(logits, s, g), 1.0, beta) for s in order]
+        return [logits.learn(s, *outputs(logits, s, g), 1.0, search.beta) for s in order]
 
     router = train_router(task, settings, recipe, routed, guess, one_round, kept)
     cost = router.origin.cost | {"images": int(kept["seen"].sum())}

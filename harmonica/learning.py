@@ -11,8 +11,9 @@ from harmonica.provenance import SAMPLING_SOURCES
 SOURCES = SAMPLING_SOURCES + tuple(
     f"harmonica/{f}.py" for f in ("sdt", "iepo", "logits", "learning", "router", "training", "pocket/data")
 )  # what a trained router depends on
-START = 0.3  # of the guessed β: the target is better met from below, since saturated logits are slow to come back
+START = 0.5  # of the guessed β: the target is better met from below, since saturated logits are slow to come back
 LOOK_AHEAD = 5  # rounds
+RATE = 0.25  # of log β a round, at the largest gap
 TOLERANCE = 5.0  # percentage points of CUR: a training that ends farther off has not met its target
 
 
@@ -52,6 +53,7 @@ class Recipe:
     lr: float
     refresh: int = 1  # C, rounds between two measurements of λ
     betas: tuple[float, float] = (0.9, 0.999)  # of AdamW; a short training forgets faster, or logits stick at ±5
+    eps: float = 1e-8  # of AdamW; gradients here are as small as β · r(1−r), far below it for saturated logits
 
 
 class BetaSearch:
@@ -79,22 +81,22 @@ class BetaSearch:
     def guess(self, balance: np.ndarray) -> None:
         """First β from `balance`: for each routed branch the β at which it would settle just at the threshold."""
         if not self.fixed:
-            level = float(np.quantile(balance, self.share))
-            self.beta = START * max(level, float(np.abs(balance).mean()) * 1e-3, 1e-20)
+            self.beta = max(START * float(np.quantile(np.abs(balance), self.share)), 1e-20)
 
     def update(self, k: int, logits, threshold: float) -> None:
         """Look at the CUR after round `k`. β rests while the logits answer the first guess; then it follows the CUR
         that is coming, since logits under way to the threshold cannot be called back at once."""
         self.cur, coming = logits.cur(threshold, ahead=LOOK_AHEAD)
         if k >= 0.15 * self.rounds and not self.fixed:
-            self.beta *= math.exp(np.clip((self.target - coming) / 100, -0.07, 0.07) * min(1.0, 60 / self.rounds))
+            gap = np.clip((self.target - coming) / self.target, -1, 1)
+            self.beta *= math.exp(RATE * gap * min(1.0, 60 / self.rounds))
             self.moves += 1
 
     def finished(self, k: int) -> bool:
-        """Whether round `k` was the last: the target is met late enough, or half as many rounds more did not help."""
+        """Whether round `k` was the last: the target is met late enough, or as many rounds again did not help."""
         if k + 1 < self.rounds:
             return not self.fixed and k + 1 >= 0.75 * self.rounds and abs(self.cur - self.target) <= 0.5
-        return self.fixed or abs(self.cur - self.target) <= 0.5 or k + 1 >= 1.5 * self.rounds
+        return self.fixed or abs(self.cur - self.target) <= 0.5 or k + 1 >= 2 * self.rounds
 
     def check(self) -> None:
         """Raise UserError when the training ended far from the target."""

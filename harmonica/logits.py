@@ -22,19 +22,21 @@ class Logits:
     AdamW without weight decay; its state is kept row by row, since a step's loss reaches that step's logits only.
     """
 
-    def __init__(self, initial: Tensor, routed: range, lr: float, betas: tuple[float, float] = (0.9, 0.999)):
+    def __init__(
+        self, initial: Tensor, routed: range, lr: float, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
+    ):
         self.routed = routed
         self.rows = [
             nn.Parameter(row.clone() if s in routed else torch.full_like(row, LIMIT))
             for s, row in enumerate(initial.float())
         ]
-        self._optimiser = torch.optim.AdamW(self.rows, lr=lr, betas=betas, weight_decay=0.0)
+        self._optimiser = torch.optim.AdamW(self.rows, lr=lr, betas=betas, eps=eps, weight_decay=0.0)
         self._before = self.numpy()
 
     @staticmethod
     def drawn(steps: int, branches: int, routed: range, recipe: Recipe, generator: torch.Generator) -> "Logits":
         """N(0, 1) as released."""
-        return Logits(torch.randn(steps, branches, generator=generator), routed, recipe.lr, recipe.betas)
+        return Logits(torch.randn(steps, branches, generator=generator), routed, recipe.lr, recipe.betas, recipe.eps)
 
     def ratios(self, s: int) -> Tensor:
         return torch.sigmoid(self.rows[s])

@@ -6,14 +6,14 @@ from torch import Tensor
 
 from harmonica import iepo
 from harmonica.executor import Plain, Soft
-from harmonica.learning import LearnedSettings, Recipe
+from harmonica.learning import BetaSearch, LearnedSettings, Recipe
 from harmonica.logits import Logits, Loss
 from harmonica.router import LIMIT, Router
 from harmonica.sampling import Guided
 from harmonica.training import train_router
 
 RECIPES = {
-    "pocket": Recipe(rounds=60, batch=2, lr=0.3, refresh=30, betas=(0.7, 0.7)),
+    "pocket": Recipe(rounds=60, batch=2, lr=0.3, refresh=20, betas=(0.7, 0.7), eps=1e-16),
     "paper": Recipe(rounds=20_000, batch=32, lr=0.01, refresh=500),  # the released command; 32 + 32 null
 }
 
@@ -85,11 +85,11 @@ def train(task, settings: LearnedSettings, form: str, stale: bool = True) -> Rou
         weights = image_error(model, logits, noise)
         return balances(model, task.sampler, logits, Soft(task.backbone, tau), noise, weights)
 
-    def one_round(k: int, logits: Logits, beta: float, g: torch.Generator) -> list[Loss]:
+    def one_round(k: int, logits: Logits, search: BetaSearch, g: torch.Generator) -> list[Loss]:
         model, noise = draw(g)
-        if k % recipe.refresh == 0:
+        if k % recipe.refresh == 0 and k < recipe.rounds:  # in the rounds that are added for the target, λ rests
             kept["weights"] = image_error(model, logits, noise)
         soft = Soft(task.backbone, tau, soft_cache)
-        return trajectory(model, task.sampler, logits, soft, noise, kept["weights"], beta, stale)[1]
+        return trajectory(model, task.sampler, logits, soft, noise, kept["weights"], search.beta, stale)[1]
 
     return train_router(task, settings, recipe, range(1, task.steps), guess, one_round, kept, **{"lambda": form})

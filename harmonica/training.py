@@ -26,15 +26,15 @@ def train_router(
     recipe: Recipe,
     routed: range,
     guess: Callable[[Logits, torch.Generator], np.ndarray],
-    one_round: Callable[[int, Logits, float, torch.Generator], list[Loss]],
+    one_round: Callable[[int, Logits, BetaSearch, torch.Generator], list[Loss]],
     kept: dict[str, Any] | None = None,
     **notes,
 ) -> Router:
     """Train the logits of the steps in `routed` until the rounds are done and the target CUR is met.
 
-    `guess` gives the β at which each branch would settle at the threshold, `one_round` makes a round's updates with the
-    β of the moment; both draw from the generator only. What else has to live from round to round lies in `kept`
-    (tensors, numbers, dictionaries of them). Raises UserError when the target cannot be, or was not, reached.
+    `guess` gives the β at which each branch would settle at the threshold, `one_round` makes a round's updates with
+    the search's β of the moment; both draw from the generator only. What else has to live from round to round lies in
+    `kept` (tensors, numbers, dictionaries of them). Raises UserError when the target cannot be, or was not, reached.
     """
     e, tau = task.experiment, settings.threshold
     search = BetaSearch(e.method, settings, 100 * len(routed) / task.steps, recipe.rounds)
@@ -61,7 +61,7 @@ def train_router(
     begun = saved = time.perf_counter()
     bar = tqdm(initial=k, total=recipe.rounds, desc=e.slug, mininterval=5)
     while not search.finished(k - 1):
-        losses = one_round(k, logits, search.beta, g)
+        losses = one_round(k, logits, search, g)
         loss = float(torch.stack([loss.total for loss in losses]).mean())
         search.update(k, logits, tau)
         bar.set_postfix(CUR=f"{search.cur:.1f}", beta=f"{search.beta:.2e}", refresh=False)
