@@ -23,7 +23,6 @@ from harmonica.pocket.train import (
     train_autoencoder,
     train_classifier,
     train_transformer,
-    tune_decoder,
     tune_guidance,
 )
 from harmonica.provenance import device, versions, write_whole
@@ -52,7 +51,6 @@ def build(data: Path, out: Path, work: Path, steps: int | None = None, images: i
     net, classifier_run = train_classifier(pictures, labels, work / "classifier.pt", **options)
     vae, autoencoder_run = train_autoencoder(pictures, work / "autoencoder.pt", **options)
     mean, std = encode(vae, pictures)
-    vae, decoder_run = tune_decoder(vae, mean, std, pictures, work / "decoder.pt", **options)
     scale = float((mean.var() + std.square().mean()).rsqrt())  # latents of unit variance
     latents = (mean * scale, std * scale, labels)
     model, transformer_run = train_transformer(*latents, work / "transformer.pt", **options)
@@ -63,8 +61,12 @@ def build(data: Path, out: Path, work: Path, steps: int | None = None, images: i
     shipped = {"images": pictures[:SHIPPED_IMAGES, 2:-2, 2:-2], "labels": labels[:SHIPPED_IMAGES]}
     _save_arrays(out / "train_images.npz", shipped)
     write_reference(out, pictures)
-    runs = {"classifier": classifier_run, "autoencoder": autoencoder_run, "decoder": decoder_run,
-            "transformer": transformer_run, "guidance": guidance_run}  # fmt: skip
+    runs = {
+        "classifier": classifier_run,
+        "autoencoder": autoencoder_run,
+        "transformer": transformer_run,
+        "guidance": guidance_run,
+    }
     training = {
         name: {
             "steps": r.step,

@@ -141,21 +141,6 @@ def encode(vae: AutoencoderKL, images: np.ndarray, batch: int = 500) -> tuple[to
     return torch.cat([d.mean for d in out]), torch.cat([d.std for d in out])
 
 
-def tune_decoder(vae: AutoencoderKL, mean, std, images: np.ndarray, checkpoint: Path, steps: int = 8000):
-    """Go on with the decoder alone, on the latents of the finished encoder; edges count once more than in training."""
-    torch.manual_seed(1)
-    part = nn.ModuleDict({"decoder": vae.decoder, "post_quant_conv": vae.post_quant_conv}).train()
-    data = torch.from_numpy(images)
-    run = Run(checkpoint, "decoder", part, data, lr=2e-3, steps=steps)
-    for _ in run:
-        index = torch.randint(len(data), (64,))
-        x = to_float(data[index].numpy())
-        y = vae.decode(mean[index] + std[index] * torch.randn(64, *mean.shape[1:])).sample
-        edges = sum((y.diff(dim=d) - x.diff(dim=d)).abs().mean() for d in (2, 3))
-        run.minimise((y - x).abs().mean() + F.mse_loss(y, x) + edges)
-    return vae.eval(), run
-
-
 def train_classifier(images: np.ndarray, labels: np.ndarray, checkpoint: Path, steps: int = 3500, batch: int = 128):
     """The feature network, trained with small shifts so that its features do not hang on single pixels."""
     torch.manual_seed(0)
@@ -236,7 +221,7 @@ def train_transformer(mean, std, labels: np.ndarray, checkpoint: Path, steps: in
     return _fit(model, "transformer", mean, std, labels, checkpoint, steps, lr)
 
 
-def tune_guidance(model, mean, std, labels: np.ndarray, checkpoint: Path, steps: int = 12000, lr: float = 6e-4):
+def tune_guidance(model, mean, std, labels: np.ndarray, checkpoint: Path, steps: int = 4000, lr: float = 4e-4):
     """Go on from `train_transformer` with a label dropout of 10 % of the images, the same in all blocks."""
     torch.manual_seed(1)
     model.transformer_blocks[0].norm1.emb.class_embedder.dropout_prob = 0.0  # the blocks share it
