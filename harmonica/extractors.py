@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from harmonica.errors import UserError, unknown
-from harmonica.metrics import Gaussian, frechet_distance, inception_score, precision_recall
+from harmonica.metrics import Gaussian, frechet_distance, inception_score, precision_recall, radii
 from harmonica.pocket import CLASS_CONDITIONAL
 from harmonica.provenance import source_hash
 
@@ -26,6 +27,10 @@ class Reference:
     pooled: Gaussian
     spatial: Gaussian
     features: np.ndarray
+
+    @cached_property
+    def radii(self) -> np.ndarray:
+        return radii(self.features)
 
 
 def fashion_mnist_cnn(folder: Path = CLASS_CONDITIONAL) -> tuple[Callable[[np.ndarray], Features], Reference]:
@@ -87,7 +92,7 @@ def check(name: str) -> None:
 
 def evaluate(features: Features, reference: Reference) -> dict[str, float]:
     """The distribution metrics of a table row; precision and recall in percent."""
-    precision, recall = precision_recall(reference.features, features.pooled)
+    precision, recall = precision_recall(reference.features, features.pooled, reference_radii=reference.radii)
     return {
         "IS": inception_score(features.logits),
         "FID": frechet_distance(Gaussian.of(features.pooled), reference.pooled),

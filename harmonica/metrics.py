@@ -49,31 +49,37 @@ def inception_score(logits: np.ndarray, chunk: int = 5000) -> float:
     return float(np.mean(scores))
 
 
-def precision_recall(reference: np.ndarray, samples: np.ndarray, k: int = 3) -> tuple[float, float]:
+def precision_recall(
+    reference: np.ndarray, samples: np.ndarray, k: int = 3, reference_radii: np.ndarray | None = None
+) -> tuple[float, float]:
     """Improved precision and recall (Kynkäänniemi et al. 2019) of features (n, d), each in [0, 1].
 
     Precision is the share of samples inside the reference manifold, recall the share of references inside that of the
-    samples. A manifold's balls reach to each point's k-th neighbour, itself not counted.
+    samples. A manifold's balls reach to each point's k-th neighbour, itself not counted. Many sets against one reference
+    can share its `radii`.
     """
     if min(len(reference), len(samples)) <= k:
         raise UserError(f"precision and recall with k = {k} need more than {k} samples on each side")
     r, s = reference.astype(np.float64), samples.astype(np.float64)
-    return _share_inside(r, _radii(r, k), s), _share_inside(s, _radii(s, k), r)
+    if reference_radii is None:
+        reference_radii = radii(r, k)
+    return _share_inside(r, reference_radii, s), _share_inside(s, radii(s, k), r)
 
 
 def _squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return (a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * (a @ b.T)
 
 
-def _radii(x: np.ndarray, k: int, chunk: int = 1000) -> np.ndarray:
-    """Squared distance of every point to its k-th neighbour."""
+def radii(x: np.ndarray, k: int = 3, chunk: int = 1000) -> np.ndarray:
+    """Squared distance of every point (n, d) to its k-th neighbour."""
+    x = x.astype(np.float64)
     rows = (_squared_distances(x[i : i + chunk], x) for i in range(0, len(x), chunk))
     return np.concatenate([np.partition(d, k, axis=1)[:, k] for d in rows])
 
 
-def _share_inside(centres: np.ndarray, radii: np.ndarray, points: np.ndarray, chunk: int = 1000) -> float:
+def _share_inside(centres: np.ndarray, reach: np.ndarray, points: np.ndarray, chunk: int = 1000) -> float:
     rows = (_squared_distances(points[i : i + chunk], centres) for i in range(0, len(points), chunk))
-    return float(np.concatenate([(d <= radii).any(1) for d in rows]).mean())
+    return float(np.concatenate([(d <= reach).any(1) for d in rows]).mean())
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:

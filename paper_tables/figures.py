@@ -9,6 +9,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
+from matplotlib.ticker import MaxNLocator  # noqa: E402
 
 from harmonica.plan import COMPUTE, Plan  # noqa: E402
 from harmonica.provenance import write_whole  # noqa: E402
@@ -64,6 +65,7 @@ def routers(rows: list[Row], plans: dict[str, Plan], files: dict[str, Path], pat
         ax.scatter(branch, at, s=5, color="white", marker=".")
         what = "" if router.is_file() else " (its plan)"
         ax.set_title(f"{row.experiment.method}{what}, case {row.case}: CUR {plan.cur:.1f} %", fontsize=10)
+        ax.yaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set_xlabel("branch (attention, MLP, …)")
         ax.set_ylabel("step (noisiest first)")
     figure.colorbar(picture, ax=axes[0, -1], label="r = sigmoid(logit); dots: reused")
