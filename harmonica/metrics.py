@@ -55,8 +55,8 @@ def precision_recall(
     """Improved precision and recall (Kynkäänniemi et al. 2019) of features (n, d), each in [0, 1].
 
     Precision is the share of samples inside the reference manifold, recall the share of references inside that of the
-    samples. A manifold's balls reach to each point's k-th neighbour, itself not counted. Many sets against one reference
-    can share its `radii`.
+    samples. A manifold's balls reach to each point's k-th neighbour, itself not counted. Sets that are compared with
+    one reference can share its `radii`.
     """
     if min(len(reference), len(samples)) <= k:
         raise UserError(f"precision and recall with k = {k} need more than {k} samples on each side")
