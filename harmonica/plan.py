@@ -122,13 +122,13 @@ class Plan:
         stored: set[tuple[int, int, int]] = set()
         for ops in self.program:
             for start, op in sorted(ops.items()):
+                if op.drop:
+                    stored.remove((op.action, start, op.stop))
+                    held -= 1
                 for key in [(REUSE, start, op.stop)] * op.store + list(op.closes):
                     held += key not in stored
                     stored.add(key)
                 peak = max(peak, held)
-                if op.drop:
-                    stored.remove((op.action, start, op.stop))
-                    held -= 1
         return peak * shape.stream_elements * batch * itemsize * (2 if guided else 1)
 
     @cached_property

@@ -75,7 +75,12 @@ def train_router(
             saved = now
     bar.close()
     search.check()
-    found = {"threshold": tau, "beta": search.beta, "beta_moves": search.moves, "recipe": dict(recipe.__dict__)}
+    found = {
+        "threshold": tau,
+        "beta": search.beta,
+        "beta_moves": search.moves,
+        "recipe": recipe.__dict__ | {"betas": list(recipe.betas)},
+    }
     cost = {"training_s": spent, "images": 0, "updates": k * len(routed), "rounds": k}
     return Router(logits.numpy(), task.origin(cost=cost, notes={**found, "loss": loss, **notes}))
 

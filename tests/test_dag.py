@@ -17,7 +17,10 @@ MICRO = {
     "images": 24,
     "cases": {"4": {"model": "pocket-dit", "steps": 4}, "3": {"model": "pocket-dit", "steps": 3}},
     "methods": ["full", {"fewer_steps": {"steps": {"4": 3, "3": 2}}}, {"fora": {"interval": 2}}]
-    + [{name: {"beta": 1e-4, "rounds": 2, "batch": 2}} for name in ("learning_to_cache", "harmonica", "sdt_ltc")]
+    + [
+        {name: {"beta": 1.0, "rounds": 2, "batch": 2, "lr": 1.5}}
+        for name in ("learning_to_cache", "harmonica", "sdt_ltc")
+    ]
     + ["delta_dit", "deepcache", "random_plan"],
     "sampling": {"grouping": "case", "shards": 2, "chunk": 8, "batch": 8},
     "latency": {"batch": 2, "rounds": 2},

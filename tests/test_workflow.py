@@ -56,8 +56,9 @@ def test_shipped_configurations(scale):
 def test_a_wrong_configuration_stops_snakemake_with_one_sentence(tmp_path):
     command = [sys.executable, "-m", "snakemake", "-n", "--config", "imges=5"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode != 0 and "unknown configuration key 'imges'; did you mean 'images'?" in done.stderr
-    assert "Traceback" not in done.stderr
+    out = done.stdout + done.stderr
+    assert done.returncode != 0 and "unknown configuration key 'imges'; did you mean 'images'?" in out
+    assert "Traceback" not in out
 
 
 def test_the_paper_scale_is_planned():
