@@ -25,13 +25,18 @@ def recipe_for(scale: str, routed: int) -> Recipe:
     return Recipe(rounds=60, batch=8, lr=0.3, betas=(0.7, 0.7), eps=1e-16)
 
 
+def routed_steps(steps: int) -> range:
+    """The released code's even countdown indices, in execution order: each follows a step that computes everything."""
+    return range(1 + steps % 2, steps, 2)
+
+
 def make(task, settings: Settings) -> Router:
     import numpy as np
     import torch
 
     from harmonica.training import train_router
 
-    routed = range(1, task.steps, 2)  # the released code's even countdown indices, for an even number of steps
+    routed = routed_steps(task.steps)
     recipe = settings.recipe(recipe_for(task.model.scale, len(routed)))
     latents, labels = task.training_latents()
     backbone, sampler = task.backbone, task.sampler

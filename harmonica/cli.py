@@ -17,6 +17,7 @@ EXAMPLES = """examples:
   harmonica show hc.safetensors                                  CUR, MACs, theoretical speed-up, steps x branches
   harmonica sample hc.safetensors --images 1000 -o samples/ --grid grid.png
   harmonica latency full.safetensors hc.safetensors
+  harmonica replay tests/data/ltc_dit_T10.safetensors            compare with the published code's recorded numbers
   harmonica timing results/                                      where a run of the workflow spent its time
   harmonica pocket train --data fashion-mnist/ -o my-pocket/     make the shipped models again
 """
@@ -83,6 +84,30 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--batch", type=int, default=8, help="images; default: %(default)s, as in the paper")
     p.add_argument("--rounds", type=int, default=7, help="measurements a plan; default: %(default)s")
     p.add_argument("-o", "--out", type=Path, help="write JSON here")
+
+    p = command("import-router", import_router, "Read a released router file (Learning-to-Cache, HarmoniCa).",
+                "harmonica import-router ddim20_router.pt --threshold 0.1 -o released.safetensors")  # fmt: skip
+    p.add_argument("file", type=Path)
+    p.add_argument("--threshold", type=float, default=0.1, help="τ, compute where r > τ; default: %(default)s")
+    p.add_argument("--model", help="default: the one that the file names or fits")
+    p.add_argument("--method", choices=["harmonica", "learning_to_cache"], help="default: told from the file")
+    p.add_argument("--cfg", type=float, default=1.5, help="guidance scale; default: %(default)s")
+    p.add_argument("-o", "--out", type=Path, help="write the plan here, and the router beside it")
+
+    p = command("export-router", export_router, "Write a trained router in the released layout.",
+                "harmonica export-router hc.router.safetensors -o router.pt")  # fmt: skip
+    p.add_argument("router", type=Path)
+    p.add_argument("-o", "--out", type=Path, required=True)
+
+    p = command("convert", convert, "Convert a DiT between the original .pt and a diffusers transformer/ folder.",
+                "harmonica convert DiT-XL-2-256x256.pt -o transformer/")  # fmt: skip
+    p.add_argument("source", type=Path, help="an original checkpoint, or a diffusers folder with config.json")
+    p.add_argument("--heads", type=int, help="of an original checkpoint; default: those of the published sizes")
+    p.add_argument("-o", "--out", type=Path, required=True, help="the folder or, from a folder, the file to write")
+
+    p = command("replay", replay, "Replay a reference trace of the published code; exits 1 where this code differs.",
+                "harmonica replay tests/data/harmonica_dit_T10.safetensors")  # fmt: skip
+    p.add_argument("trace", type=Path)
 
     p = command("timing", timing, "Say where a run of the workflow spent its time.", "harmonica timing results/")
     p.add_argument("folder", type=Path)
@@ -227,6 +252,55 @@ def latency(args) -> None:
     if args.out:
         _write_json(args.out, {"batch": args.batch, "rounds": args.rounds, "device": provenance.device(),
                                "threads": torch.get_num_threads(), "plans": result})  # fmt: skip
+
+
+def import_router(args) -> None:
+    from harmonica import released
+    from harmonica.router import sigmoid
+
+    router = released.to_router(args.file, args.model, args.method, args.cfg)
+    plan, o = router.plan(args.threshold), router.origin
+    steps, branches = router.logits.shape
+    below = 100 * float((sigmoid(released.read(args.file).logits) <= args.threshold).mean())
+    print(f"{args.file}: {o.method} for {o.model}, {o.sampler}, {steps} steps × {branches} branches")
+    print(f"{below:.2f} % of its entries are at or below {args.threshold:g}")
+    print(_summary(plan))
+    if args.out:
+        router.save(args.out.with_suffix(".router.safetensors"))
+        plan.save(args.out)
+
+
+def export_router(args) -> None:
+    from harmonica import released
+    from harmonica.router import Router
+
+    released.write(Router.load(args.router), args.out)
+
+
+def convert(args) -> None:
+    from harmonica.convert import to_diffusers_folder, to_original_file
+
+    if args.source.is_dir():
+        to_original_file(args.source, args.out)
+        return
+    c = to_diffusers_folder(args.source, args.out, args.heads)
+    print(f"{args.out}: {c['num_layers']} blocks, {c['num_attention_heads']} heads × {c['attention_head_dim']}, "
+          f"patch {c['patch_size']}, {c['num_embeds_ada_norm']} classes")  # fmt: skip
+
+
+def replay(args) -> int:
+    from harmonica.replay import RELATIVE, replay
+
+    failed = 0
+    for k, c in enumerate(replay(args.trace)):
+        if not k:
+            print(f"{'quantity':32} {'largest error':>13}  tolerance")
+        failed += not c.passed
+        mark = "" if c.passed else "  OVER"
+        kind = "relative" if c.kind in RELATIVE else "absolute"
+        print(f"{c.quantity:32} {c.error:13.2e}  {c.tolerance:g} {kind}{mark}", flush=True)
+    print(f"{failed} quantities are over tolerance" if failed else "every quantity is within its tolerance")
+    return int(failed > 0)
 
 
 def timing(args) -> None:

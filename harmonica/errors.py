@@ -17,10 +17,13 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     return UserError(f"unknown {kind} {name!r}; {hint}")
 
 
-def guarded(program: str, function: Callable[[], None]) -> int:
-    """Run a command; its exit status. What a person can mend ends in one sentence, anything else in a traceback."""
+def guarded(program: str, function: Callable[[], int | None]) -> int:
+    """Run a command; its exit status, which is what it returned (None is 0).
+
+    What a person can mend ends in one sentence, anything else in a traceback.
+    """
     try:
-        function()
+        return function() or 0
     except UserError as e:
         print(f"{program}: {e}", file=sys.stderr)
         return 2
@@ -31,4 +34,3 @@ def guarded(program: str, function: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         print(f"\n{program}: stopped; run the same command again to go on", file=sys.stderr)
         return 130
-    return 0

@@ -2,6 +2,20 @@
 (Huang et al., ICML 2025, arXiv 2410.01723).
 
 A router trained by step-wise denoising (sdt.py) with the image-error proxy as the weight of a step's loss (iepo.py).
+
+The released code and the paper's text differ, and `compat` says which is followed:
+
+|                          | official (default)                           | paper                                  |
+|--------------------------|----------------------------------------------|----------------------------------------|
+| λ of a step              | image change when reuse is switched on there,| squared distance of the images with    |
+|                          | after all noisier steps; a mean              | reuse at all steps and all but that; a sum |
+| masks in the λ passes    | soft: r·fresh + (1−r)·cached                 | the plan at τ                          |
+| cache between iterations | kept: 1 − sigmoid(5) = 0.67 % of it is mixed | cleared                                |
+|                          | into the noisiest step                       |                                        |
+| noise of the λ passes    | the round's own, the same in all passes; the released code sets a constant seed, which |
+|                          | changes nothing with DDIM                                                             |
+
+`official` is the default because the published numbers come from it; `harmonica replay` holds it to recorded runs.
 """
 
 from dataclasses import dataclass
@@ -15,10 +29,10 @@ TITLE = "HarmoniCa"
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(LearnedSettings):
-    form: Literal["official", "paper"] = "official"  # how λ is measured and whether the cache is cleared, see iepo.py
+    compat: Literal["official", "paper"] = "official"  # see above
 
 
 def make(task, settings: Settings) -> Router:
     from harmonica.sdt import train
 
-    return train(task, settings, settings.form, stale=settings.form == "official")
+    return train(task, settings, settings.compat, stale=settings.compat == "official")

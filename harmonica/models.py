@@ -28,7 +28,7 @@ class Model:
     scale: str  # "pocket" or "paper"
     extractor: str  # the feature network of its metrics
     guidance_channels: int = 3  # official DiT code guides three of the four latent channels
-    freq_shift: float = 1.0  # 1: trained with diffusers' class; 0: converted from the original code
+    original: bool = False  # weights of the original DiT code, see backbones/dit.py
     hub_config: tuple[tuple[str, int], ...] = ()  # for a hub model: the configuration, known without a download
 
     @property
@@ -54,13 +54,13 @@ class Model:
             folder = Path(self.source)
             files = [p for part in ("transformer", "vae") for p in (folder / part).iterdir()]
             weights = source_hash(*map(str, files + list(folder.glob("train_images.npz"))))
-        return digest([weights, self.guidance_channels, self.freq_shift])
+        return digest([weights, self.guidance_channels, self.original])
 
     def load_backbone(self):
         """The backbone with its weights, float32, ready for inference."""
         from harmonica.backbones.dit import load_dit
 
-        return load_dit(self.folder("transformer"), self.title, freq_shift=self.freq_shift)
+        return load_dit(self.folder("transformer"), self.title, original=self.original)
 
     def load_autoencoder(self):
         """The AutoencoderKL, float32, ready for inference."""
@@ -92,7 +92,7 @@ class Model:
 def _dit_xl_2(resolution: int) -> Model:
     config = _DIT_XL_2 | {"sample_size": resolution // 8}
     return Model(f"dit-xl-2-{resolution}", "DiT-XL/2", resolution, f"facebook/DiT-XL-2-{resolution}", "paper",
-                 "inception-2015-12-05", freq_shift=0.0, hub_config=tuple(config.items()))  # fmt: skip
+                 "inception-2015-12-05", original=True, hub_config=tuple(config.items()))  # fmt: skip
 
 
 MODELS = {

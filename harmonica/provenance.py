@@ -27,6 +27,12 @@ def source_hash(*files: str) -> str:
     return h.hexdigest()[:12]
 
 
+def file_hash(path: str | Path) -> str:
+    """sha256 of a file, hexadecimal."""
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
 def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {p: metadata.version(p) for p in PACKAGES}
 

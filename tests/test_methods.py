@@ -65,7 +65,7 @@ def test_learning_to_cache_routes_every_second_step():
 
 
 def test_paper_form_of_lambda():
-    plan, _ = make("harmonica", form="paper")
+    plan, _ = make("harmonica", compat="paper")
     assert plan.origin.notes["lambda"] == "paper"
 
 
@@ -99,7 +99,7 @@ def test_heuristics_take_the_nearest_macs(name):
         ("fewer_steps", {"steps": 7}, "between 1 and the 6 steps"),
         ("delta_dit", {"blocks": 99}, "between 1 and 8"),
         ("deepcache", {"outer": 4}, "between 1 and 3"),
-        ("harmonica", {"form": "papr"}, "did you mean 'paper'"),
+        ("harmonica", {"compat": "papr"}, "did you mean 'paper'"),
         ("harmonica", {"beta": None, "target_cur": 90}, "cannot reach a CUR of 90 %"),
         ("learning_to_cache", {"beta": None, "target_cur": 51}, "cannot reach a CUR of 51 %"),
         ("harmonica", {"batch": 0}, "batch is above 0"),

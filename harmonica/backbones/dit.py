@@ -29,13 +29,14 @@ class Context:
 class DiT(nn.Module):
     """The backbone: `embed`, then for every branch `delta` and `add`, then `head`.
 
-    `freq_shift` is the shift in the sinusoidal timestep embedding: 1 in diffusers' class, 0 in the original code, whose
-    weights therefore need 0 to be exact.
+    `original` computes as the original code does, for weights that come from it (the hub's DiT-XL/2, too): diffusers'
+    class shifts the frequencies of the timestep embedding by one and, with its default configuration, has 1e-5 in the
+    LayerNorm of the MLPs.
     """
 
-    def __init__(self, config: dict, name: str = "DiT", freq_shift: float = 1.0):
+    def __init__(self, config: dict, name: str = "DiT", original: bool = False):
         super().__init__()
-        self.config, self.freq_shift = config, freq_shift
+        self.config = config
         self.shape: Shape = dit_shape(name, config)
         self.heads, self.patch = config["num_attention_heads"], config["patch_size"]
         self.width = D = self.heads * config["attention_head_dim"]
@@ -44,7 +45,7 @@ class DiT(nn.Module):
         self.out_channels = config.get("out_channels") or self.in_channels
         self.grid = config["sample_size"] // self.patch
         self.latent_shape = (self.in_channels, config["sample_size"], config["sample_size"])
-        self.eps = (1e-6, config.get("norm_eps", 1e-5))  # diffusers: adaLN's own, then the block's
+        self.eps = (1e-6, 1e-6 if original else config.get("norm_eps", 1e-5))  # adaLN's own, then the block's
         self.null_label = self.classes
         self.patch_in = nn.Conv2d(self.in_channels, D, self.patch, self.patch)
         self.register_buffer("position", torch.zeros(1, self.grid**2, D))
@@ -59,7 +60,9 @@ class DiT(nn.Module):
         self.final_modulation = nn.Linear(D, 2 * D)
         self.out = nn.Linear(D, self.patch**2 * self.out_channels)
         half = torch.arange(128, dtype=torch.float32)
-        self.register_buffer("frequencies", torch.exp(-math.log(10000) * half / (128 - freq_shift)), persistent=False)
+        self.register_buffer(
+            "frequencies", torch.exp(-math.log(10000) * half / (128 - (not original))), persistent=False
+        )
 
     def embed(self, latents: Tensor, t: Tensor | int, labels: Tensor) -> tuple[Tensor, Context]:
         """Latents (B, C, H, W), timestep 0..999 (one for all or (B,)), labels (B,) -> stream (B, N, D)."""

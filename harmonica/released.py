@@ -1,0 +1,95 @@
+"""Router files as the authors of Learning-to-Cache and HarmoniCa publish them, and back.
+
+Layout: {"routers": {"<t>.prob": logits (branches,)}, "opt": …, "args": argparse.Namespace}, or the routers alone; t
+counts down to 0, so that the noisiest step comes last.
+"""
+
+import io
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harmonica import methods
+from harmonica.errors import UserError
+from harmonica.models import MODELS, get_model
+from harmonica.plan import Origin
+from harmonica.provenance import file_hash, write_whole
+from harmonica.router import LIMIT, Router
+
+
+@dataclass(frozen=True)
+class Released:
+    """What a file holds: logits float32 (steps, branches) in execution order, and its training arguments."""
+
+    logits: np.ndarray
+    args: dict[str, Any]
+
+    @property
+    def method(self) -> str:
+        """HarmoniCa fixes the noisiest step at the limit, Learning-to-Cache leaves it as it was drawn."""
+        return "harmonica" if (self.logits[0] >= LIMIT).all() else "learning_to_cache"
+
+
+def read(path: str | Path) -> Released:
+    """Read a released router file. Raises UserError when it is missing, damaged, no router, or wants to run code."""
+    from torch import Tensor
+
+    from harmonica.pickles import load_pickle
+
+    state = load_pickle(path)
+    table = state.get("routers", state) if isinstance(state, dict) else None
+    rows = table.values() if isinstance(table, dict) else ()
+    if not rows or not all(isinstance(v, Tensor) and v.ndim == 1 for v in rows):
+        raise UserError(f"{path} holds no routers: one vector of logits a step is expected")
+    found = {int(m[1]): v for k, v in table.items() if (m := re.fullmatch(r"(\d+)\.prob", str(k)))}
+    if len(found) != len(table) or sorted(found) != list(range(len(found))):
+        raise UserError(f"{path}: the steps should be called 0.prob … {len(table) - 1}.prob")
+    if len({len(v) for v in found.values()}) > 1:
+        raise UserError(f"{path}: the steps have different numbers of branches")
+    logits = np.stack([found[t].float().numpy() for t in sorted(found, reverse=True)])
+    args = state.get("args", {})
+    return Released(logits, dict(args if isinstance(args, dict) else vars(args)))
+
+
+def to_router(path: str | Path, model: str | None = None, method: str | None = None, cfg: float = 1.5) -> Router:
+    """The router in a released file. What Learning-to-Cache does not route computes everything.
+
+    `model` defaults to the one that the file's arguments name, or the only one with as many branches. Raises UserError
+    when none fits.
+    """
+    r = read(path)
+    steps, branches = r.logits.shape
+    if model is None:
+        title, size = r.args.get("model"), r.args.get("image_size")
+        named = [m.name for m in MODELS.values() if (m.title, m.resolution) == (title, size)]
+        fitting = named or [m.name for m in MODELS.values() if m.scale == "paper" and len(m.shape.branches) == branches]
+        if len(fitting) != 1:
+            raise UserError(
+                f"{path} has {branches} branches a step and does not say for which model it is; name one of "
+                f"{', '.join(sorted(MODELS))}"
+            )
+        (model,) = fitting
+    expected = len(get_model(model).shape.branches)
+    if branches != expected:
+        raise UserError(f"{path} has {branches} branches a step, but {model} has {expected}")
+    method = method or r.method
+    logits = r.logits.copy()
+    if method == "learning_to_cache":
+        routed = methods.get_method(method).routed_steps(steps)
+        logits[[s for s in range(steps) if s not in routed]] = LIMIT
+    settings = {k: r.args[k] for k in ("l1", "lr", "max_steps", "global_batch_size") if k in r.args}
+    notes = {"file": Path(path).name, "sha256": file_hash(path)}
+    return Router(logits, Origin(model, "ddim", steps, cfg, method, settings=settings, notes=notes))
+
+
+def write(router: Router, path: str | Path) -> None:
+    """Write a router in the released layout, for the official samplers."""
+    import torch
+
+    rows = {f"{t}.prob": torch.from_numpy(row.copy()) for t, row in enumerate(router.logits[::-1])}
+    data = io.BytesIO()
+    torch.save({"routers": rows}, data)
+    write_whole(path, data.getvalue())
