@@ -67,12 +67,11 @@ def test_shipped_models(quality):
     q = quality
     assert q["N"] >= 1000 and q["test_accuracy"] >= 90
     assert np.mean(q["agreement_50"]) >= q["test_accuracy"] - 2
-    spread = max(np.std(q[f"FID_{s}"], ddof=1) for s in (50, 20, 10))
-    assert np.mean(q["FID_20"]) - np.mean(q["FID_50"]) > 2 * spread
-    assert np.mean(q["FID_10"]) - np.mean(q["FID_20"]) > 2 * spread
+    for many, few in ((50, 20), (20, 10)):  # seed for seed, as methods are compared
+        fall = np.array(q[f"FID_{few}"]) - q[f"FID_{many}"]
+        assert fall.mean() > 2 * fall.std(ddof=1)
 
 
-@pytest.mark.xfail(strict=True, reason="the shipped transformer is not trained long enough yet: see the model card")
 def test_distance_to_real_images(quality):
     """FID at 50 steps within three times that of real test images, at equal N."""
-    assert np.mean(quality["FID_50"]) <= 3 * quality["floor_FID"]
+    assert np.mean(quality["FID_50"]) <= 3 * np.mean(quality["floor_FID"])

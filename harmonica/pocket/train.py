@@ -64,19 +64,33 @@ class Run:
     """
 
     def __init__(
-        self, path: Path, name: str, module: nn.Module, data, lr: float, steps: int, weight_decay=0.0, ema=None
+        self,
+        path: Path,
+        name: str,
+        module: nn.Module,
+        data,
+        lr: float,
+        steps: int,
+        weight_decay=0.0,
+        ema=None,
+        muon=(),
+        betas=(0.9, 0.99),
     ):
         self.identity = digest([name, steps, lr, list(data.shape), round(float(data[:500].float().mean()), 4)])
         self.path, self.name, self.module, self.steps, self.lr, self.ema = path, name, module, steps, lr, ema
-        params = {id(p): p for p in module.parameters()}.values()
-        self.opt = torch.optim.AdamW(params, lr=lr, weight_decay=weight_decay, betas=(0.9, 0.99), fused=True)
+        taken = {id(p) for p in muon}
+        rest = [p for p in module.parameters() if id(p) not in taken]
+        self.opts = [torch.optim.AdamW(rest, lr=lr, weight_decay=weight_decay, betas=betas, fused=True)]
+        if muon:
+            self.opts.append(torch.optim.Muon(muon, lr=lr, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"))
         self.step, self.seconds, self.log = 0, 0.0, []
         if path.exists():
             state = torch.load(path, weights_only=True)
             if state["identity"] != self.identity:
                 raise UserError(f"{path} is of another recipe or other data: delete it, or pass another --work")
             module.load_state_dict(state["module"])
-            self.opt.load_state_dict(state["opt"])
+            for opt, saved in zip(self.opts, state["opts"], strict=True):
+                opt.load_state_dict(saved)
             self.step, self.seconds, self.log = state["step"], state["seconds"], state["log"]
             if ema is not None:
                 for s, saved in zip(ema.shadow, state["ema"], strict=True):
@@ -85,8 +99,9 @@ class Run:
 
     def save(self) -> None:
         state = {
-            "identity": self.identity, "module": self.module.state_dict(), "opt": self.opt.state_dict(),
-            "step": self.step, "log": self.log, "seconds": self.seconds, "rng": torch.get_rng_state(),
+            "identity": self.identity, "module": self.module.state_dict(), "step": self.step,
+            "opts": [opt.state_dict() for opt in self.opts], "log": self.log, "seconds": self.seconds,
+            "rng": torch.get_rng_state(),
         }  # fmt: skip
         if self.ema is not None:
             state["ema"] = self.ema.shadow
@@ -98,7 +113,7 @@ class Run:
         bar = tqdm(total=self.steps, initial=self.step, desc=self.name, mininterval=5)
         started = time.perf_counter()
         while self.step < self.steps:
-            for group in self.opt.param_groups:
+            for group in (g for opt in self.opts for g in opt.param_groups):
                 group["lr"] = self.lr * warmup_stable_decay(self.step, self.steps)
             yield self.step
             self.step += 1
@@ -112,8 +127,9 @@ class Run:
     def minimise(self, loss: torch.Tensor) -> None:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
-        self.opt.step()
-        self.opt.zero_grad(set_to_none=True)
+        for opt in self.opts:
+            opt.step()
+            opt.zero_grad(set_to_none=True)
         if self.ema is not None:
             self.ema.update(self.step)
         if self.step % 50 == 0:
@@ -131,6 +147,42 @@ def train_autoencoder(images: np.ndarray, checkpoint: Path, steps: int = 5000, b
         posterior = vae.encode(x).latent_dist
         y = vae.decode(posterior.sample()).sample
         run.minimise((y - x).abs().mean() + F.mse_loss(y, x) + kl * posterior.kl().mean() / (4 * 8 * 8))
+    return vae.eval(), run
+
+
+def critic() -> nn.Sequential:
+    """A patch discriminator with spectral norm: images (n, 1, 32, 32) to scores (n, 1, 8, 8), high for real ones."""
+
+    def conv(i, o, kernel, stride):
+        return [nn.utils.parametrizations.spectral_norm(nn.Conv2d(i, o, kernel, stride, 1)), nn.LeakyReLU(0.2)]
+
+    body = conv(1, 32, 3, 1) + conv(32, 48, 4, 2) + conv(48, 96, 4, 2) + conv(96, 96, 3, 1)
+    return nn.Sequential(*body, nn.Conv2d(96, 1, 3, 1, 1))
+
+
+def tune_decoder(vae: AutoencoderKL, mean, std, images: np.ndarray, checkpoint: Path, steps: int = 2000):
+    """Go on with the decoder alone, against a critic (hinge loss), as latent diffusion's autoencoders are trained: the
+    plain losses leave out a tenth of the images' fine texture. The latents (n, 4, 8, 8) stay those of the encoder."""
+    torch.manual_seed(2)
+    decoder = nn.ModuleDict({"decoder": vae.decoder, "post_quant_conv": vae.post_quant_conv})
+    judge = critic()
+    ema = Ema(decoder, 0.99)
+    data = torch.from_numpy(images)
+    run = Run(
+        checkpoint, "decoder", nn.ModuleList([decoder, judge]), data, 1e-3, steps, ema=ema, betas=(0.5, 0.99)
+    )  # fmt: skip
+    for step in run:
+        index = torch.randint(len(data), (64,))
+        x = to_float(data[index].numpy())
+        y = vae.decode(mean[index] + std[index] * torch.randn(64, *mean.shape[1:])).sample
+        loss = (y - x).abs().mean() + F.mse_loss(y, x)
+        if step >= 100:  # the critic has to know something first
+            judge.requires_grad_(False)
+            loss = loss - 0.06 * judge(y).mean()
+            judge.requires_grad_(True)
+        hinge = F.relu(1 - judge(x)).mean() + F.relu(1 + judge(y.detach())).mean()
+        run.minimise(loss + hinge)
+    ema.copy_to_module()
     return vae.eval(), run
 
 
@@ -221,16 +273,20 @@ def train_transformer(mean, std, labels: np.ndarray, checkpoint: Path, steps: in
     return _fit(model, "transformer", mean, std, labels, checkpoint, steps, lr)
 
 
-def tune_guidance(model, mean, std, labels: np.ndarray, checkpoint: Path, steps: int = 4000, lr: float = 4e-4):
-    """Go on from `train_transformer` with a label dropout of 10 % of the images, the same in all blocks."""
+def tune_guidance(model, mean, std, labels: np.ndarray, checkpoint: Path, steps: int = 8000, lr: float = 1.5e-3):
+    """Go on from `train_transformer` with a label dropout of 10 % of the images, the same in all blocks.
+
+    The blocks' matrices are trained by Muon, which from scratch needed about half the steps of AdamW for equal loss.
+    """
     torch.manual_seed(1)
     model.transformer_blocks[0].norm1.emb.class_embedder.dropout_prob = 0.0  # the blocks share it
-    return _fit(model, "guidance", mean, std, labels, checkpoint, steps, lr, label_dropout=0.1)
+    matrices = [p for n, p in model.transformer_blocks.named_parameters() if p.ndim == 2 and ".emb." not in n]
+    return _fit(model, "guidance", mean, std, labels, checkpoint, steps, lr, label_dropout=0.1, muon=matrices)
 
 
-def _fit(model, name, mean, std, labels, checkpoint, steps, lr, label_dropout=0.0, batch=128, ema_decay=0.9995):
-    ema = Ema(model, ema_decay)
-    run = Run(checkpoint, name, model, mean, lr=lr, steps=steps, ema=ema)
+def _fit(model, name, mean, std, labels, checkpoint, steps, lr, label_dropout=0.0, muon=(), batch=128):
+    ema = Ema(model, 0.9995)
+    run = Run(checkpoint, name, model, mean, lr=lr, steps=steps, ema=ema, muon=muon)
     model.train()
     loss_of, target = HybridLoss(), torch.from_numpy(labels)
     null = TRANSFORMER["num_embeds_ada_norm"]
