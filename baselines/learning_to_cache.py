@@ -34,6 +34,7 @@ def make(task, settings: Settings) -> Router:
     import numpy as np
     import torch
 
+    from harmonica import distributed
     from harmonica.training import train_router
 
     routed = routed_steps(task.steps)
@@ -48,7 +49,8 @@ def make(task, settings: Settings) -> Router:
         y = labels[at].masked_fill(drop, backbone.null_label)
         noise = torch.randn(recipe.batch, *backbone.latent_shape, generator=g)
         kept["seen"][at] = True
-        return pair(backbone, sampler, logits, s, latents[at], y, noise)
+        own = (x.to(backbone.device) for x in distributed.own_share(latents[at], y, noise))
+        return pair(backbone, sampler, logits, s, *own)
 
     def guess(logits, g):
         return np.stack([logits.balance(s, *outputs(logits, s, g), 1.0, settings.threshold) for s in routed])

@@ -2,12 +2,14 @@
 
 import argparse
 import json
+import os
 import sys
 import time
 from pathlib import Path
 
 from harmonica import __version__
 from harmonica.errors import UserError, guarded
+from harmonica.memory import keep_freed_memory
 from harmonica.timing import log_times
 
 EXAMPLES = """examples:
@@ -18,6 +20,9 @@ EXAMPLES = """examples:
   harmonica sample hc.safetensors --images 1000 -o samples/ --grid grid.png
   harmonica latency full.safetensors hc.safetensors
   harmonica replay tests/data/ltc_dit_T10.safetensors            compare with the published code's recorded numbers
+  harmonica import-router DDIM20_router.pt -o ltc.safetensors    a released router as a plan
+  harmonica fetch dit-xl-2-256                                   weights for the paper scale
+  harmonica smoke --scale paper                                  DiT-XL/2 at its true shape, random weights
   harmonica timing results/                                      where a run of the workflow spent its time
   harmonica pocket train --data fashion-mnist/ -o my-pocket/     make the shipped models again
 """
@@ -76,7 +81,19 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("manifests", type=Path, nargs="+")
     p.add_argument("--uncached", required=True, help="name of the plan whose images PSNR compares with")
     p.add_argument("--extractor", default="fashion-mnist-cnn", help="default: %(default)s")
+    p.add_argument("--reference", type=Path, help="made by `harmonica reference`; default: the extractor's own")
     p.add_argument("-o", "--out", type=Path, required=True)
+
+    p = command("reference", reference, "Make a reference of metrics from one of ADM's files.",
+                "harmonica reference weights/VIRTUAL_imagenet256_labeled.npz -o imagenet256.npz")  # fmt: skip
+    p.add_argument("file", type=Path)
+    p.add_argument("--extractor", default="inception-2015-12-05", help="default: %(default)s")
+    p.add_argument("-o", "--out", type=Path, required=True)
+
+    p = command("fetch", fetch, "Download weights and reference files; goes on where it was stopped.",
+                "harmonica fetch dit-xl-2-256 DDIM20_router.pt")  # fmt: skip
+    p.add_argument("names", nargs="*", help="models and files; without any, they are listed")
+    p.add_argument("--done", type=Path, help="write the hashes of what is there (JSON)")
 
     p = command("latency", latency, "Time the denoising loop of several plans, interleaved.",
                 "harmonica latency full.safetensors fora.safetensors --rounds 9")  # fmt: skip
@@ -108,6 +125,12 @@ def build_parser() -> argparse.ArgumentParser:
     p = command("replay", replay, "Replay a reference trace of the published code; exits 1 where this code differs.",
                 "harmonica replay tests/data/harmonica_dit_T10.safetensors")  # fmt: skip
     p.add_argument("trace", type=Path)
+
+    p = command("smoke", smoke, "Try a paper-scale model at its true shape, with random weights.",
+                "harmonica smoke --scale paper --model dit-xl-2-256")  # fmt: skip
+    p.add_argument("--scale", choices=["paper"], default="paper", help="default: %(default)s")
+    p.add_argument("--model", default="dit-xl-2-256", help="default: %(default)s")
+    p.add_argument("--steps", type=int, default=10, help="T, sampling steps; default: %(default)s")
 
     p = command("timing", timing, "Say where a run of the workflow spent its time.", "harmonica timing results/")
     p.add_argument("folder", type=Path)
@@ -158,7 +181,17 @@ def make_plan(args) -> None:
         source.check_fits(model=e.model, sampler=e.sampler, steps=e.steps, shape=_shape(source))
         sources[source.origin.method] = source
     _started()
+    several = int(os.environ.get("WORLD_SIZE", 1)) > 1
+    if several:
+        from harmonica import distributed
+
+        distributed.start()
     plan, router = e.make(sources, args.out, _started)
+    if several:
+        first = distributed.is_first()
+        distributed.stop()
+        if not first:
+            return
     if router is not None:
         router.save(args.out.with_suffix(".router.safetensors"))
     plan.save(args.out)
@@ -215,27 +248,55 @@ def measure(args) -> None:
     import torch  # noqa: F401
 
     from harmonica import shards
-    from harmonica.extractors import evaluate, get_extractor
-    from harmonica.metrics import psnr
+    from harmonica.evaluation import evaluate
+    from harmonica.extractors import get_extractor, get_reference
 
-    extract, reference = get_extractor(args.extractor)
+    reference, extract = get_reference(args.extractor, args.reference), get_extractor(args.extractor)
     _started()
     files = shards.read_manifests(args.manifests)
     if args.uncached not in files:
         raise UserError(f"no samples of {args.uncached!r} among {', '.join(sorted(files))}")
-    uncached, asked = shards.read(files[args.uncached])
     rows = {}
     for name in files:
-        images, labels = shards.read(files[name])
-        if len(labels) != len(asked) or (labels != asked).any():
-            raise UserError(f"{name} and {args.uncached} were not drawn from the same seeds")
-        features = extract(images)
-        agreement = 100 * float((features.logits.argmax(1) == labels).mean())
-        rows[name] = evaluate(features, reference) | {
-            "PSNR": psnr(images, uncached), "agreement": agreement, "N": len(images), "extractor": args.extractor,
-        }  # fmt: skip
-        print(name, " ".join(f"{k} {v:.4g}" for k, v in rows[name].items() if isinstance(v, float)), file=sys.stderr)
+        found = evaluate(name, files[name], files[args.uncached], extract, reference)
+        rows[name] = found | {"extractor": args.extractor}
+        print(name, " ".join(f"{k} {v:.4g}" for k, v in found.items()), file=sys.stderr)
     _write_json(args.out, rows)
+
+
+def reference(args) -> None:
+    import torch  # noqa: F401
+
+    from harmonica.extractors import adm_reference, get_extractor
+
+    extract = get_extractor(args.extractor)
+    _started()
+    adm_reference(args.file, extract).save(args.out)
+
+
+def fetch(args) -> None:
+    from harmonica import downloads
+    from harmonica.models import MODELS, get_model
+    from harmonica.provenance import file_hash
+
+    if not args.names:
+        for f in downloads.FILES.values():
+            print(f"{f.name:45} {f.what}")
+        for model in (m for m in MODELS.values() if m.hub):
+            print(f"{model.name:45} {model.title} {model.resolution}, {model.source}")
+        return
+    found = {}
+    for name in args.names:
+        if name in downloads.FILES:
+            path = downloads.fetch(name)
+            found[name] = file_hash(path)
+        else:
+            path = downloads.fetch_model(get_model(name))
+            parts = (p for part in downloads.PARTS for p in sorted((path / part).iterdir()) if p.is_file())
+            found |= {str(p.relative_to(path.parent)): file_hash(p) for p in parts}
+        print(path)
+    if args.done:
+        _write_json(args.done, found)
 
 
 def latency(args) -> None:
@@ -301,6 +362,12 @@ def replay(args) -> int:
         print(f"{c.quantity:32} {c.error:13.2e}  {c.tolerance:g} {kind}{mark}", flush=True)
     print(f"{failed} quantities are over tolerance" if failed else "every quantity is within its tolerance")
     return int(failed > 0)
+
+
+def smoke(args) -> None:
+    from harmonica.smoke import smoke
+
+    smoke(args.model, args.steps)
 
 
 def timing(args) -> None:
@@ -381,8 +448,9 @@ def _started() -> None:
 
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
+    keep_freed_memory()
     status = guarded("harmonica", lambda: args.function(args))
-    if status == 0 and args.command in ("plan", "sample", "metrics", "latency"):
+    if status == 0 and args.command in ("plan", "sample", "metrics", "latency", "reference"):
         log_times(_start_up)
     return status
 

@@ -2,7 +2,10 @@
 
 import difflib
 import sys
+import zipfile
 from collections.abc import Callable, Iterable
+
+DAMAGED_NPZ = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)  # what numpy raises for a file that is none
 
 
 class UserError(Exception):

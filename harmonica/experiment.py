@@ -111,11 +111,19 @@ class Task:
         return make_sampler(self.experiment.sampler, self.steps)
 
     def training_latents(self):
-        """Latents (n, C, H, W), unit variance, and labels (n,) of real training images; encoding counts as training."""
-        from harmonica.pocket.data import training_latents
+        """Latents (n, C, H, W), unit variance, and labels (n,) of real training images; encoding counts as training.
 
+        Both are indexed by a tensor; at the paper scale images are encoded when they are asked for.
+        """
         vae = self.model.load_autoencoder()
         assert self.backbone  # from here on time counts
+        if self.model.hub:
+            from harmonica.imagenet import ImageNetLatents
+
+            latents = ImageNetLatents(vae, self.model.resolution)
+            return latents, latents.labels
+        from harmonica.pocket.data import training_latents
+
         return training_latents(self.model, vae)
 
     def origin(self, **more) -> Origin:

@@ -1,16 +1,19 @@
-"""Feature networks: images to what the metrics compare. A table names the one it used."""
+"""Feature networks and reference sets: images to what the metrics compare. A table names the network it used."""
 
-from collections.abc import Callable
+import io
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from harmonica.errors import UserError, unknown
-from harmonica.metrics import Gaussian, frechet_distance, inception_score, precision_recall, radii
+from harmonica.errors import DAMAGED_NPZ, UserError, unknown
+from harmonica.metrics import Gaussian, radii
 from harmonica.pocket import CLASS_CONDITIONAL
-from harmonica.provenance import source_hash
+from harmonica.provenance import source_hash, write_whole
+
+INCEPTION_WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,6 +21,11 @@ class Features:
     pooled: np.ndarray  # (n, d)
     spatial: np.ndarray  # (n, d_s)
     logits: np.ndarray  # (n, classes)
+
+    @staticmethod
+    def join(parts: Iterable["Features"]) -> "Features":
+        parts = list(parts)
+        return Features(*(np.concatenate([getattr(p, k) for p in parts]) for k in ("pooled", "spatial", "logits")))
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,10 +40,48 @@ class Reference:
     def radii(self) -> np.ndarray:
         return radii(self.features)
 
+    @staticmethod
+    def load(path: str | Path) -> "Reference":
+        """Read a reference file. Raises UserError when it is missing or no reference."""
+        try:
+            with np.load(path, allow_pickle=False) as f:
+                return Reference(Gaussian(f["mu"], f["sigma"]), Gaussian(f["mu_s"], f["sigma_s"]), f["features"])
+        except DAMAGED_NPZ as e:
+            raise UserError(f"{path} is not a reference of metrics ({type(e).__name__}: {e})") from None
 
-def fashion_mnist_cnn(folder: Path = CLASS_CONDITIONAL) -> tuple[Callable[[np.ndarray], Features], Reference]:
-    """The pocket classifier and Fashion-MNIST's training set. Takes uint8 (n, 32, 32, 1)."""
-    return classifier_features(folder), load_reference(folder / "reference.npz")
+    def save(self, path: str | Path) -> None:
+        data = io.BytesIO()
+        np.savez_compressed(data, mu=self.pooled.mu, sigma=self.pooled.sigma, mu_s=self.spatial.mu,
+                            sigma_s=self.spatial.sigma, features=self.features)  # fmt: skip
+        write_whole(path, data.getvalue())
+
+
+def adm_reference(path: str | Path, extract: Callable[[np.ndarray], Features], chunk: int = 500) -> Reference:
+    """The reference in one of ADM's files: statistics of the full set (mu, sigma, mu_s, sigma_s) as they are stored,
+    and the features of the images in it (arr_0). Raises UserError for another file."""
+    try:
+        with np.load(path, allow_pickle=False) as f:
+            stored = [f[k].astype(np.float64) for k in ("mu", "sigma", "mu_s", "sigma_s")]
+            images = f["arr_0"]
+    except DAMAGED_NPZ as e:
+        raise UserError(f"{path} is not a reference file of ADM's evaluator ({type(e).__name__}: {e})") from None
+    pooled = np.concatenate([extract(images[i : i + chunk]).pooled for i in range(0, len(images), chunk)])
+    if pooled.shape[1] != len(stored[0]):
+        raise UserError(f"{path} holds {len(stored[0])} features an image, the network gives {pooled.shape[1]}")
+    return Reference(Gaussian(*stored[:2]), Gaussian(*stored[2:]), pooled)
+
+
+def fashion_mnist_cnn() -> Callable[[np.ndarray], Features]:
+    """The pocket classifier. Takes uint8 (n, 32, 32, 1)."""
+    return classifier_features(CLASS_CONDITIONAL)
+
+
+def inception_2015() -> Callable[[np.ndarray], Features]:
+    """Inception as the ADM evaluator has it. Takes uint8 (n, H, W, 3)."""
+    from harmonica.downloads import require
+    from harmonica.inception import inception_features
+
+    return inception_features(require(INCEPTION_WEIGHTS))
 
 
 def classifier_features(folder: Path) -> Callable[[np.ndarray], Features]:
@@ -58,11 +104,6 @@ def classifier_features(folder: Path) -> Callable[[np.ndarray], Features]:
     return extract
 
 
-def load_reference(path: Path) -> Reference:
-    with np.load(path, allow_pickle=False) as f:
-        return Reference(Gaussian(f["mu"], f["sigma"]), Gaussian(f["mu_s"], f["sigma_s"]), f["features"])
-
-
 def fingerprint(name: str) -> str:
     """Changes with the network and its reference, where they are files of ours."""
     if name != "fashion-mnist-cnn":
@@ -70,33 +111,24 @@ def fingerprint(name: str) -> str:
     return source_hash(*(str(CLASS_CONDITIONAL / f) for f in ("classifier/model.safetensors", "reference.npz")))
 
 
-EXTRACTORS = {"fashion-mnist-cnn": fashion_mnist_cnn}
+EXTRACTORS = {"fashion-mnist-cnn": fashion_mnist_cnn, "inception-2015-12-05": inception_2015}
+REFERENCES = {"fashion-mnist-cnn": CLASS_CONDITIONAL / "reference.npz"}  # those that come with their network
 
 
-def get_extractor(name: str) -> tuple[Callable[[np.ndarray], Features], Reference]:
-    """The network and its reference. Raises UserError for one that is not there."""
-    check(name)
+def get_extractor(name: str) -> Callable[[np.ndarray], Features]:
+    """The network of that name. Raises UserError for an unknown one, or one whose weights are not there."""
+    _check(name)
     return EXTRACTORS[name]()
 
 
-def check(name: str) -> None:
-    """Raise UserError for an extractor that is not there."""
-    if name == "inception-2015-12-05":
-        raise UserError(
-            "metrics at the paper scale need the Inception network and ADM's reference files, which this version does "
-            "not read yet"
-        )
+def _check(name: str) -> None:
     if name not in EXTRACTORS:
         raise unknown("extractor", name, EXTRACTORS)
 
 
-def evaluate(features: Features, reference: Reference) -> dict[str, float]:
-    """The distribution metrics of a table row; precision and recall in percent."""
-    precision, recall = precision_recall(reference.features, features.pooled, reference_radii=reference.radii)
-    return {
-        "IS": inception_score(features.logits),
-        "FID": frechet_distance(Gaussian.of(features.pooled), reference.pooled),
-        "sFID": frechet_distance(Gaussian.of(features.spatial), reference.spatial),
-        "precision": 100 * precision,
-        "recall": 100 * recall,
-    }
+def get_reference(name: str, path: Path | None) -> Reference:
+    """The reference at `path`, or the one that comes with the extractor. Raises UserError when there is neither."""
+    _check(name)
+    if path is None and name not in REFERENCES:
+        raise UserError(f"the extractor {name} needs a reference: make one with `harmonica reference`")
+    return Reference.load(path or REFERENCES[name])

@@ -17,8 +17,6 @@ def measure(plans: dict[str, Plan], batch: int = 8, rounds: int = 7, seed: int =
     The guided loop from noise to latents is timed, without the decoder. Every round runs every plan once, in an order
     drawn anew; one round before is not counted. The paper measures at batch 8, too.
     """
-    import torch
-
     from harmonica.executor import Planned
     from harmonica.samplers import make_sampler
     from harmonica.sampling import Guided, noise_and_labels, sample
@@ -27,15 +25,12 @@ def measure(plans: dict[str, Plan], batch: int = 8, rounds: int = 7, seed: int =
         raise UserError(f"latency needs at least one round and one image, not {rounds} and {batch}")
     names = {p.origin.model for p in plans.values()}
     loaded = {name: get_model(name).load_backbone() for name in names}
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    for backbone in loaded.values():
-        backbone.to(device)
 
     def once(plan: Plan) -> float:
         o, backbone = plan.origin, loaded[plan.origin.model]
         noise, labels = noise_and_labels(seed, 0, batch, backbone.latent_shape, backbone.classes)
-        guided = Guided(backbone, labels.to(device), o.cfg, get_model(o.model).guidance_channels)
-        noise, sampler, policy = noise.to(device), make_sampler(o.sampler, o.steps), Planned(backbone, plan)
+        guided = Guided(backbone, labels.to(backbone.device), o.cfg, get_model(o.model).guidance_channels)
+        noise, sampler, policy = noise.to(backbone.device), make_sampler(o.sampler, o.steps), Planned(backbone, plan)
         started = time.perf_counter()
         x = sample(guided, sampler, policy, noise)
         x.flatten()[0].item()  # waits for the device

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from harmonica import distributed
 from harmonica.learning import Recipe
 from harmonica.router import LIMIT, sigmoid
 
@@ -34,9 +35,10 @@ class Logits:
         self._before = self.numpy()
 
     @staticmethod
-    def drawn(steps: int, branches: int, routed: range, recipe: Recipe, generator: torch.Generator) -> "Logits":
+    def drawn(steps: int, branches: int, routed: range, recipe: Recipe, generator: torch.Generator, device) -> "Logits":
         """N(0, 1) as released."""
-        return Logits(torch.randn(steps, branches, generator=generator), routed, recipe.lr, recipe.betas, recipe.eps)
+        initial = torch.randn(steps, branches, generator=generator).to(device)
+        return Logits(initial, routed, recipe.lr, recipe.betas, recipe.eps)
 
     def ratios(self, s: int) -> Tensor:
         return torch.sigmoid(self.rows[s])
@@ -47,11 +49,12 @@ class Logits:
         ratios = self.ratios(s).sum()
         total = weight * data + beta * ratios
         total.backward()
+        distributed.mean(self.rows[s].grad)
         self._optimiser.step()
         self._optimiser.zero_grad(set_to_none=True)
         with torch.no_grad():
             self.rows[s].clamp_(-LIMIT, LIMIT)
-        return Loss(data.detach(), ratios.detach(), total.detach())
+        return Loss(distributed.mean(data.detach()), ratios.detach(), distributed.mean(total.detach()))
 
     def balance(self, s: int, teacher: Tensor, student: Tensor, weight: float, threshold: float) -> np.ndarray:
         """The β at which each branch of row `s` would settle at the threshold, were it alone; nothing is updated.
@@ -60,8 +63,8 @@ class Logits:
         """
         data = weight * (teacher - student).square().mean()
         (gradient,) = torch.autograd.grad(data, self.rows[s])
-        r = self.ratios(s).detach()
-        return (-gradient / (r * (1 - r)) / (1 - r) * (1 - threshold)).numpy()
+        r, gradient = self.ratios(s).detach(), distributed.mean(gradient)
+        return (-gradient / (r * (1 - r)) / (1 - r) * (1 - threshold)).cpu().numpy()
 
     def cur(self, threshold: float, ahead: float = 0) -> tuple[float, float]:
         """Cache utilisation ratio in percent of all steps and branches: now, and `ahead` rounds from now if every logit
@@ -72,7 +75,7 @@ class Logits:
 
     def state(self) -> dict:
         """For a checkpoint."""
-        rows = [row.detach() for row in self.rows]
+        rows = [row.detach().cpu() for row in self.rows]
         return {"rows": rows, "optimiser": self._optimiser.state_dict(), "before": torch.from_numpy(self._before)}
 
     def load_state(self, state: dict) -> None:
@@ -83,4 +86,4 @@ class Logits:
         self._before = state["before"].numpy()
 
     def numpy(self) -> np.ndarray:
-        return torch.stack(self.rows).detach().numpy()
+        return torch.stack(self.rows).detach().cpu().numpy()

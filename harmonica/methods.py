@@ -27,6 +27,8 @@ class Method(Protocol):
     TITLE: str  # as tables print it
     Settings: type  # a frozen dataclass; a field may carry metadata {"training": True}: how long or where, not what
 
+    # files(steps) -> list[str], optional: downloads it reads, by their names in harmonica/downloads.py
+
     def make(self, task, settings) -> Plan | Router:
         """The plan for this task, or the router (and its threshold, in the origin's notes)."""
 

@@ -11,6 +11,11 @@ from harmonica.pocket import CLASS_CONDITIONAL
 from harmonica.provenance import digest, source_hash
 from harmonica.shape import Shape, dit_shape
 
+_SD_VAE = dict(
+    in_channels=3, out_channels=3, latent_channels=4, layers_per_block=2, norm_num_groups=32,
+    block_out_channels=(128, 256, 512, 512), down_block_types=("DownEncoderBlock2D",) * 4,
+    up_block_types=("UpDecoderBlock2D",) * 4,
+)  # fmt: skip
 _DIT_XL_2 = dict(
     num_attention_heads=16, attention_head_dim=72, num_layers=28, in_channels=4, out_channels=8, patch_size=2,
     num_embeds_ada_norm=1000, norm_eps=1e-6,
@@ -30,11 +35,18 @@ class Model:
     guidance_channels: int = 3  # official DiT code guides three of the four latent channels
     original: bool = False  # weights of the original DiT code, see backbones/dit.py
     hub_config: tuple[tuple[str, int], ...] = ()  # for a hub model: the configuration, known without a download
+    revision: str = "main"  # of the hub repository
+    reference: str = ""  # file of reference statistics, where the extractor does not bring its own
+
+    @property
+    def hub(self) -> bool:
+        """Whether the weights are to be fetched."""
+        return bool(self.hub_config)
 
     @property
     def config(self) -> dict:
         """The backbone's configuration. Raises UserError when a local folder lacks it."""
-        if self.hub_config:
+        if self.hub:
             return dict(self.hub_config)
         path = Path(self.source) / "transformer" / "config.json"
         if not path.is_file():
@@ -50,23 +62,41 @@ class Model:
         """Changes with the weights, the training images and the protocol: twelve hex digits. A hub model is known by
         its repository's name."""
         weights = self.source
-        if not self.hub_config:
+        if not self.hub:
             folder = Path(self.source)
             files = [p for part in ("transformer", "vae") for p in (folder / part).iterdir()]
             weights = source_hash(*map(str, files + list(folder.glob("train_images.npz"))))
         return digest([weights, self.guidance_channels, self.original])
 
     def load_backbone(self):
-        """The backbone with its weights, float32, ready for inference."""
+        """The backbone with its weights, float32, ready for inference on the GPU where there is one."""
         from harmonica.backbones.dit import load_dit
+        from harmonica.devices import default_device
 
-        return load_dit(self.folder("transformer"), self.title, original=self.original)
+        backbone = load_dit(self.folder("transformer"), self.title, original=self.original)
+        return backbone.to(default_device())
 
-    def load_autoencoder(self):
-        """The AutoencoderKL, float32, ready for inference."""
+    def build_backbone(self):
+        """The backbone at its true shape with random weights."""
+        from harmonica.backbones.dit import DiT, sincos_position
+
+        backbone = DiT(self.config, self.title, original=self.original)
+        backbone.position.copy_(sincos_position(backbone.width, backbone.grid))
+        return backbone
+
+    def build_autoencoder(self):
+        """Stable Diffusion's autoencoder, which the hub's models use, with random weights."""
         from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
-        return AutoencoderKL.from_pretrained(self.folder("vae")).eval().requires_grad_(False)
+        return AutoencoderKL(**_SD_VAE, sample_size=self.resolution).eval().requires_grad_(False)
+
+    def load_autoencoder(self):
+        """The AutoencoderKL, float32, ready for inference, on the same device."""
+        from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+        from harmonica.devices import default_device
+
+        return AutoencoderKL.from_pretrained(self.folder("vae")).eval().requires_grad_(False).to(default_device())
 
     def load_decoder(self) -> Callable:
         """A function from latents (n, 4, h, w), unit variance, to images (n, C, H, W) in [-1, 1]."""
@@ -74,33 +104,32 @@ class Model:
         return lambda latents: vae.decode(latents / vae.config.scaling_factor, return_dict=False)[0]
 
     def folder(self, part: str) -> Path:
-        """The local folder of one component; a hub model is downloaded on first use."""
-        if not self.hub_config:
+        """The local folder of one component. Raises UserError when a hub model's has not been fetched."""
+        if not self.hub:
             return Path(self.source) / part
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+        from harmonica.downloads import weights_folder
 
-        try:
-            return Path(snapshot_download(self.source, allow_patterns=[f"{part}/*"])) / part
-        except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as e:
+        folder = weights_folder() / self.name / part
+        if not folder.is_dir():
             raise UserError(
-                f"the weights of {self.title} ({self.source}) are not here and could not be downloaded "
-                f"({type(e).__name__}); fetch them on a machine with network, or use scale=pocket"
-            ) from None
+                f"{folder} is missing: run `harmonica fetch {self.name}`, which says what to do without network"
+            )
+        return folder
 
 
-def _dit_xl_2(resolution: int) -> Model:
+def _dit_xl_2(resolution: int, reference: str) -> Model:
     config = _DIT_XL_2 | {"sample_size": resolution // 8}
     return Model(f"dit-xl-2-{resolution}", "DiT-XL/2", resolution, f"facebook/DiT-XL-2-{resolution}", "paper",
-                 "inception-2015-12-05", original=True, hub_config=tuple(config.items()))  # fmt: skip
+                 "inception-2015-12-05", original=True, hub_config=tuple(config.items()),
+                 reference=reference)  # fmt: skip
 
 
 MODELS = {
     m.name: m
     for m in (
         Model("pocket-dit", "pocket DiT", 32, str(CLASS_CONDITIONAL), "pocket", "fashion-mnist-cnn"),
-        _dit_xl_2(256),
-        _dit_xl_2(512),
+        _dit_xl_2(256, "VIRTUAL_imagenet256_labeled.npz"),
+        _dit_xl_2(512, "VIRTUAL_imagenet512.npz"),
     )
 }
 

@@ -4,11 +4,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harmonica import iepo
+from harmonica import distributed, iepo
 from harmonica.executor import Plain, Soft
 from harmonica.learning import BetaSearch, LearnedSettings, Recipe
 from harmonica.logits import Logits, Loss
-from harmonica.router import LIMIT, Router
+from harmonica.router import Router
 from harmonica.sampling import Guided
 from harmonica.training import train_router
 
@@ -31,7 +31,7 @@ def trajectory(
     x, lam = noise, weights.tolist()
     for s, t in enumerate(sampler.timesteps):
         if s == 0:
-            first = torch.full((len(model.backbone.shape.branches),), LIMIT).sigmoid() if stale else None
+            first = logits.ratios(0).detach() if stale else None  # at the limit: 1 − r = 0.67 %
             with torch.no_grad():
                 student = model(x, t, soft.row(first))
         else:
@@ -70,15 +70,18 @@ def train(task, settings: LearnedSettings, form: str, stale: bool = True) -> Rou
     def draw(g: torch.Generator) -> tuple[Guided, Tensor]:
         labels = torch.randint(task.backbone.classes, (recipe.batch,), generator=g)
         noise = torch.randn(recipe.batch, *task.backbone.latent_shape, generator=g)
+        labels, noise = (x.to(task.backbone.device) for x in distributed.own_share(labels, noise))
         return Guided(task.backbone, labels, e.cfg, task.model.guidance_channels), noise
 
     def image_error(model: Guided, logits: Logits, noise: Tensor) -> Tensor:
         if form == "one":
             return torch.ones(task.steps)
         if form == "paper":
-            return iepo.paper(model, task.sampler, Router(logits.numpy(), task.origin()).plan(tau), noise)
+            plan = Router(logits.numpy(), task.origin()).plan(tau)
+            return distributed.mean(iepo.paper(model, task.sampler, plan, noise))
         soft_cache.clear()
-        return iepo.official(model, task.sampler, logits, Soft(task.backbone, tau, soft_cache), noise)
+        soft = Soft(task.backbone, tau, soft_cache)
+        return distributed.mean(iepo.official(model, task.sampler, logits, soft, noise))
 
     def guess(logits: Logits, g: torch.Generator) -> np.ndarray:
         model, noise = draw(g)

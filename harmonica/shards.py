@@ -3,12 +3,12 @@ goes on where it was, and a longer run adds to a shorter one."""
 
 import io
 import json
-import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from harmonica.errors import UserError
+from harmonica.errors import DAMAGED_NPZ, UserError
 from harmonica.models import get_model
 from harmonica.plan import Plan
 from harmonica.provenance import SAMPLING_SOURCES, digest, source_hash, write_whole
@@ -76,10 +76,11 @@ def _draw_batch(plan: Plan, parts, first: int, count: int, progress=lambda n: No
 
     (backbone, decode), o = parts, plan.origin
     noise, labels = noise_and_labels(o.seed, first, count, backbone.latent_shape, backbone.classes)
-    guided = Guided(backbone, labels, o.cfg, get_model(o.model).guidance_channels)
+    guided = Guided(backbone, labels.to(backbone.device), o.cfg, get_model(o.model).guidance_channels)
+    noise = noise.to(backbone.device)
     latents = sample(guided, make_sampler(o.sampler, o.steps), Planned(backbone, plan), noise)
     with torch.inference_mode():
-        images = to_pixels(decode(latents)).numpy()
+        images = to_pixels(decode(latents)).cpu().numpy()
     progress(count)
     return images, labels.numpy()
 
@@ -89,39 +90,40 @@ def _open(path: Path) -> tuple[np.ndarray, np.ndarray, int]:
         return f["images"], f["labels"], int(f["first"])
 
 
-_DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
-
-
 def _whole(path: Path, first: int, size: int) -> bool:
     """Whether this chunk is there and complete."""
     try:
         images, labels, start = _open(path)
-    except _DAMAGED:
+    except DAMAGED_NPZ:
         return False
     return start == first and len(images) == len(labels) == size
 
 
-def read(files: list[str | Path]) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 (n, H, W, C) and labels (n,) of consecutive chunk files, in the order of their seeds.
+def chunks(files: list[str | Path]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Images uint8 (n, H, W, C) and labels (n,) of every chunk file, in the order of their seeds.
 
     Raises UserError for a chunk that is damaged, missing or drawn twice.
     """
-    images, labels, expected = [], [], None
+    expected = None
     for path in sorted(map(Path, files)):
         try:
-            part, y, first = _open(path)
-        except _DAMAGED as e:
+            images, labels, first = _open(path)
+        except DAMAGED_NPZ as e:
             raise UserError(
                 f"{path} is not a whole chunk of samples ({type(e).__name__}); delete the manifest that names it and "
                 "run again: only what is missing or damaged is drawn"
             ) from e
         if expected not in (None, first):
             raise UserError(f"{path} starts at image {first}, but the chunks before it end at {expected - 1}")
-        images.append(part)
-        labels.append(y)
-        expected = first + len(part)
-    if not images:
+        expected = first + len(images)
+        yield images, labels
+    if expected is None:
         raise UserError("no samples to read")
+
+
+def read(files: list[str | Path]) -> tuple[np.ndarray, np.ndarray]:
+    """Images and labels of all the chunks together. Raises UserError as `chunks` does."""
+    images, labels = zip(*chunks(files), strict=True)
     return np.concatenate(images), np.concatenate(labels)
 
 

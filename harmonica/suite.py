@@ -61,10 +61,14 @@ def rows(config: dict[str, Any]) -> list[Row]:
     """Rows in the order of the table. Raises UserError for a wrong name or value, or two equal rows.
 
     A method is a name, or a mapping of its name to its settings; a setting's value may be a mapping from case to value.
+    `cases` among the settings says in which blocks the row stands, if not in all.
     """
     out: list[Row] = []
     for case, about in config["cases"].items():
-        case_rows = [_row(config, case, about, entry) for entry in config["methods"]]
+        entries = [entry for entry in config["methods"] if case in _cases(config, entry)]
+        case_rows = [_row(config, case, about, entry) for entry in entries]
+        if not case_rows:
+            raise UserError(f"no method is left for the case {case}")
         if case_rows[0].experiment.method != "full":
             raise UserError("the methods must begin with `full`: it is what the other rows are compared with")
         by_method = {r.experiment.method: r for r in reversed(case_rows)}
@@ -81,10 +85,22 @@ def rows(config: dict[str, Any]) -> list[Row]:
     return out
 
 
+def _cases(config: dict[str, Any], entry: str | dict[str, Any]) -> list[str]:
+    """The cases that have a row of this method."""
+    name, given = (entry, {}) if isinstance(entry, str) else next(iter(entry.items()))
+    wanted = list(map(str, (given or {}).get("cases", config["cases"])))
+    stray = set(wanted) - set(config["cases"])
+    if stray:
+        raise UserError(f"{name} is wanted for {', '.join(sorted(stray))}, which is not a case")
+    return wanted
+
+
 def _row(config: dict[str, Any], case: str, about: dict[str, Any], entry: str | dict[str, Any]) -> Row:
     name, given = (entry, {}) if isinstance(entry, str) else next(iter(entry.items()))
     settings = {}
     for key, value in (given or {}).items():
+        if key == "cases":
+            continue
         if isinstance(value, dict):
             stray = set(map(str, value)) - set(config["cases"])
             if stray:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from harmonica import distributed
 from harmonica.learning import SOURCES, BetaSearch, LearnedSettings, Recipe
 from harmonica.logits import Logits, Loss
 from harmonica.provenance import digest, source_hash, write_whole
@@ -39,7 +40,7 @@ def train_router(
     e, tau = task.experiment, settings.threshold
     search = BetaSearch(e.method, settings, 100 * len(routed) / task.steps, recipe.rounds)
     g = torch.Generator().manual_seed(e.seed)
-    logits = Logits.drawn(task.steps, len(task.shape.branches), routed, recipe, g)
+    logits = Logits.drawn(task.steps, len(task.shape.branches), routed, recipe, g, task.backbone.device)
     kept = {} if kept is None else kept
     state = load_checkpoint(task.checkpoint, _identity(task, recipe))
     k, spent, loss = 0, 0.0, float("nan")
@@ -51,15 +52,16 @@ def train_router(
         logits.load_state(state["logits"])
         search.__dict__.update(state["search"] | {"rounds": recipe.rounds})
         g.set_state(state["generator"])
+        device = task.backbone.device
         for key, value in state["kept"].items():
             if isinstance(kept.get(key), dict):
                 kept[key].clear()
-                kept[key].update(value)
+                kept[key].update({k: v.to(device) for k, v in value.items()})
             else:
-                kept[key] = value
+                kept[key] = value.to(device)
 
     begun = saved = time.perf_counter()
-    bar = tqdm(initial=k, total=recipe.rounds, desc=e.slug, mininterval=5)
+    bar = tqdm(initial=k, total=recipe.rounds, desc=e.slug, mininterval=5, disable=not distributed.is_first())
     while not search.finished(k - 1):
         losses = one_round(k, logits, search, g)
         loss = float(torch.stack([loss.total for loss in losses]).mean())
@@ -68,7 +70,7 @@ def train_router(
         bar.update()
         k += 1
         now = time.perf_counter()
-        if task.checkpoint and (search.finished(k - 1) or now - saved > SAVE_EVERY_S):
+        if task.checkpoint and distributed.is_first() and (search.finished(k - 1) or now - saved > SAVE_EVERY_S):
             state = {"round": k, "loss": loss, "kept": kept, "spent_s": spent + now - begun, "logits": logits.state(),
                      "search": dict(search.__dict__), "generator": g.get_state()}  # fmt: skip
             save_checkpoint(task.checkpoint, _identity(task, recipe), state)
@@ -102,7 +104,7 @@ def load_checkpoint(plan_file: Path | None, identity: str) -> dict | None:
     if path is None or not path.is_file():
         return None
     try:
-        return torch.load(path, weights_only=True)
+        return torch.load(path, weights_only=True, map_location="cpu")
     except (RuntimeError, EOFError, pickle.UnpicklingError) as e:
         print(f"the checkpoint {path} cannot be read ({type(e).__name__}): starting anew", file=sys.stderr)
         return None

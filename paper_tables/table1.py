@@ -10,6 +10,7 @@ from harmonica.plan import Plan
 from harmonica.suite import Row, uncached
 from paper_tables.published import table1_row
 
+PUBLISHED = ("IS", "FID", "sFID", "precision", "recall", "CUR", "speedup")
 HIGHER, LOWER = ("IS", "precision", "recall", "PSNR"), ("FID", "sFID")
 FORMATS = {
     "IS": "{:.3f}", "FID": "{:.3f}", "sFID": "{:.3f}", "precision": "{:.1f}", "recall": "{:.1f}", "PSNR": "{:.2f}",
@@ -36,7 +37,7 @@ def build(rows: list[Row], plans: dict[str, Plan], metrics: dict[str, dict], lat
         out.append({
             "model": model.title, "resolution": model.resolution, "sampler": e.sampler.upper(), "cfg": e.cfg,
             "case": r.case, "method": get_method(e.method).TITLE, "steps": plan.steps,
-            **{k: m[k] for k in (*HIGHER[:1], *LOWER, *HIGHER[1:])},
+            **{k: m[k] for k in ("IS", "FID", "cleanfid_FID", "sFID", "precision", "recall", "PSNR")},
             "CUR": plan.cur, "GMACs": halves * macs / 1e9,
             "theoretical_speedup": plans[base.slug].macs(model.shape) / macs,
             "latency_s": own["latency_s"],
@@ -45,9 +46,15 @@ def build(rows: list[Row], plans: dict[str, Plan], metrics: dict[str, dict], lat
             "training_s": plan.origin.cost.get("training_s", 0), "training_images": plan.origin.cost.get("images", 0),
             "agreement": m["agreement"], "samples": m["N"], "extractor": m["extractor"],
             **{f"paper_{k}": v for k, v in table1_row(e.method, plan.steps, model.resolution if model.scale == "paper"
-               else 256).items() if k in ("IS", "FID", "sFID", "precision", "recall", "CUR", "speedup")},
+               else 256).items() if k in PUBLISHED},
         })  # fmt: skip
-    return pd.DataFrame(out)
+    table = pd.DataFrame(out)
+    paper = get_model(rows[0].experiment.model).scale == "paper"
+    comparable = PUBLISHED if paper else ("CUR", "speedup")  # a pocket FID is not Inception's
+    for k in comparable:
+        if f"paper_{k}" in table:
+            table[f"delta_{k}"] = table[k] - table[f"paper_{k}"]
+    return table
 
 
 SHORT = (
@@ -83,25 +90,39 @@ def markdown(table: pd.DataFrame, latency: dict, scale: str) -> str:
         f"{latency['batch']} from noise to latents on {latency['device']} ({latency['threads']} threads), median of "
         f"{latency['rounds']} interleaved rounds. GMACs and cache: one image, both guidance halves. Theory × and "
         "Real × are against the case's uncached row. The paper's columns are its table 1 for DiT-XL/2 (Inception "
-        "features, H800), where it has the row.",
+        "features, H800), where it has the row"
+        + (": in brackets, the published value and the difference to it." if scale == "paper" else "."),
     ]
     for case, block in table.groupby("case", sort=False):
         parts.append(f"## {block.model.iloc[0]}, {block.resolution.iloc[0]}×{block.resolution.iloc[0]}, "
                      f"{block['sampler'].iloc[0]}, case {case}")  # fmt: skip
         heads = {k: v for k, v in HEADS.items() if k in block and not block[k].isna().all()}
-        parts.append(_block(block, heads))
+        if scale == "paper":  # the published value stands in the cell itself
+            heads = {k: v for k, v in heads.items() if not k.startswith("paper_")}
+        parts.append(_block(block, heads, published=scale == "paper"))
     return "\n\n".join(parts) + "\n"
 
 
-def _block(block: pd.DataFrame, heads: dict[str, str]) -> str:
+def _beside(block: pd.DataFrame, heads: dict[str, str]) -> list[dict[str, str]]:
+    """Per row, what to write behind a cell: the published value and the difference to it, where they compare."""
+    out = []
+    for _, row in block.iterrows():
+        known = [k for k in heads if f"delta_{k}" in block and not pd.isna(row[f"delta_{k}"])]
+        out.append({k: f" ({row[f'paper_{k}']:g}, {row[f'delta_{k}']:+.2f})" for k in known})
+    return out
+
+
+def _block(block: pd.DataFrame, heads: dict[str, str], published: bool = False) -> str:
     rivals = block.iloc[1:] if len(block) > 1 else block
     best = {k: rivals[k].max() for k in HIGHER} | {k: rivals[k].min() for k in LOWER}
     lines = ["| " + " | ".join(heads.values()) + " |", "|" + "---|" * len(heads)]
+    beside = _beside(block, heads) if published else [{}] * len(block)
     for i, (_, row) in enumerate(block.iterrows()):
         cells = []
         for k in heads:
             text = _cell(k, row[k])
-            cells.append(f"**{text}**" if i and k in best and row[k] == best[k] else text)
+            text = f"**{text}**" if i and k in best and row[k] == best[k] else text
+            cells.append(text + beside[i].get(k, ""))
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -64,6 +64,10 @@ class DiT(nn.Module):
             "frequencies", torch.exp(-math.log(10000) * half / (128 - (not original))), persistent=False
         )
 
+    @property
+    def device(self) -> torch.device:
+        return self.position.device
+
     def embed(self, latents: Tensor, t: Tensor | int, labels: Tensor) -> tuple[Tensor, Context]:
         """Latents (B, C, H, W), timestep 0..999 (one for all or (B,)), labels (B,) -> stream (B, N, D)."""
         angle = torch.as_tensor(t, device=latents.device).reshape(-1, 1).float() * self.frequencies
@@ -157,13 +161,17 @@ def load_dit(folder: str | Path, name: str, **options) -> DiT:
     """A DiT from a diffusers `transformer/` folder. Raises UserError when a file is missing or does not fit."""
     from safetensors.torch import load_file
 
+    from harmonica.pickles import load_pickle
+
     folder = Path(folder)
     config, weights = folder / "config.json", folder / "diffusion_pytorch_model.safetensors"
+    if not weights.is_file() and weights.with_suffix(".bin").is_file():  # older hub repositories
+        weights = weights.with_suffix(".bin")
     for path in (config, weights):
         if not path.is_file():
             raise UserError(f"{path} is missing; {name} needs it")
     model = DiT(json.loads(config.read_text()), name, **options)
     try:
-        return model.load_diffusers(load_file(weights))
+        return model.load_diffusers(load_pickle(weights) if weights.suffix == ".bin" else load_file(weights))
     except (KeyError, RuntimeError) as e:
         raise UserError(f"{weights} does not hold the weights that {config} describes ({e})") from None

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-from harmonica.extractors import classifier_features, fashion_mnist_cnn
+from harmonica.extractors import Reference, classifier_features
 from harmonica.metrics import Gaussian, frechet_distance
 from harmonica.models import get_model
 from harmonica.plan import Origin, all_compute
@@ -91,11 +91,7 @@ def build(data: Path, out: Path, work: Path, steps: int | None = None, images: i
 def write_reference(out: Path, images: np.ndarray) -> None:
     """Statistics of all training images and pooled features of 10 000 of them, as the metrics read them."""
     f = classifier_features(out)(images[..., None])
-    pooled, spatial = Gaussian.of(f.pooled), Gaussian.of(f.spatial)
-    _save_arrays(out / "reference.npz", {
-        "mu": pooled.mu, "sigma": pooled.sigma, "mu_s": spatial.mu, "sigma_s": spatial.sigma,
-        "features": f.pooled[-10_000:],
-    })  # fmt: skip
+    Reference(Gaussian.of(f.pooled), Gaussian.of(f.spatial), f.pooled[-10_000:]).save(out / "reference.npz")
 
 
 def measure_quality(out: Path, test: np.ndarray, labels: np.ndarray, n: int) -> dict:
@@ -103,7 +99,7 @@ def measure_quality(out: Path, test: np.ndarray, labels: np.ndarray, n: int) -> 
 
     The floor is that of real test images, the mean over disjoint sets of N: a single set's FID varies by a third.
     """
-    extract, reference = fashion_mnist_cnn(out)
+    extract, reference = classifier_features(out), Reference.load(out / "reference.npz")
     own = replace(get_model("pocket-dit"), source=str(out))
     backbone, vae = own.load_backbone(), own.load_autoencoder()
 

@@ -10,7 +10,16 @@ sys.path.insert(0, str(ROOT))
 
 import yaml
 
-from harmonica import extractors, learning, methods, provenance, shards, suite, timing
+from harmonica import (
+    downloads,
+    extractors,
+    learning,
+    methods,
+    provenance,
+    shards,
+    suite,
+    timing,
+)
 from harmonica.errors import UserError, unknown
 from harmonica.models import get_model
 
@@ -94,10 +103,9 @@ def shard_range(shard: int) -> tuple[int, int]:
 def plan_code(row: suite.Row) -> str:
     """A change in what makes this plan runs it again."""
     made_by = methods.get_method(row.experiment.method)
-    learned = issubclass(made_by.Settings, learning.LearnedSettings)
     common = (
         learning.SOURCES
-        if learned
+        if is_learned(row)
         else ("harmonica/plan.py", "harmonica/shape.py", "harmonica/nearest.py")
     )
     return provenance.source_hash(made_by.__file__, *common)
@@ -107,9 +115,37 @@ def weights(*models: str) -> str:
     return "-".join(get_model(m).fingerprint for m in sorted(set(models)))
 
 
-onstart:
-    try:
-        for row in ROWS:
-            extractors.check(get_model(row.experiment.model).extractor)
-    except UserError as e:
-        raise WorkflowError(str(e)) from None
+def fetched(*names: str) -> list[str]:
+    """What has to be downloaded before a job: hub models and files, by name; shipped models need nothing."""
+    return [
+        f"{OUT}/fetched/{n}.json"
+        for n in names
+        if n in downloads.FILES or get_model(n).hub
+    ]
+
+
+def is_learned(row: suite.Row) -> bool:
+    return issubclass(
+        methods.get_method(row.experiment.method).Settings, learning.LearnedSettings
+    )
+
+
+def plan_needs(row: suite.Row) -> list[str]:
+    """A plan's inputs: the plan it starts from, the weights it trains on, the files of others it reads."""
+    made_by = methods.get_method(row.experiment.method)
+    needs = [plan_file(row.requires)] if row.requires else []
+    if is_learned(row):
+        needs += fetched(row.experiment.model)
+    return needs + fetched(
+        *getattr(made_by, "files", lambda steps: [])(row.experiment.steps)
+    )
+
+
+def case_model(case: str):
+    return get_model(suite.uncached(ROWS, case).experiment.model)
+
+
+def reference_of(case: str) -> list[str]:
+    """The reference of a case's metrics, where the extractor does not bring its own."""
+    name = case_model(case).reference
+    return [f"{OUT}/reference/{name}"] if name else []

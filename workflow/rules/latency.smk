@@ -1,7 +1,8 @@
 # All rows in one job that has the machine to itself: only interleaved times have honest ratios.
 rule latency:
     input:
-        [plan_file(r.slug) for r in ROWS],
+        plans=[plan_file(r.slug) for r in ROWS],
+        weights=fetched(*dict.fromkeys(r.experiment.model for r in ROWS)),
     output:
         f"{OUT}/latency.json",
     log:
@@ -22,5 +23,5 @@ rule latency:
     message:
         "Timing all rows, alone on the machine"
     shell:
-        "harmonica latency {input} --batch {params.batch} --rounds {params.rounds} "
+        "harmonica latency {input.plans} --batch {params.batch} --rounds {params.rounds} "
         "-o {output} > {log} 2>&1"

@@ -1,6 +1,7 @@
 rule metrics:
     input:
-        lambda w: manifests_of(w.case),
+        manifests=lambda w: manifests_of(w.case),
+        reference=lambda w: reference_of(w.case),
     output:
         f"{OUT}/metrics/{{case}}.json",
     log:
@@ -14,20 +15,25 @@ rule metrics:
         gpu=int(CONFIG["scale"] == "paper"),
     params:
         uncached=lambda w: suite.uncached(ROWS, w.case).slug,
-        extractor=lambda w: get_model(
-            suite.uncached(ROWS, w.case).experiment.model
-        ).extractor,
-        network=lambda w: extractors.fingerprint(
-            get_model(suite.uncached(ROWS, w.case).experiment.model).extractor
+        extractor=lambda w: case_model(w.case).extractor,
+        network=lambda w: extractors.fingerprint(case_model(w.case).extractor),
+        option=lambda w, input: (
+            f"--reference {input.reference}" if input.reference else ""
         ),
         code=provenance.source_hash(
             *(
                 f"harmonica/{f}.py"
-                for f in ("metrics", "extractors", "pocket/classifier")
+                for f in (
+                    "metrics",
+                    "evaluation",
+                    "extractors",
+                    "inception",
+                    "pocket/classifier",
+                )
             )
         ),
     message:
         "Measuring the images of case {wildcards.case}"
     shell:
-        "harmonica metrics {input} --uncached {params.uncached} "
-        "--extractor {params.extractor} -o {output} > {log} 2>&1"
+        "harmonica metrics {input.manifests} --uncached {params.uncached} "
+        "--extractor {params.extractor} {params.option} -o {output} > {log} 2>&1"

@@ -1,10 +1,6 @@
 rule plan:
     input:
-        lambda w: (
-            [plan_file(BY_SLUG[w.experiment].requires)]
-            if BY_SLUG[w.experiment].requires
-            else []
-        ),
+        lambda w: plan_needs(BY_SLUG[w.experiment]),
     output:
         f"{OUT}/plans/{{experiment}}.safetensors",
     log:
@@ -19,7 +15,11 @@ rule plan:
         gpu=lambda w: int(CONFIG["scale"] == "paper"),
     params:
         arguments=lambda w: BY_SLUG[w.experiment].arguments,
-        source=lambda w, input: f"--from {input[0]}" if input else "",
+        source=lambda w: (
+            f"--from {plan_file(BY_SLUG[w.experiment].requires)}"
+            if BY_SLUG[w.experiment].requires
+            else ""
+        ),
         code=lambda w: plan_code(BY_SLUG[w.experiment]),
         weights=lambda w: weights(BY_SLUG[w.experiment].experiment.model),
     message:

@@ -1,6 +1,9 @@
 rule sample:
     input:
-        lambda w: plans_of(w.group),
+        plans=lambda w: plans_of(w.group),
+        weights=lambda w: fetched(
+            *{r.experiment.model for r in ROWS if group_of(r) == w.group}
+        ),
     output:
         f"{OUT}/samples/{{group}}/shard{{shard}}.json",
     log:
@@ -22,5 +25,5 @@ rule sample:
     message:
         "Drawing {params.images} images a method: {wildcards.group}, from image {params.first}"
     shell:
-        "harmonica sample {input} --first {params.first} --images {params.images} "
+        "harmonica sample {input.plans} --first {params.first} --images {params.images} "
         "--chunk {params.chunk} --batch {params.batch} -o {params.folder} --manifest {output} > {log} 2>&1"

@@ -1,0 +1,40 @@
+# Weights and files of others. What is there already, or was put there by hand, is only checked.
+rule fetch:
+    output:
+        f"{OUT}/fetched/{{name}}.json",
+    log:
+        f"{OUT}/logs/fetch/{{name}}.log",
+    benchmark:
+        f"{OUT}/benchmarks/fetch/{{name}}.tsv"
+    priority: 20
+    conda:
+        "../../environment.yml"
+    threads: 1
+    message:
+        "Fetching {wildcards.name}"
+    shell:
+        "harmonica fetch {wildcards.name} --done {output} > {log} 2>&1"
+
+
+# Statistics of the real images as the metrics read them: ADM's, and features of the images that come with them.
+rule reference:
+    input:
+        lambda w: fetched(w.name, extractors.INCEPTION_WEIGHTS),
+    output:
+        f"{OUT}/reference/{{name}}",
+    log:
+        f"{OUT}/logs/reference/{{name}}.log",
+    benchmark:
+        f"{OUT}/benchmarks/reference/{{name}}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        gpu=int(CONFIG["scale"] == "paper"),
+    params:
+        file=lambda w: str(downloads.weights_folder() / w.name),
+        code=provenance.source_hash("harmonica/extractors.py", "harmonica/inception.py"),
+    message:
+        "Features of the reference images in {wildcards.name}"
+    shell:
+        "harmonica reference {params.file} -o {output} > {log} 2>&1"
