@@ -49,8 +49,10 @@ def make(task, settings: Settings) -> Router:
         y = labels[at].masked_fill(drop, backbone.null_label)
         noise = torch.randn(recipe.batch, *backbone.latent_shape, generator=g)
         kept["seen"][at] = True
-        own = (x.to(backbone.device) for x in distributed.own_share(latents[at], y, noise))
-        return pair(backbone, sampler, logits, s, *own)
+        seeds = torch.randint(2**31, (recipe.batch,), generator=g) if sampler.stochastic else torch.zeros(recipe.batch)
+        x0, y, noise, seeds = distributed.own_share(latents[at], y, noise, seeds)
+        inputs = (x.to(backbone.device) for x in (x0, y, noise))
+        return pair(backbone, sampler, logits, s, *inputs, seeds.int().tolist())
 
     def guess(logits, g):
         return np.stack([logits.balance(s, *outputs(logits, s, g), 1.0, settings.threshold) for s in routed])
@@ -64,8 +66,11 @@ def make(task, settings: Settings) -> Router:
     return Router(router.logits, replace(router.origin, cost=cost))
 
 
-def pair(backbone, sampler, logits, s: int, x0, labels, noise):
-    """Outputs (n, C_out, H, W) of teacher and student at step `s`, from images x0 noised to the step before."""
+def pair(backbone, sampler, logits, s: int, x0, labels, noise, seeds: list[int] | None = None):
+    """Outputs (n, C_out, H, W) of teacher and student at step `s`, from images x0 noised to the step before.
+
+    `seeds`, one an image, are for the noise that a stochastic sampler adds on the way.
+    """
     import torch
 
     from harmonica.executor import Plain, Soft, evaluate
@@ -76,6 +81,8 @@ def pair(backbone, sampler, logits, s: int, x0, labels, noise):
     bar = float(linear_alpha_bar()[before])
     with torch.no_grad():
         x = bar**0.5 * x0 + (1 - bar) ** 0.5 * noise
-        x = sampler.step(s - 1, evaluate(backbone, x, before, labels, soft.row(None)), x)
+        output = evaluate(backbone, x, before, labels, soft.row(None))
+        alone = sampler.starting_at(s - 1)
+        x = alone.step(s - 1, output, alone.begin(x), seeds)[:, : x.shape[1]]
         teacher = evaluate(backbone, x, now, labels, plain)
     return teacher, evaluate(backbone, x, now, labels, soft.row(logits.ratios(s)))

@@ -11,47 +11,52 @@ from torch import Tensor
 from harmonica.executor import Plain, Planned, Soft
 from harmonica.logits import Logits
 from harmonica.plan import Plan
-from harmonica.sampling import Guided, denoise
+from harmonica.sampling import Guided, Seeds, denoise, no_seeds
 
 
 @torch.no_grad()
-def official(model: Guided, sampler, logits: Logits, soft: Soft, noise: Tensor) -> Tensor:
+def official(model: Guided, sampler, logits: Logits, soft: Soft, noise: Tensor, seeds: Seeds = no_seeds) -> Tensor:
     """λ (steps,) in execution order from noise (n, C, H, W): mean of (x0 with the router on up to step s − x0 with it
     on up to s−1)², over both guidance halves. `soft` is left with the cache of the last step.
 
     All prefixes are one soft trajectory, and the plain tails that leave it run together in one growing batch: T passes
     instead of T²/2. The latents are those of both halves: their unguided channels differ and count, though the model
-    only ever sees the conditional half (official code, `forward_with_cfg`).
+    only ever sees the conditional half (official code, `forward_with_cfg`). A stochastic sampler adds the same noise,
+    from `seeds(s)`, in all of them.
     """
     n, halves = len(noise), 1 if model.cfg == 1.0 else 2
     plain = Plain(model.backbone)
-    head = noise.repeat(halves, 1, 1, 1)
+    head = sampler.begin(noise.repeat(halves, 1, 1, 1))
     tails = head[None]  # (k, halves·n, C, H, W): the router was on up to step k−1
     for s, t in enumerate(sampler.timesteps):
         k = len(tails)
         out = model.repeated(k).both(tails[:, :n].flatten(0, 1), t, plain)
         out = out.unflatten(0, (halves, k, n)).transpose(0, 1).flatten(1, 2)  # (k, halves·n, C_out, H, W)
-        tails = sampler.step(s, out.flatten(0, 1), tails.flatten(0, 1)).unflatten(0, (k, -1))
-        head = sampler.step(s, model.both(head[:n], t, soft.row(logits.ratios(s) if s else None)), head)
+        own = (seeds(s) or []) * halves
+        tails = sampler.step(s, out.flatten(0, 1), tails.flatten(0, 1), own * k).unflatten(0, (k, -1))
+        head = sampler.step(s, model.both(head[:n], t, soft.row(logits.ratios(s) if s else None)), head, own)
         if s:
             tails = torch.cat([tails, head[None]])
-    change = (tails[1:] - tails[:-1]).square().flatten(1).mean(1)
+    x0 = tails[:, :, : noise.shape[1]]
+    change = (x0[1:] - x0[:-1]).square().flatten(1).mean(1)
     return torch.cat([torch.zeros_like(change[:1]), change])
 
 
 @torch.no_grad()
-def paper(model: Guided, sampler, plan: Plan, noise: Tensor) -> Tensor:
+def paper(model: Guided, sampler, plan: Plan, noise: Tensor, seeds: Seeds = no_seeds) -> Tensor:
     """λ (steps,) in execution order from noise (n, C, H, W): λ_s = ‖x0 − x0^(s)‖²_F, the mean over the batch; x0 under
     the plan, x0^(s) under the plan with every branch computed (and cached) at step s.
 
     A run with the cache off at s starts from the latents and the cache that the plan's run has there.
     """
-    main, x, variants = Planned(model.backbone, plan), noise, []
+    main, x, variants = Planned(model.backbone, plan), sampler.begin(noise), []
     for s, t in enumerate(sampler.timesteps):
         if s:
             actions = plan.actions.copy()
             actions[s] = 0
             off = Planned(model.backbone, Plan(actions, plan.origin), dict(main.cache))
-            variants.append(denoise(x, sampler, lambda x, s, off=off: model(x, sampler.timesteps[s], off.at(s)), s))
-        x = sampler.step(s, model(x, t, main.at(s)), x)
-    return torch.stack([torch.zeros(())] + [(x - v).square().flatten(1).sum(1).mean() for v in variants])
+            switched = denoise(x, sampler, lambda x, s, off=off: model(x, sampler.timesteps[s], off.at(s)), s, seeds)
+            variants.append(switched)
+        x = sampler.step(s, model(x, t, main.at(s)), x, seeds(s))
+    gaps = [(x - v)[:, : noise.shape[1]].square().flatten(1).sum(1).mean() for v in variants]
+    return torch.stack([x.new_zeros(()), *gaps])

@@ -19,7 +19,7 @@ def measure(plans: dict[str, Plan], batch: int = 8, rounds: int = 7, seed: int =
     """
     from harmonica.executor import Planned
     from harmonica.samplers import make_sampler
-    from harmonica.sampling import Guided, noise_and_labels, sample
+    from harmonica.sampling import Guided, StepSeeds, noise_and_labels, sample
 
     if rounds < 1 or batch < 1:
         raise UserError(f"latency needs at least one round and one image, not {rounds} and {batch}")
@@ -32,7 +32,7 @@ def measure(plans: dict[str, Plan], batch: int = 8, rounds: int = 7, seed: int =
         guided = Guided(backbone, labels.to(backbone.device), o.cfg, get_model(o.model).guidance_channels)
         noise, sampler, policy = noise.to(backbone.device), make_sampler(o.sampler, o.steps), Planned(backbone, plan)
         started = time.perf_counter()
-        x = sample(guided, sampler, policy, noise)
+        x = sample(guided, sampler, policy, noise, StepSeeds(seed, 0, batch).at)
         x.flatten()[0].item()  # waits for the device
         return time.perf_counter() - started
 

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-SAMPLING_SOURCES = tuple(f"harmonica/{f}.py" for f in ("backbones/dit", "executor", "plan", "samplers", "sampling"))
+SAMPLING_SOURCES = tuple(
+    f"harmonica/{f}.py" for f in ("backbones/dit", "executor", "plan", "samplers", "sampling", "schedulers")
+)
 PACKAGES = ("torch", "diffusers", "numpy", "scipy", "snakemake")
 
 

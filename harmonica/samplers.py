@@ -1,4 +1,9 @@
-"""Samplers under one small interface: `timesteps` in execution order, and `step(s, output, x)`. Needs no torch."""
+"""Samplers under one small interface; their import needs no torch.
+
+`timesteps` are in execution order; `begin(x)` gives the latents room for what a multistep sampler remembers, as further
+channels; `step(s, output, x, seeds)` goes from step s to s+1; `starting_at(s)` is the sampler for a trajectory that
+begins there. A stochastic sampler takes a seed an image and step.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harmonica.errors import UserError, unknown
+from harmonica.schedulers import IDDPM, DPMSolverPP, SASolver
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,6 +30,8 @@ class DDIM:
     instead, so its images differ. The learned variance is not used.
     """
 
+    stochastic = False
+
     def __init__(self, steps: int):
         if not 1 <= steps <= 1000:
             raise UserError(f"a sampler needs at least 1 step and at most the 1000 of the training, not {steps}")
@@ -37,13 +45,19 @@ class DDIM:
         b = np.sqrt(1 - previous) - a * np.sqrt(1 - bar)
         self._coefficients = [(float(u), float(v)) for u, v in zip(a, b, strict=True)][::-1]
 
-    def step(self, s: int, output: Tensor, x: Tensor) -> Tensor:
+    def starting_at(self, s: int) -> DDIM:
+        return self
+
+    def begin(self, x: Tensor) -> Tensor:
+        return x
+
+    def step(self, s: int, output: Tensor, x: Tensor, seeds: list[int] | None = None) -> Tensor:
         """Latents of step s+1 from those of step `s`, x (n, C, H, W), and the model's output (n, ≥C, H, W)."""
         a, b = self._coefficients[s]
         return a * x + b * output[:, : x.shape[1]]
 
 
-SAMPLERS = {"ddim": DDIM}
+SAMPLERS = {"ddim": DDIM, "dpmsolver++": DPMSolverPP, "iddpm": IDDPM, "sa-solver": SASolver}
 
 
 def make_sampler(name: str, steps: int):

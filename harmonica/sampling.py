@@ -35,8 +35,10 @@ class Guided:
     def both(self, x: Tensor, t, policy: Callable) -> Tensor:
         """Outputs of both halves (2n, C_out, H, W) for latents x (n, C, H, W) at timestep `t`; (n, …) at cfg 1.
 
-        The guided channels are equal in both, the others are each half's own, as in the official code.
+        What a sampler remembers in further channels of x is left out. The guided channels are equal in both halves, the
+        others are each half's own, as in the official code.
         """
+        x = x[:, : self.backbone.in_channels]
         if self.cfg == 1.0:
             return evaluate(self.backbone, x, t, self._both, policy)
         out = evaluate(self.backbone, torch.cat([x, x]), t, self._both, policy)
@@ -49,19 +51,46 @@ class Guided:
         return self.both(x, t, policy)[: len(x)]
 
 
-def denoise(x: Tensor, sampler, output: Callable[[Tensor, int], Tensor], start: int = 0) -> Tensor:
+Seeds = Callable[[int], list[int] | None]  # of step s, one an image
+
+
+def no_seeds(s: int) -> None:
+    """For samplers that add no noise."""
+
+
+@dataclass(frozen=True)
+class StepSeeds:
+    """Seeds for the noise that a stochastic sampler adds, one an image and step, whatever the batch."""
+
+    seed: int
+    first: int
+    count: int
+
+    def at(self, s: int) -> list[int]:
+        """Of images first … first+count−1 at step `s`."""
+        keys = ([self.seed, self.first + j, s + 1] for j in range(self.count))
+        return [int(np.random.SeedSequence(k).generate_state(1)[0]) for k in keys]
+
+
+def denoise(
+    x: Tensor, sampler, output: Callable[[Tensor, int], Tensor], start: int = 0, seeds: Seeds = no_seeds
+) -> Tensor:
     """Run the sampler from step `start` to the end; `output(x, s)` is the model's output at step s."""
     for s in range(start, sampler.steps):
-        x = sampler.step(s, output(x, s), x)
+        x = sampler.step(s, output(x, s), x, seeds(s))
     return x
 
 
-def sample(model: Guided, sampler, policy, x: Tensor) -> Tensor:
-    """Latents (n, C, H, W) from noise `x` under `policy` (Plain or Planned), which is checked afterwards."""
+def sample(model: Guided, sampler, policy, x: Tensor, seeds: Seeds = no_seeds) -> Tensor:
+    """Latents (n, C, H, W) from noise `x` under `policy` (Plain or Planned), which is checked afterwards.
+
+    `seeds(s)` gives a seed an image for the noise of step s (StepSeeds.at); only a stochastic sampler needs it.
+    """
     with torch.inference_mode():
-        x = denoise(x, sampler, lambda x, s: model(x, sampler.timesteps[s], policy.at(s)))
+        begun = sampler.begin(x)
+        end = denoise(begun, sampler, lambda x, s: model(x, sampler.timesteps[s], policy.at(s)), seeds=seeds)
     policy.finish()
-    return x
+    return end[:, : x.shape[1]]
 
 
 def noise_and_labels(seed: int, first: int, count: int, shape: tuple[int, ...], classes: int) -> tuple[Tensor, Tensor]:

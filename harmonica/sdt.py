@@ -9,7 +9,7 @@ from harmonica.executor import Plain, Soft
 from harmonica.learning import BetaSearch, LearnedSettings, Recipe
 from harmonica.logits import Logits, Loss
 from harmonica.router import Router
-from harmonica.sampling import Guided
+from harmonica.sampling import Guided, Seeds, StepSeeds, no_seeds
 from harmonica.training import train_router
 
 RECIPES = {
@@ -19,16 +19,25 @@ RECIPES = {
 
 
 def trajectory(
-    model: Guided, sampler, logits: Logits, soft: Soft, noise: Tensor, weights: Tensor, beta: float, stale: bool = True
+    model: Guided,
+    sampler,
+    logits: Logits,
+    soft: Soft,
+    noise: Tensor,
+    weights: Tensor,
+    beta: float,
+    stale: bool = True,
+    seeds: Seeds = no_seeds,
 ) -> tuple[Tensor, list[Loss]]:
     """One training iteration: from noise (n, C, H, W) to x0, with one update of every step's logits on the way.
 
     Teacher and student see the same latents; the next latents are the student's. `weights` is λ (steps,). The released
     code does not clear the cache between iterations, so that its noisiest step mixes in 1 − sigmoid(5) of what the last
-    one left; `stale` False starts clean, as the paper has it. Returns x0 and the losses of steps 1 … T−1.
+    one left; `stale` False starts clean, as the paper has it. `seeds(s)` are those of a stochastic sampler. Returns x0
+    and the losses of steps 1 … T−1.
     """
     plain, losses = Plain(model.backbone), []
-    x, lam = noise, weights.tolist()
+    x, lam = sampler.begin(noise), weights.tolist()
     for s, t in enumerate(sampler.timesteps):
         if s == 0:
             first = logits.ratios(0).detach() if stale else None  # at the limit: 1 − r = 0.67 %
@@ -40,20 +49,22 @@ def trajectory(
             both = model.both(x, t, soft.row(logits.ratios(s)))
             losses.append(logits.learn(s, teacher, both, lam[s], beta))
             student = both[: len(x)].detach()
-        x = sampler.step(s, student, x)
-    return x, losses
+        x = sampler.step(s, student, x, seeds(s))
+    return x[:, : noise.shape[1]], losses
 
 
-def balances(model: Guided, sampler, logits: Logits, soft: Soft, noise: Tensor, weights: Tensor) -> np.ndarray:
+def balances(
+    model: Guided, sampler, logits: Logits, soft: Soft, noise: Tensor, weights: Tensor, seeds: Seeds = no_seeds
+) -> np.ndarray:
     """For every routed branch the β at which it would settle at the threshold: one trajectory without updates."""
-    plain, out, x, lam = Plain(model.backbone), [], noise, weights.tolist()
+    plain, out, x, lam = Plain(model.backbone), [], sampler.begin(noise), weights.tolist()
     for s, t in enumerate(sampler.timesteps):
         with torch.no_grad():
             teacher = model.both(x, t, plain)
         both = model.both(x, t, soft.row(logits.ratios(s) if s else None))
         if s:
             out.append(logits.balance(s, teacher, both, lam[s], soft.threshold))
-        x = sampler.step(s, both[: len(x)].detach(), x)
+        x = sampler.step(s, both[: len(x)].detach(), x, seeds(s))
     return np.stack(out)
 
 
@@ -67,32 +78,37 @@ def train(task, settings: LearnedSettings, form: str, stale: bool = True) -> Rou
     soft_cache: dict[int, Tensor] = {}
     kept = {"weights": torch.ones(task.steps), "cache": soft_cache}
 
-    def draw(g: torch.Generator) -> tuple[Guided, Tensor]:
+    def draw(g: torch.Generator) -> tuple[Guided, Tensor, Seeds]:
         labels = torch.randint(task.backbone.classes, (recipe.batch,), generator=g)
         noise = torch.randn(recipe.batch, *task.backbone.latent_shape, generator=g)
-        labels, noise = (x.to(task.backbone.device) for x in distributed.own_share(labels, noise))
-        return Guided(task.backbone, labels, e.cfg, task.model.guidance_channels), noise
+        numbers = torch.arange(recipe.batch)
+        seed = int(torch.randint(2**31, (), generator=g)) if task.sampler.stochastic else 0
+        labels, noise, numbers = distributed.own_share(labels, noise, numbers)
+        seeds = StepSeeds(seed, int(numbers[0]), len(numbers)).at if task.sampler.stochastic else no_seeds
+        labels, noise = labels.to(task.backbone.device), noise.to(task.backbone.device)
+        return Guided(task.backbone, labels, e.cfg, task.model.guidance_channels), noise, seeds
 
-    def image_error(model: Guided, logits: Logits, noise: Tensor) -> Tensor:
+    def image_error(model: Guided, logits: Logits, noise: Tensor, seeds: Seeds) -> Tensor:
         if form == "one":
             return torch.ones(task.steps)
         if form == "paper":
             plan = Router(logits.numpy(), task.origin()).plan(tau)
-            return distributed.mean(iepo.paper(model, task.sampler, plan, noise))
+            return distributed.mean(iepo.paper(model, task.sampler, plan, noise, seeds))
         soft_cache.clear()
         soft = Soft(task.backbone, tau, soft_cache)
-        return distributed.mean(iepo.official(model, task.sampler, logits, soft, noise))
+        return distributed.mean(iepo.official(model, task.sampler, logits, soft, noise, seeds))
 
     def guess(logits: Logits, g: torch.Generator) -> np.ndarray:
-        model, noise = draw(g)
-        weights = image_error(model, logits, noise)
-        return balances(model, task.sampler, logits, Soft(task.backbone, tau), noise, weights)
+        model, noise, seeds = draw(g)
+        weights = image_error(model, logits, noise, seeds)
+        return balances(model, task.sampler, logits, Soft(task.backbone, tau), noise, weights, seeds)
 
     def one_round(k: int, logits: Logits, search: BetaSearch, g: torch.Generator) -> list[Loss]:
-        model, noise = draw(g)
+        model, noise, seeds = draw(g)
         if k % recipe.refresh == 0 and k < recipe.rounds:  # in the rounds that are added for the target, λ rests
-            kept["weights"] = image_error(model, logits, noise)
+            kept["weights"] = image_error(model, logits, noise, seeds)
         soft = Soft(task.backbone, tau, soft_cache)
-        return trajectory(model, task.sampler, logits, soft, noise, kept["weights"], search.beta, stale)[1]
+        weights = kept["weights"]
+        return trajectory(model, task.sampler, logits, soft, noise, weights, search.beta, stale, seeds)[1]
 
     return train_router(task, settings, recipe, range(1, task.steps), guess, one_round, kept, **{"lambda": form})

@@ -72,13 +72,14 @@ def _draw_batch(plan: Plan, parts, first: int, count: int, progress=lambda n: No
 
     from harmonica.executor import Planned
     from harmonica.samplers import make_sampler
-    from harmonica.sampling import Guided, noise_and_labels, sample, to_pixels
+    from harmonica.sampling import Guided, StepSeeds, noise_and_labels, sample, to_pixels
 
     (backbone, decode), o = parts, plan.origin
     noise, labels = noise_and_labels(o.seed, first, count, backbone.latent_shape, backbone.classes)
     guided = Guided(backbone, labels.to(backbone.device), o.cfg, get_model(o.model).guidance_channels)
     noise = noise.to(backbone.device)
-    latents = sample(guided, make_sampler(o.sampler, o.steps), Planned(backbone, plan), noise)
+    seeds = StepSeeds(o.seed, first, count).at
+    latents = sample(guided, make_sampler(o.sampler, o.steps), Planned(backbone, plan), noise, seeds)
     with torch.inference_mode():
         images = to_pixels(decode(latents)).cpu().numpy()
     progress(count)

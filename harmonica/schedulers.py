@@ -1,0 +1,138 @@
+"""diffusers' schedulers as samplers: what they remember between steps travels with the latents.
+
+A scheduler object keeps the last outputs, the last noise and a step count in itself, so one object cannot follow the
+many trajectories that router training runs side by side. Here all of that is set before each step and read after it:
+the remembered tensors are further channels of the latents (n, C·(1 + memory), H, W), and the noise of image k at step s
+comes from a seed of its own.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from harmonica.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LINEAR = dict(num_train_timesteps=1000, beta_start=1e-4, beta_end=0.02, beta_schedule="linear")
+
+
+class Scheduled:
+    """The shared part: timesteps, and one step of the scheduler at a given place with given memory."""
+
+    memory = 0  # tensors remembered besides the latents
+    stochastic = False
+
+    def __init__(self, steps: int, first: int = 0):
+        if not 1 <= steps <= 999:
+            raise UserError(f"a sampler needs at least 1 step and fewer than the 1000 of the training, not {steps}")
+        self.steps, self.first = steps, first
+        self.timesteps: tuple[int, ...] = self.kept(steps)
+
+    def kept(self, steps: int) -> tuple[int, ...]:
+        """The training steps that are kept, noisiest first: the field's linspace spacing, which leaves out 0."""
+        return tuple(int(t) for t in np.linspace(0, 999, steps + 1).round()[::-1][:-1])
+
+    def starting_at(self, s: int) -> Scheduled:
+        """This sampler for a trajectory that begins at step `s`: nothing is remembered there."""
+        return type(self)(self.steps, s)
+
+    def begin(self, x: Tensor) -> Tensor:
+        """Latents (n, C, H, W) with room for what is remembered."""
+        import torch
+
+        return torch.cat([x] + [torch.zeros_like(x)] * self.memory, 1)
+
+    def step(self, s: int, output: Tensor, x: Tensor, seeds: list[int] | None = None) -> Tensor:
+        """Latents with memory of step s+1 from those of step `s`; `seeds` has one number an image, for its noise."""
+        import torch
+
+        current, *kept = x.chunk(1 + self.memory, 1)
+        scheduler = self.scheduler
+        scheduler._step_index = s
+        done = s - self.first  # steps that are remembered
+        self.restore(scheduler, s, done, kept)
+        noise = {"generator": [torch.Generator().manual_seed(k) for k in seeds or ()]} if self.stochastic else {}
+        moved = scheduler.step(self.output(output, current.shape[1]), self.timesteps[s], current, **noise).prev_sample
+        return torch.cat([moved, *self.remembered(scheduler)], 1)
+
+    def output(self, output: Tensor, channels: int) -> Tensor:
+        return output[:, :channels]
+
+    def restore(self, scheduler: Any, s: int, done: int, kept: list[Tensor]) -> None:
+        """Put what was remembered back into the scheduler."""
+
+    def remembered(self, scheduler: Any) -> list[Tensor]:
+        """What the scheduler holds after a step."""
+        return []
+
+
+class IDDPM(Scheduled):
+    """Ancestral sampling with the learned variance (Nichol & Dhariwal 2021), on the respaced steps of the DiT code."""
+
+    stochastic = True
+
+    def kept(self, steps: int) -> tuple[int, ...]:
+        return tuple(int(t) for t in np.round(np.linspace(0, 999, steps))[::-1])
+
+    @cached_property
+    def scheduler(self):
+        from diffusers import DDPMScheduler
+
+        scheduler = DDPMScheduler(**LINEAR, variance_type="learned_range", clip_sample=False)
+        scheduler.set_timesteps(timesteps=list(self.timesteps))
+        return scheduler
+
+    def output(self, output: Tensor, channels: int) -> Tensor:
+        return output[:, : 2 * channels]
+
+
+class DPMSolverPP(Scheduled):
+    """DPM-Solver++ 2M (Lu et al. 2022), midpoint form; the first and the last step are of first order."""
+
+    memory = 1  # the data prediction of the step before
+
+    @cached_property
+    def scheduler(self):
+        from diffusers import DPMSolverMultistepScheduler
+
+        scheduler = DPMSolverMultistepScheduler(**LINEAR)
+        scheduler.set_timesteps(self.steps)
+        return scheduler
+
+    def restore(self, scheduler, s, done, kept) -> None:
+        scheduler.lower_order_nums = min(done, 2)
+        scheduler.model_outputs = [None, kept[0]]
+
+    def remembered(self, scheduler) -> list[Tensor]:
+        return scheduler.model_outputs[-1:]
+
+
+class SASolver(Scheduled):
+    """SA-Solver (Xue et al. 2023): stochastic Adams, predictor and corrector of order 2, τ = 1 for 200 ≤ t ≤ 800."""
+
+    memory = 3  # the data prediction, the corrected latents and the noise of the step before
+    stochastic = True
+
+    @cached_property
+    def scheduler(self):
+        from diffusers import SASolverScheduler
+
+        scheduler = SASolverScheduler(**LINEAR)
+        scheduler.set_timesteps(self.steps)
+        return scheduler
+
+    def restore(self, scheduler, s, done, kept) -> None:
+        prediction, latents, noise = kept
+        scheduler.lower_order_nums = min(done, 2)
+        scheduler.model_outputs = [None, prediction]
+        scheduler.timestep_list = [None, self.timesteps[s - 1] if done else None]
+        scheduler.last_sample, scheduler.last_noise = (latents, noise) if done else (None, None)
+        scheduler.this_corrector_order = 2
+
+    def remembered(self, scheduler) -> list[Tensor]:
+        return [scheduler.model_outputs[-1], scheduler.last_sample, scheduler.last_noise]
