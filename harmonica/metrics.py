@@ -76,6 +76,9 @@ def precision_recall(
     return _share_inside(r, reference_radii, s), _share_inside(s, _radii(s, k), r)
 
 
+BLOCK = 2**25  # distances held at once, float64: 256 MiB
+
+
 class _Points(NamedTuple):
     x: np.ndarray  # (n, d) float64
     norms: np.ndarray  # (n,) squared
@@ -86,8 +89,8 @@ class _Points(NamedTuple):
         return _Points(x, np.einsum("ij,ij->i", x, x))
 
     def distances_to(self, other: "_Points") -> Iterator[np.ndarray]:
-        """Squared distances (m, n_other) of consecutive points, as many at once as fit 2²⁵ numbers."""
-        rows = max(1, 2**25 // len(other.x))
+        """Squared distances (m, n_other) of consecutive points, as many at once as fit BLOCK numbers."""
+        rows = max(1, BLOCK // len(other.x))
         for i in range(0, len(self.x), rows):
             d = self.x[i : i + rows] @ other.x.T
             d *= -2

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics
 from torch_fidelity.metric_isc import isc_features_to_metric
 from torch_fidelity.metric_prc import calculate_precision_recall_full
 
+from harmonica import metrics
 from harmonica.errors import UserError
 from harmonica.metrics import Gaussian, frechet_distance, inception_score, precision_recall, psnr, squared_error
 
@@ -77,6 +80,18 @@ def test_precision_and_recall_by_brute_force(seed, k):
     rng = np.random.default_rng(seed)
     a, b = rng.normal(size=(40, 3)), rng.normal(size=(30, 3)) + 0.5
     assert precision_recall(a, b, k) == pytest.approx(brute_precision_recall(a, b, k))
+
+
+def test_distances_are_made_in_blocks(monkeypatch):
+    """The result does not depend on the block, and no more than a few blocks are ever held."""
+    reference, samples = RNG.normal(size=(1500, 8)), RNG.normal(size=(2500, 8))
+    whole = precision_recall(reference, samples)
+    monkeypatch.setattr(metrics, "BLOCK", 2**16)
+    tracemalloc.start()
+    assert precision_recall(reference, samples) == whole
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 * 8 * 2**16 + 2 * (reference.nbytes + samples.nbytes)  # all distances at once are 30 MB
 
 
 def test_precision_and_recall_agree_with_torch_fidelity():

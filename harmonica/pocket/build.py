@@ -109,7 +109,7 @@ def measure_quality(out: Path, test: np.ndarray, labels: np.ndarray, n: int) -> 
     real = extract(test[..., None])
     with torch.inference_mode():
         latents, _ = encode(vae, test)
-        decoded = torch.cat([to_pixels(vae.decode(z).sample) for z in latents.split(100)])
+        decoded = torch.cat([to_pixels(vae.decode(z.to(vae.device)).sample).cpu() for z in latents.split(100)])
     again = extract(decoded.numpy())
     sets = [slice(i, i + n) for i in range(0, len(test) - n + 1, n)]
     quality = {

@@ -64,7 +64,7 @@ def training_latents(model, vae) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     with torch.inference_mode():
         parts = [
-            vae.encode(to_float(pad_to_32(images[i : i + 500]))).latent_dist.sample(generator)
+            vae.encode(to_float(pad_to_32(images[i : i + 500])).to(vae.device)).latent_dist.sample(generator).cpu()
             for i in range(0, len(images), 500)
         ]
     return (torch.cat(parts) * vae.config.scaling_factor).clone(), labels

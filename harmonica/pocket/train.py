@@ -189,8 +189,9 @@ def tune_decoder(vae: AutoencoderKL, mean, std, images: np.ndarray, checkpoint: 
 @torch.no_grad()
 def encode(vae: AutoencoderKL, images: np.ndarray, batch: int = 500) -> tuple[torch.Tensor, torch.Tensor]:
     """Posterior mean and standard deviation, each (n, 4, 8, 8), unscaled."""
-    out = [vae.encode(to_float(images[i : i + batch])).latent_dist for i in range(0, len(images), batch)]
-    return torch.cat([d.mean for d in out]), torch.cat([d.std for d in out])
+    parts = (to_float(images[i : i + batch]).to(vae.device) for i in range(0, len(images), batch))
+    out = [vae.encode(x).latent_dist for x in parts]
+    return torch.cat([d.mean for d in out]).cpu(), torch.cat([d.std for d in out]).cpu()
 
 
 def train_classifier(images: np.ndarray, labels: np.ndarray, checkpoint: Path, steps: int = 3500, batch: int = 128):
