@@ -35,7 +35,7 @@ def make(task, settings: Settings) -> Router:
     import torch
 
     from harmonica import distributed
-    from harmonica.training import train_router
+    from harmonica.training import draw_seeds, train_router
 
     routed = routed_steps(task.steps)
     recipe = settings.recipe(recipe_for(task.model.scale, len(routed)))
@@ -49,10 +49,8 @@ def make(task, settings: Settings) -> Router:
         y = labels[at].masked_fill(drop, backbone.null_label)
         noise = torch.randn(recipe.batch, *backbone.latent_shape, generator=g)
         kept["seen"][at] = True
-        seeds = torch.randint(2**31, (recipe.batch,), generator=g) if sampler.stochastic else torch.zeros(recipe.batch)
-        x0, y, noise, seeds = distributed.own_share(latents[at], y, noise, seeds)
-        inputs = (x.to(backbone.device) for x in (x0, y, noise))
-        return pair(backbone, sampler, logits, s, *inputs, seeds.int().tolist())
+        own = [x.to(backbone.device) for x in distributed.own_share(latents[at], y, noise)]
+        return pair(backbone, sampler, logits, s, *own, draw_seeds(sampler, len(own[0]), g))
 
     def guess(logits, g):
         return np.stack([logits.balance(s, *outputs(logits, s, g), 1.0, settings.threshold) for s in routed])
@@ -66,10 +64,10 @@ def make(task, settings: Settings) -> Router:
     return Router(router.logits, replace(router.origin, cost=cost))
 
 
-def pair(backbone, sampler, logits, s: int, x0, labels, noise, seeds: list[int] | None = None):
+def pair(backbone, sampler, logits, s: int, x0, labels, noise, seeds=None):
     """Outputs (n, C_out, H, W) of teacher and student at step `s`, from images x0 noised to the step before.
 
-    `seeds`, one an image, are for the noise that a stochastic sampler adds on the way.
+    `seeds(s)`, one an image, are for the noise that a stochastic sampler adds on the way.
     """
     import torch
 

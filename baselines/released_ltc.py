@@ -29,6 +29,6 @@ def make(task, settings: Settings) -> Plan:
     from harmonica import downloads, released
 
     (name,) = files(task.steps)
-    router = released.to_router(downloads.require(name), task.experiment.model, "learning_to_cache")
+    router = released.read(downloads.require(name)).router(task.experiment.model, "learning_to_cache")
     plan = router.plan(settings.threshold)
     return replace(plan, origin=task.origin(notes=router.origin.notes))

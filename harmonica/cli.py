@@ -188,13 +188,11 @@ def make_plan(args) -> None:
         distributed.start()
     plan, router = e.make(sources, args.out, _started)
     if several:
-        first = distributed.is_first()
+        first = distributed.rank() == 0
         distributed.stop()
         if not first:
             return
-    if router is not None:
-        router.save(args.out.with_suffix(".router.safetensors"))
-    plan.save(args.out)
+    _save(plan, router, args.out)
     for checkpoint in args.out.parent.glob(f".{args.out.stem}-*.checkpoint"):
         checkpoint.unlink()
     cost = "".join(f", {k} = {v:g}" for k, v in plan.origin.cost.items())
@@ -285,18 +283,18 @@ def fetch(args) -> None:
         for model in (m for m in MODELS.values() if m.hub):
             print(f"{model.name:45} {model.title} {model.resolution}, {model.source}")
         return
-    found = {}
+    files = []
     for name in args.names:
         if name in downloads.FILES:
             path = downloads.fetch(name)
-            found[name] = file_hash(path)
+            files.append((path, path.parent))
         else:
             path = downloads.fetch_model(get_model(name))
-            parts = (p for part in downloads.PARTS for p in sorted((path / part).iterdir()) if p.is_file())
-            found |= {str(p.relative_to(path.parent)): file_hash(p) for p in parts}
+            parts = (p for part in downloads.PARTS for p in sorted((path / part).iterdir()))
+            files += [(p, path.parent) for p in parts if p.is_file()]
         print(path)
     if args.done:
-        _write_json(args.done, found)
+        _write_json(args.done, {str(p.relative_to(folder)): file_hash(p) for p, folder in files})
 
 
 def latency(args) -> None:
@@ -319,16 +317,16 @@ def import_router(args) -> None:
     from harmonica import released
     from harmonica.router import sigmoid
 
-    router = released.to_router(args.file, args.model, args.method, args.cfg)
+    found = released.read(args.file)
+    router = found.router(args.model, args.method, args.cfg)
     plan, o = router.plan(args.threshold), router.origin
     steps, branches = router.logits.shape
-    below = 100 * float((sigmoid(released.read(args.file).logits) <= args.threshold).mean())
+    below = 100 * float((sigmoid(found.logits) <= args.threshold).mean())
     print(f"{args.file}: {o.method} for {o.model}, {o.sampler}, {steps} steps × {branches} branches")
     print(f"{below:.2f} % of its entries are at or below {args.threshold:g}")
     print(_summary(plan))
     if args.out:
-        router.save(args.out.with_suffix(".router.safetensors"))
-        plan.save(args.out)
+        _save(plan, router, args.out)
 
 
 def export_router(args) -> None:
@@ -391,6 +389,13 @@ def _load_plans(paths: list[Path]) -> dict:
         if names.count(name) > 1:
             raise UserError(f"two plans are named {name}: results are filed by that name, rename one of the files")
     return {path.stem: Plan.load(path) for path in paths}
+
+
+def _save(plan, router, path: Path) -> None:
+    """The plan, and beside it the router that it comes from, if any."""
+    if router is not None:
+        router.save(path.with_suffix(".router.safetensors"))
+    plan.save(path)
 
 
 def _summary(plan) -> str:

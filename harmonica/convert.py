@@ -1,6 +1,5 @@
 """Original DiT checkpoints (facebookresearch/DiT parameter names) and diffusers `transformer/` folders, both ways."""
 
-import io
 import json
 import re
 from pathlib import Path
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from harmonica.backbones.dit import DiT, sincos_position
 from harmonica.errors import UserError
-from harmonica.pickles import load_pickle
+from harmonica.pickles import load_pickle, save_pickle
 from harmonica.provenance import write_whole
 
 _BLOCK = {
@@ -142,9 +141,7 @@ def to_original_file(folder: str | Path, path: str | Path) -> None:
         out.setdefault("pos_embed", sincos_position(width, config["sample_size"] // config["patch_size"]))
     except (OSError, ValueError, KeyError, SafetensorError) as e:
         raise UserError(f"{folder} is not a diffusers DiT folder ({type(e).__name__}: {e})") from None
-    data = io.BytesIO()
-    torch.save(out, data)
-    write_whole(Path(path), data.getvalue())
+    save_pickle(path, out)
 
 
 def original_config(state: dict[str, Tensor], heads: int) -> dict:

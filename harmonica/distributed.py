@@ -14,34 +14,31 @@ from harmonica.errors import UserError
 
 
 def start() -> None:
-    """Join the processes that torchrun started; alone, do nothing."""
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized():
-        if torch.cuda.is_available():
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    """Join the processes that torchrun started."""
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
 
 
 def stop() -> None:
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    dist.destroy_process_group()
 
 
 def world() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def is_first() -> bool:
-    """Whether this process writes the files."""
-    return not dist.is_initialized() or dist.get_rank() == 0
+def rank() -> int:
+    """This process' number; the first, 0, writes the files."""
+    return dist.get_rank() if dist.is_initialized() else 0
 
 
 def own_share(*batch: Tensor) -> tuple[Tensor, ...]:
     """This process' slice of tensors (n, …). Raises UserError when the processes do not divide n."""
-    n, size = len(batch[0]), world()
+    n, size, k = len(batch[0]), world(), rank()
     if n % size:
         raise UserError(f"a batch of {n} cannot be shared by {size} processes; set batch to a multiple of {size}")
-    rank = dist.get_rank() if dist.is_initialized() else 0
-    own = slice(rank * n // size, (rank + 1) * n // size)
+    own = slice(k * n // size, (k + 1) * n // size)
     return tuple(x[own] for x in batch)
 
 

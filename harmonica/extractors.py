@@ -1,6 +1,5 @@
 """Feature networks and reference sets: images to what the metrics compare. A table names the network it used."""
 
-import io
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,7 +10,7 @@ import numpy as np
 from harmonica.errors import DAMAGED_NPZ, UserError, unknown
 from harmonica.metrics import Gaussian, radii
 from harmonica.pocket import CLASS_CONDITIONAL
-from harmonica.provenance import source_hash, write_whole
+from harmonica.provenance import source_hash, write_npz
 
 INCEPTION_WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"
 
@@ -50,10 +49,8 @@ class Reference:
             raise UserError(f"{path} is not a reference of metrics ({type(e).__name__}: {e})") from None
 
     def save(self, path: str | Path) -> None:
-        data = io.BytesIO()
-        np.savez_compressed(data, mu=self.pooled.mu, sigma=self.pooled.sigma, mu_s=self.spatial.mu,
-                            sigma_s=self.spatial.sigma, features=self.features)  # fmt: skip
-        write_whole(path, data.getvalue())
+        write_npz(path, mu=self.pooled.mu, sigma=self.pooled.sigma, mu_s=self.spatial.mu, sigma_s=self.spatial.sigma,
+                  features=self.features)  # fmt: skip
 
 
 def adm_reference(path: str | Path, extract: Callable[[np.ndarray], Features], chunk: int = 500) -> Reference:

@@ -11,11 +11,11 @@ from torch import Tensor
 from harmonica.executor import Plain, Planned, Soft
 from harmonica.logits import Logits
 from harmonica.plan import Plan
-from harmonica.sampling import Guided, Seeds, denoise, no_seeds
+from harmonica.sampling import Guided, Seeds, denoise
 
 
 @torch.no_grad()
-def official(model: Guided, sampler, logits: Logits, soft: Soft, noise: Tensor, seeds: Seeds = no_seeds) -> Tensor:
+def official(model: Guided, sampler, logits: Logits, soft: Soft, noise: Tensor, seeds: Seeds | None = None) -> Tensor:
     """λ (steps,) in execution order from noise (n, C, H, W): mean of (x0 with the router on up to step s − x0 with it
     on up to s−1)², over both guidance halves. `soft` is left with the cache of the last step.
 
@@ -32,9 +32,8 @@ def official(model: Guided, sampler, logits: Logits, soft: Soft, noise: Tensor, 
         k = len(tails)
         out = model.repeated(k).both(tails[:, :n].flatten(0, 1), t, plain)
         out = out.unflatten(0, (halves, k, n)).transpose(0, 1).flatten(1, 2)  # (k, halves·n, C_out, H, W)
-        own = (seeds(s) or []) * halves
-        tails = sampler.step(s, out.flatten(0, 1), tails.flatten(0, 1), own * k).unflatten(0, (k, -1))
-        head = sampler.step(s, model.both(head[:n], t, soft.row(logits.ratios(s) if s else None)), head, own)
+        tails = sampler.step(s, out.flatten(0, 1), tails.flatten(0, 1), seeds).unflatten(0, (k, -1))
+        head = sampler.step(s, model.both(head[:n], t, soft.row(logits.ratios(s) if s else None)), head, seeds)
         if s:
             tails = torch.cat([tails, head[None]])
     x0 = tails[:, :, : noise.shape[1]]
@@ -43,7 +42,7 @@ def official(model: Guided, sampler, logits: Logits, soft: Soft, noise: Tensor, 
 
 
 @torch.no_grad()
-def paper(model: Guided, sampler, plan: Plan, noise: Tensor, seeds: Seeds = no_seeds) -> Tensor:
+def paper(model: Guided, sampler, plan: Plan, noise: Tensor, seeds: Seeds | None = None) -> Tensor:
     """λ (steps,) in execution order from noise (n, C, H, W): λ_s = ‖x0 − x0^(s)‖²_F, the mean over the batch; x0 under
     the plan, x0^(s) under the plan with every branch computed (and cached) at step s.
 
@@ -57,6 +56,6 @@ def paper(model: Guided, sampler, plan: Plan, noise: Tensor, seeds: Seeds = no_s
             off = Planned(model.backbone, Plan(actions, plan.origin), dict(main.cache))
             switched = denoise(x, sampler, lambda x, s, off=off: model(x, sampler.timesteps[s], off.at(s)), s, seeds)
             variants.append(switched)
-        x = sampler.step(s, model(x, t, main.at(s)), x, seeds(s))
+        x = sampler.step(s, model(x, t, main.at(s)), x, seeds)
     gaps = [(x - v)[:, : noise.shape[1]].square().flatten(1).sum(1).mean() for v in variants]
     return torch.stack([x.new_zeros(()), *gaps])

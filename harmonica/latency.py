@@ -32,7 +32,7 @@ def measure(plans: dict[str, Plan], batch: int = 8, rounds: int = 7, seed: int =
         guided = Guided(backbone, labels.to(backbone.device), o.cfg, get_model(o.model).guidance_channels)
         noise, sampler, policy = noise.to(backbone.device), make_sampler(o.sampler, o.steps), Planned(backbone, plan)
         started = time.perf_counter()
-        x = sample(guided, sampler, policy, noise, StepSeeds(seed, 0, batch).at)
+        x = sample(guided, sampler, policy, noise, StepSeeds(seed, 0, batch))
         x.flatten()[0].item()  # waits for the device
         return time.perf_counter() - started
 

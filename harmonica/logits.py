@@ -54,7 +54,7 @@ class Logits:
         self._optimiser.zero_grad(set_to_none=True)
         with torch.no_grad():
             self.rows[s].clamp_(-LIMIT, LIMIT)
-        return Loss(distributed.mean(data.detach()), ratios.detach(), distributed.mean(total.detach()))
+        return Loss(data.detach(), ratios.detach(), total.detach())
 
     def balance(self, s: int, teacher: Tensor, student: Tensor, weight: float, threshold: float) -> np.ndarray:
         """The β at which each branch of row `s` would settle at the threshold, were it alone; nothing is updated.

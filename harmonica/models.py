@@ -100,8 +100,7 @@ class Model:
 
     def load_decoder(self) -> Callable:
         """A function from latents (n, 4, h, w), unit variance, to images (n, C, H, W) in [-1, 1]."""
-        vae = self.load_autoencoder()
-        return lambda latents: vae.decode(latents / vae.config.scaling_factor, return_dict=False)[0]
+        return decoder(self.load_autoencoder())
 
     def folder(self, part: str) -> Path:
         """The local folder of one component. Raises UserError when a hub model's has not been fetched."""
@@ -115,6 +114,11 @@ class Model:
                 f"{folder} is missing: run `harmonica fetch {self.name}`, which says what to do without network"
             )
         return folder
+
+
+def decoder(vae) -> Callable:
+    """Decoding by an AutoencoderKL, as `Model.load_decoder` has it."""
+    return lambda latents: vae.decode(latents / vae.config.scaling_factor, return_dict=False)[0]
 
 
 def _dit_xl_2(resolution: int, reference: str) -> Model:

@@ -1,6 +1,7 @@
 """What a result depends on, in a form that can be compared: source files, package versions, the machine."""
 
 import hashlib
+import io
 import json
 import os
 import platform
@@ -77,3 +78,12 @@ def write_whole(path: str | Path, data: bytes | str) -> None:
         os.replace(tmp, path)
     finally:
         tmp.unlink(missing_ok=True)
+
+
+def write_npz(path: str | Path, **arrays) -> None:
+    """Write arrays, compressed, whole or not at all."""
+    import numpy as np
+
+    data = io.BytesIO()
+    np.savez_compressed(data, **arrays)
+    write_whole(path, data.getvalue())

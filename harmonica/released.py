@@ -4,7 +4,6 @@ Layout: {"routers": {"<t>.prob": logits (branches,)}, "opt": …, "args": argpar
 counts down to 0, so that the noisiest step comes last.
 """
 
-import io
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from harmonica import methods
 from harmonica.errors import UserError
 from harmonica.models import MODELS, get_model
 from harmonica.plan import Origin
-from harmonica.provenance import file_hash, write_whole
+from harmonica.provenance import file_hash
 from harmonica.router import LIMIT, Router
 
 
@@ -24,6 +23,7 @@ from harmonica.router import LIMIT, Router
 class Released:
     """What a file holds: logits float32 (steps, branches) in execution order, and its training arguments."""
 
+    path: Path
     logits: np.ndarray
     args: dict[str, Any]
 
@@ -31,6 +31,36 @@ class Released:
     def method(self) -> str:
         """HarmoniCa fixes the noisiest step at the limit, Learning-to-Cache leaves it as it was drawn."""
         return "harmonica" if (self.logits[0] >= LIMIT).all() else "learning_to_cache"
+
+    def router(self, model: str | None = None, method: str | None = None, cfg: float = 1.5) -> Router:
+        """The router in the file. What Learning-to-Cache does not route computes everything.
+
+        `model` defaults to the one that the file's arguments name, or the only one with as many branches. Raises
+        UserError when none fits.
+        """
+        steps, branches = self.logits.shape
+        if model is None:
+            title, size = self.args.get("model"), self.args.get("image_size")
+            named = [m.name for m in MODELS.values() if (m.title, m.resolution) == (title, size)]
+            alike = [m.name for m in MODELS.values() if m.scale == "paper" and len(m.shape.branches) == branches]
+            fitting = named or alike
+            if len(fitting) != 1:
+                raise UserError(
+                    f"{self.path} has {branches} branches a step and does not say for which model it is; name one of "
+                    f"{', '.join(sorted(MODELS))}"
+                )
+            (model,) = fitting
+        expected = len(get_model(model).shape.branches)
+        if branches != expected:
+            raise UserError(f"{self.path} has {branches} branches a step, but {model} has {expected}")
+        method = method or self.method
+        logits = self.logits.copy()
+        if method == "learning_to_cache":
+            routed = methods.get_method(method).routed_steps(steps)
+            logits[[s for s in range(steps) if s not in routed]] = LIMIT
+        settings = {k: self.args[k] for k in ("l1", "lr", "max_steps", "global_batch_size") if k in self.args}
+        notes = {"file": self.path.name, "sha256": file_hash(self.path)}
+        return Router(logits, Origin(model, "ddim", steps, cfg, method, settings=settings, notes=notes))
 
 
 def read(path: str | Path) -> Released:
@@ -51,45 +81,14 @@ def read(path: str | Path) -> Released:
         raise UserError(f"{path}: the steps have different numbers of branches")
     logits = np.stack([found[t].float().numpy() for t in sorted(found, reverse=True)])
     args = state.get("args", {})
-    return Released(logits, dict(args if isinstance(args, dict) else vars(args)))
-
-
-def to_router(path: str | Path, model: str | None = None, method: str | None = None, cfg: float = 1.5) -> Router:
-    """The router in a released file. What Learning-to-Cache does not route computes everything.
-
-    `model` defaults to the one that the file's arguments name, or the only one with as many branches. Raises UserError
-    when none fits.
-    """
-    r = read(path)
-    steps, branches = r.logits.shape
-    if model is None:
-        title, size = r.args.get("model"), r.args.get("image_size")
-        named = [m.name for m in MODELS.values() if (m.title, m.resolution) == (title, size)]
-        fitting = named or [m.name for m in MODELS.values() if m.scale == "paper" and len(m.shape.branches) == branches]
-        if len(fitting) != 1:
-            raise UserError(
-                f"{path} has {branches} branches a step and does not say for which model it is; name one of "
-                f"{', '.join(sorted(MODELS))}"
-            )
-        (model,) = fitting
-    expected = len(get_model(model).shape.branches)
-    if branches != expected:
-        raise UserError(f"{path} has {branches} branches a step, but {model} has {expected}")
-    method = method or r.method
-    logits = r.logits.copy()
-    if method == "learning_to_cache":
-        routed = methods.get_method(method).routed_steps(steps)
-        logits[[s for s in range(steps) if s not in routed]] = LIMIT
-    settings = {k: r.args[k] for k in ("l1", "lr", "max_steps", "global_batch_size") if k in r.args}
-    notes = {"file": Path(path).name, "sha256": file_hash(path)}
-    return Router(logits, Origin(model, "ddim", steps, cfg, method, settings=settings, notes=notes))
+    return Released(Path(path), logits, dict(args if isinstance(args, dict) else vars(args)))
 
 
 def write(router: Router, path: str | Path) -> None:
     """Write a router in the released layout, for the official samplers."""
     import torch
 
+    from harmonica.pickles import save_pickle
+
     rows = {f"{t}.prob": torch.from_numpy(row.copy()) for t, row in enumerate(router.logits[::-1])}
-    data = io.BytesIO()
-    torch.save({"routers": rows}, data)
-    write_whole(path, data.getvalue())
+    save_pickle(path, {"routers": rows})

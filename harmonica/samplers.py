@@ -2,17 +2,18 @@
 
 `timesteps` are in execution order; `begin(x)` gives the latents room for what a multistep sampler remembers, as further
 channels; `step(s, output, x, seeds)` goes from step s to s+1; `starting_at(s)` is the sampler for a trajectory that
-begins there. A stochastic sampler takes a seed an image and step.
+begins there. A stochastic sampler calls `seeds(s)` for a seed an image.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from harmonica.errors import UserError, unknown
-from harmonica.schedulers import IDDPM, DPMSolverPP, SASolver
+from harmonica.schedulers import IDDPM, DPMSolverPP, SASolver, respaced
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,11 +36,10 @@ class DDIM:
     def __init__(self, steps: int):
         if not 1 <= steps <= 1000:
             raise UserError(f"a sampler needs at least 1 step and at most the 1000 of the training, not {steps}")
-        kept = np.round(np.linspace(0, 999, steps)).astype(int)
-        bar = linear_alpha_bar()[kept]
+        self.timesteps = respaced(steps)
+        bar = linear_alpha_bar()[list(self.timesteps[::-1])]
         previous = np.append(1.0, bar[:-1])
         self.steps = steps
-        self.timesteps = tuple(int(t) for t in kept[::-1])
         # x ← a·x + b·ε, from x0 = (x − √(1−ᾱ) ε)/√ᾱ and x' = √ᾱ' x0 + √(1−ᾱ') ε
         a = np.sqrt(previous / bar)
         b = np.sqrt(1 - previous) - a * np.sqrt(1 - bar)
@@ -51,7 +51,7 @@ class DDIM:
     def begin(self, x: Tensor) -> Tensor:
         return x
 
-    def step(self, s: int, output: Tensor, x: Tensor, seeds: list[int] | None = None) -> Tensor:
+    def step(self, s: int, output: Tensor, x: Tensor, seeds: Callable[[int], list[int]] | None = None) -> Tensor:
         """Latents of step s+1 from those of step `s`, x (n, C, H, W), and the model's output (n, ≥C, H, W)."""
         a, b = self._coefficients[s]
         return a * x + b * output[:, : x.shape[1]]

@@ -51,11 +51,7 @@ class Guided:
         return self.both(x, t, policy)[: len(x)]
 
 
-Seeds = Callable[[int], list[int] | None]  # of step s, one an image
-
-
-def no_seeds(s: int) -> None:
-    """For samplers that add no noise."""
+Seeds = Callable[[int], list[int]]  # of step s, one an image; a sampler that adds no noise does not ask
 
 
 @dataclass(frozen=True)
@@ -66,25 +62,25 @@ class StepSeeds:
     first: int
     count: int
 
-    def at(self, s: int) -> list[int]:
+    def __call__(self, s: int) -> list[int]:
         """Of images first … first+count−1 at step `s`."""
         keys = ([self.seed, self.first + j, s + 1] for j in range(self.count))
         return [int(np.random.SeedSequence(k).generate_state(1)[0]) for k in keys]
 
 
 def denoise(
-    x: Tensor, sampler, output: Callable[[Tensor, int], Tensor], start: int = 0, seeds: Seeds = no_seeds
+    x: Tensor, sampler, output: Callable[[Tensor, int], Tensor], start: int = 0, seeds: Seeds | None = None
 ) -> Tensor:
     """Run the sampler from step `start` to the end; `output(x, s)` is the model's output at step s."""
     for s in range(start, sampler.steps):
-        x = sampler.step(s, output(x, s), x, seeds(s))
+        x = sampler.step(s, output(x, s), x, seeds)
     return x
 
 
-def sample(model: Guided, sampler, policy, x: Tensor, seeds: Seeds = no_seeds) -> Tensor:
+def sample(model: Guided, sampler, policy, x: Tensor, seeds: Seeds | None = None) -> Tensor:
     """Latents (n, C, H, W) from noise `x` under `policy` (Plain or Planned), which is checked afterwards.
 
-    `seeds(s)` gives a seed an image for the noise of step s (StepSeeds.at); only a stochastic sampler needs it.
+    `seeds(s)` gives a seed an image for the noise of step s (StepSeeds); only a stochastic sampler needs it.
     """
     with torch.inference_mode():
         begun = sampler.begin(x)

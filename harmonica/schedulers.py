@@ -8,6 +8,7 @@ comes from a seed of its own.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +22,16 @@ if TYPE_CHECKING:
 LINEAR = dict(num_train_timesteps=1000, beta_start=1e-4, beta_end=0.02, beta_schedule="linear")
 
 
+def respaced(steps: int) -> tuple[int, ...]:
+    """The training steps that the DiT code keeps, round(linspace(0, 999, T)), noisiest first."""
+    return tuple(int(t) for t in np.round(np.linspace(0, 999, steps))[::-1])
+
+
 class Scheduled:
     """The shared part: timesteps, and one step of the scheduler at a given place with given memory."""
 
+    kind: str  # diffusers' class
+    options: dict[str, Any] = {}  # its configuration, besides the noise schedule
     memory = 0  # tensors remembered besides the latents
     stochastic = False
 
@@ -37,6 +45,17 @@ class Scheduled:
         """The training steps that are kept, noisiest first: the field's linspace spacing, which leaves out 0."""
         return tuple(int(t) for t in np.linspace(0, 999, steps + 1).round()[::-1][:-1])
 
+    @cached_property
+    def scheduler(self) -> Any:
+        import diffusers
+
+        scheduler = getattr(diffusers, self.kind)(**LINEAR, **self.options)
+        self.set_timesteps(scheduler)
+        return scheduler
+
+    def set_timesteps(self, scheduler: Any) -> None:
+        scheduler.set_timesteps(self.steps)
+
     def starting_at(self, s: int) -> Scheduled:
         """This sampler for a trajectory that begins at step `s`: nothing is remembered there."""
         return type(self)(self.steps, s)
@@ -47,8 +66,11 @@ class Scheduled:
 
         return torch.cat([x] + [torch.zeros_like(x)] * self.memory, 1)
 
-    def step(self, s: int, output: Tensor, x: Tensor, seeds: list[int] | None = None) -> Tensor:
-        """Latents with memory of step s+1 from those of step `s`; `seeds` has one number an image, for its noise."""
+    def step(self, s: int, output: Tensor, x: Tensor, seeds: Callable[[int], list[int]] | None = None) -> Tensor:
+        """Latents with memory of step s+1 from those of step `s`.
+
+        `seeds(s)` gives a number an image, for its noise; copies of the images, one set after the other, get the same.
+        """
         import torch
 
         current, *kept = x.chunk(1 + self.memory, 1)
@@ -56,7 +78,10 @@ class Scheduled:
         scheduler._step_index = s
         done = s - self.first  # steps that are remembered
         self.restore(scheduler, s, done, kept)
-        noise = {"generator": [torch.Generator().manual_seed(k) for k in seeds or ()]} if self.stochastic else {}
+        noise = {}
+        if self.stochastic:
+            own = seeds(s)
+            noise["generator"] = [torch.Generator().manual_seed(k) for k in own * (len(x) // len(own))]
         moved = scheduler.step(self.output(output, current.shape[1]), self.timesteps[s], current, **noise).prev_sample
         return torch.cat([moved, *self.remembered(scheduler)], 1)
 
@@ -74,18 +99,14 @@ class Scheduled:
 class IDDPM(Scheduled):
     """Ancestral sampling with the learned variance (Nichol & Dhariwal 2021), on the respaced steps of the DiT code."""
 
+    kind, options = "DDPMScheduler", {"variance_type": "learned_range", "clip_sample": False}
     stochastic = True
 
     def kept(self, steps: int) -> tuple[int, ...]:
-        return tuple(int(t) for t in np.round(np.linspace(0, 999, steps))[::-1])
+        return respaced(steps)
 
-    @cached_property
-    def scheduler(self):
-        from diffusers import DDPMScheduler
-
-        scheduler = DDPMScheduler(**LINEAR, variance_type="learned_range", clip_sample=False)
+    def set_timesteps(self, scheduler: Any) -> None:
         scheduler.set_timesteps(timesteps=list(self.timesteps))
-        return scheduler
 
     def output(self, output: Tensor, channels: int) -> Tensor:
         return output[:, : 2 * channels]
@@ -94,15 +115,8 @@ class IDDPM(Scheduled):
 class DPMSolverPP(Scheduled):
     """DPM-Solver++ 2M (Lu et al. 2022), midpoint form; the first and the last step are of first order."""
 
+    kind = "DPMSolverMultistepScheduler"
     memory = 1  # the data prediction of the step before
-
-    @cached_property
-    def scheduler(self):
-        from diffusers import DPMSolverMultistepScheduler
-
-        scheduler = DPMSolverMultistepScheduler(**LINEAR)
-        scheduler.set_timesteps(self.steps)
-        return scheduler
 
     def restore(self, scheduler, s, done, kept) -> None:
         scheduler.lower_order_nums = min(done, 2)
@@ -115,16 +129,9 @@ class DPMSolverPP(Scheduled):
 class SASolver(Scheduled):
     """SA-Solver (Xue et al. 2023): stochastic Adams, predictor and corrector of order 2, τ = 1 for 200 ≤ t ≤ 800."""
 
+    kind = "SASolverScheduler"
     memory = 3  # the data prediction, the corrected latents and the noise of the step before
     stochastic = True
-
-    @cached_property
-    def scheduler(self):
-        from diffusers import SASolverScheduler
-
-        scheduler = SASolverScheduler(**LINEAR)
-        scheduler.set_timesteps(self.steps)
-        return scheduler
 
     def restore(self, scheduler, s, done, kept) -> None:
         prediction, latents, noise = kept

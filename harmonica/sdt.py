@@ -9,8 +9,8 @@ from harmonica.executor import Plain, Soft
 from harmonica.learning import BetaSearch, LearnedSettings, Recipe
 from harmonica.logits import Logits, Loss
 from harmonica.router import Router
-from harmonica.sampling import Guided, Seeds, StepSeeds, no_seeds
-from harmonica.training import train_router
+from harmonica.sampling import Guided, Seeds
+from harmonica.training import draw_seeds, train_router
 
 RECIPES = {
     "pocket": Recipe(rounds=60, batch=2, lr=0.3, refresh=20, betas=(0.7, 0.7), eps=1e-16),
@@ -27,7 +27,7 @@ def trajectory(
     weights: Tensor,
     beta: float,
     stale: bool = True,
-    seeds: Seeds = no_seeds,
+    seeds: Seeds | None = None,
 ) -> tuple[Tensor, list[Loss]]:
     """One training iteration: from noise (n, C, H, W) to x0, with one update of every step's logits on the way.
 
@@ -49,12 +49,12 @@ def trajectory(
             both = model.both(x, t, soft.row(logits.ratios(s)))
             losses.append(logits.learn(s, teacher, both, lam[s], beta))
             student = both[: len(x)].detach()
-        x = sampler.step(s, student, x, seeds(s))
+        x = sampler.step(s, student, x, seeds)
     return x[:, : noise.shape[1]], losses
 
 
 def balances(
-    model: Guided, sampler, logits: Logits, soft: Soft, noise: Tensor, weights: Tensor, seeds: Seeds = no_seeds
+    model: Guided, sampler, logits: Logits, soft: Soft, noise: Tensor, weights: Tensor, seeds: Seeds | None = None
 ) -> np.ndarray:
     """For every routed branch the β at which it would settle at the threshold: one trajectory without updates."""
     plain, out, x, lam = Plain(model.backbone), [], sampler.begin(noise), weights.tolist()
@@ -64,7 +64,7 @@ def balances(
         both = model.both(x, t, soft.row(logits.ratios(s) if s else None))
         if s:
             out.append(logits.balance(s, teacher, both, lam[s], soft.threshold))
-        x = sampler.step(s, both[: len(x)].detach(), x, seeds(s))
+        x = sampler.step(s, both[: len(x)].detach(), x, seeds)
     return np.stack(out)
 
 
@@ -78,17 +78,14 @@ def train(task, settings: LearnedSettings, form: str, stale: bool = True) -> Rou
     soft_cache: dict[int, Tensor] = {}
     kept = {"weights": torch.ones(task.steps), "cache": soft_cache}
 
-    def draw(g: torch.Generator) -> tuple[Guided, Tensor, Seeds]:
+    def draw(g: torch.Generator) -> tuple[Guided, Tensor, Seeds | None]:
         labels = torch.randint(task.backbone.classes, (recipe.batch,), generator=g)
         noise = torch.randn(recipe.batch, *task.backbone.latent_shape, generator=g)
-        numbers = torch.arange(recipe.batch)
-        seed = int(torch.randint(2**31, (), generator=g)) if task.sampler.stochastic else 0
-        labels, noise, numbers = distributed.own_share(labels, noise, numbers)
-        seeds = StepSeeds(seed, int(numbers[0]), len(numbers)).at if task.sampler.stochastic else no_seeds
-        labels, noise = labels.to(task.backbone.device), noise.to(task.backbone.device)
+        labels, noise = (x.to(task.backbone.device) for x in distributed.own_share(labels, noise))
+        seeds = draw_seeds(task.sampler, len(noise), g)
         return Guided(task.backbone, labels, e.cfg, task.model.guidance_channels), noise, seeds
 
-    def image_error(model: Guided, logits: Logits, noise: Tensor, seeds: Seeds) -> Tensor:
+    def image_error(model: Guided, logits: Logits, noise: Tensor, seeds: Seeds | None) -> Tensor:
         if form == "one":
             return torch.ones(task.steps)
         if form == "paper":

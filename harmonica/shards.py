@@ -78,8 +78,8 @@ def _draw_batch(plan: Plan, parts, first: int, count: int, progress=lambda n: No
     noise, labels = noise_and_labels(o.seed, first, count, backbone.latent_shape, backbone.classes)
     guided = Guided(backbone, labels.to(backbone.device), o.cfg, get_model(o.model).guidance_channels)
     noise = noise.to(backbone.device)
-    seeds = StepSeeds(o.seed, first, count).at
-    latents = sample(guided, make_sampler(o.sampler, o.steps), Planned(backbone, plan), noise, seeds)
+    sampler, policy = make_sampler(o.sampler, o.steps), Planned(backbone, plan)
+    latents = sample(guided, sampler, policy, noise, StepSeeds(o.seed, first, count))
     with torch.inference_mode():
         images = to_pixels(decode(latents)).cpu().numpy()
     progress(count)

@@ -18,7 +18,7 @@ from harmonica.experiment import Experiment
 from harmonica.extractors import Reference
 from harmonica.logits import Logits
 from harmonica.metrics import Gaussian
-from harmonica.models import get_model
+from harmonica.models import decoder, get_model
 from harmonica.samplers import make_sampler
 from harmonica.sampling import Guided, noise_and_labels, sample, to_pixels
 from harmonica.sdt import RECIPES, trajectory
@@ -66,7 +66,7 @@ def smoke(model: str, steps: int = 10, cfg: float = 1.5) -> None:
     print(f"  loss {float(loss.total):.3g}; {(logits.numpy() != before).sum()} logits moved")
 
     with stage("decode"), torch.inference_mode():
-        images = to_pixels(about.build_autoencoder().to(backbone.device).decode(latents / 0.18215).sample).cpu().numpy()
+        images = to_pixels(decoder(about.build_autoencoder().to(backbone.device))(latents)).cpu().numpy()
     with tempfile.TemporaryDirectory() as folder, stage(f"Inception features, metrics of {METRIC_IMAGES} images"):
         from harmonica.inception import inception_features, save_random_weights
 

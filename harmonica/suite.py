@@ -85,10 +85,16 @@ def rows(config: dict[str, Any]) -> list[Row]:
     return out
 
 
+def _named(entry: str | dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The method of a line of the configuration, and what is given with it."""
+    name, given = (entry, None) if isinstance(entry, str) else next(iter(entry.items()))
+    return name, given or {}
+
+
 def _cases(config: dict[str, Any], entry: str | dict[str, Any]) -> list[str]:
     """The cases that have a row of this method."""
-    name, given = (entry, {}) if isinstance(entry, str) else next(iter(entry.items()))
-    wanted = list(map(str, (given or {}).get("cases", config["cases"])))
+    name, given = _named(entry)
+    wanted = list(map(str, given.get("cases", config["cases"])))
     stray = set(wanted) - set(config["cases"])
     if stray:
         raise UserError(f"{name} is wanted for {', '.join(sorted(stray))}, which is not a case")
@@ -96,9 +102,9 @@ def _cases(config: dict[str, Any], entry: str | dict[str, Any]) -> list[str]:
 
 
 def _row(config: dict[str, Any], case: str, about: dict[str, Any], entry: str | dict[str, Any]) -> Row:
-    name, given = (entry, {}) if isinstance(entry, str) else next(iter(entry.items()))
+    name, given = _named(entry)
     settings = {}
-    for key, value in (given or {}).items():
+    for key, value in given.items():
         if key == "cases":
             continue
         if isinstance(value, dict):

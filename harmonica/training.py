@@ -1,6 +1,5 @@
 """The loop all learned methods share: rounds of updates, the search for β on the way, a checkpoint to go on from."""
 
-import io
 import pickle
 import sys
 import time
@@ -15,8 +14,10 @@ from tqdm import tqdm
 from harmonica import distributed
 from harmonica.learning import SOURCES, BetaSearch, LearnedSettings, Recipe
 from harmonica.logits import Logits, Loss
-from harmonica.provenance import digest, source_hash, write_whole
+from harmonica.pickles import save_pickle
+from harmonica.provenance import digest, source_hash
 from harmonica.router import Router
+from harmonica.sampling import Seeds, StepSeeds
 
 SAVE_EVERY_S = 30.0
 
@@ -61,16 +62,16 @@ def train_router(
                 kept[key] = value.to(device)
 
     begun = saved = time.perf_counter()
-    bar = tqdm(initial=k, total=recipe.rounds, desc=e.slug, mininterval=5, disable=not distributed.is_first())
+    bar = tqdm(initial=k, total=recipe.rounds, desc=e.slug, mininterval=5, disable=distributed.rank() > 0)
     while not search.finished(k - 1):
         losses = one_round(k, logits, search, g)
-        loss = float(torch.stack([loss.total for loss in losses]).mean())
+        loss = float(distributed.mean(torch.stack([loss.total for loss in losses]).mean()))
         search.update(k, logits, tau)
         bar.set_postfix(CUR=f"{search.cur:.1f}", beta=f"{search.beta:.2e}", refresh=False)
         bar.update()
         k += 1
         now = time.perf_counter()
-        if task.checkpoint and distributed.is_first() and (search.finished(k - 1) or now - saved > SAVE_EVERY_S):
+        if task.checkpoint and distributed.rank() == 0 and (search.finished(k - 1) or now - saved > SAVE_EVERY_S):
             state = {"round": k, "loss": loss, "kept": kept, "spent_s": spent + now - begun, "logits": logits.state(),
                      "search": dict(search.__dict__), "generator": g.get_state()}  # fmt: skip
             save_checkpoint(task.checkpoint, _identity(task, recipe), state)
@@ -85,6 +86,16 @@ def train_router(
     }
     cost = {"training_s": spent, "images": 0, "updates": k * len(routed), "rounds": k}
     return Router(logits.numpy(), task.origin(cost=cost, notes={**found, "loss": loss, **notes}))
+
+
+def draw_seeds(sampler, count: int, g: torch.Generator) -> Seeds | None:
+    """Seeds for the noise of a stochastic sampler, for the `count` images of a round that are this process' own.
+
+    Another sampler needs none, and nothing is drawn for it.
+    """
+    if not sampler.stochastic:
+        return None
+    return StepSeeds(int(torch.randint(2**31, (), generator=g)), distributed.rank() * count, count)
 
 
 def _identity(task, recipe: Recipe) -> str:
@@ -111,6 +122,4 @@ def load_checkpoint(plan_file: Path | None, identity: str) -> dict | None:
 
 
 def save_checkpoint(plan_file: Path, identity: str, state: dict) -> None:
-    data = io.BytesIO()
-    torch.save(state, data)
-    write_whole(_checkpoint_file(plan_file, identity), data.getvalue())
+    save_pickle(_checkpoint_file(plan_file, identity), state)

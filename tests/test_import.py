@@ -122,7 +122,7 @@ def test_import_a_released_router(tmp_path, capsys):
 
 def test_a_harmonica_checkpoint_routes_every_step(tmp_path):
     rows = released_file(tmp_path / "r.pt", fixed=True, model="DiT-XL/2", image_size=512)
-    router = released.to_router(tmp_path / "r.pt")
+    router = released.read(tmp_path / "r.pt").router()
     assert (router.origin.method, router.origin.model) == ("harmonica", "dit-xl-2-512")
     np.testing.assert_array_equal(router.logits, np.stack([rows[f"{t}.prob"].numpy() for t in range(5, -1, -1)]))
 

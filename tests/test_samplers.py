@@ -46,7 +46,7 @@ def test_step_lists(name, steps, first, last):
 def test_iddpm_is_the_respaced_posterior():
     """Nichol & Dhariwal: posterior mean of the respaced chain, log variance between its own and log β."""
     sampler, (x, out) = make_sampler("iddpm", 5), tensors((2, 4, 3, 3), (2, 8, 3, 3))
-    t = sampler.timesteps
+    t, seeds = sampler.timesteps, lambda s: [5, 9]
     for s in (0, 2, 3):
         bar, previous = BAR[t[s]], BAR[t[s + 1]]
         beta = 1 - bar / previous
@@ -56,9 +56,11 @@ def test_iddpm_is_the_respaced_posterior():
         share = (v + 1) / 2
         log_var = share * math.log(beta) + (1 - share) * math.log(beta * (1 - previous) / (1 - bar))
         expected = mean + (0.5 * log_var).exp() * normal([5, 9], (4, 3, 3))
-        torch.testing.assert_close(sampler.step(s, out, x, [5, 9]), expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(sampler.step(s, out, x, seeds), expected, rtol=1e-4, atol=1e-4)
     x0 = (x - (1 - BAR[0]) ** 0.5 * out[:, :4]) / BAR[0] ** 0.5
-    torch.testing.assert_close(sampler.step(4, out, x, [5, 9]), x0, rtol=1e-4, atol=1e-4)  # no noise at the end
+    torch.testing.assert_close(
+        sampler.step(4, out, x, lambda s: [5, 9]), x0, rtol=1e-4, atol=1e-4
+    )  # no noise at the end
 
 
 def test_dpm_solver_is_the_2m_update():
@@ -96,7 +98,7 @@ def test_sa_solver_begins_with_a_stochastic_first_order_step(s, tau):
         + alpha * (1 - math.exp(-(1 + tau**2) * h)) * m
         + sigma * math.sqrt(1 - math.exp(-2 * tau**2 * h)) * normal([3, 4], (4, 3, 3))
     )
-    state = sampler.step(s, out, sampler.begin(x), [3, 4])
+    state = sampler.step(s, out, sampler.begin(x), lambda s: [3, 4])
     assert state.shape[1] == 16
     torch.testing.assert_close(state[:, :4], expected, rtol=1e-3, atol=1e-3)
 
@@ -111,13 +113,13 @@ def test_memory_in_the_latents_is_the_schedulers_own(name):
         generators = [torch.Generator().manual_seed(k) for k in seeds]
         more = {"generator": generators} if name in STOCHASTIC else {}
         x = fresh.step(out if name == "iddpm" else out[:, :4], fresh.timesteps[s], x, **more).prev_sample
-        state = sampler.step(s, out, state, seeds)
+        state = sampler.step(s, out, state, lambda s, seeds=seeds: seeds)
         torch.testing.assert_close(state[:, :4], x, rtol=1e-5, atol=1e-5)
 
 
 def drawn(tiny, name, policy, first=0, count=4, steps=6):
     noise, labels = noise_and_labels(3, first, count, tiny.latent_shape, tiny.classes)
-    seeds = StepSeeds(3, first, count).at
+    seeds = StepSeeds(3, first, count)
     return sample(Guided(tiny, labels, 1.5, 3), make_sampler(name, steps), policy, noise, seeds)
 
 
@@ -144,7 +146,7 @@ def test_plans_under_every_sampler(tiny, name):
 def test_official_lambda_by_its_definition(tiny, name):
     """One run for every prefix, each from the noise on, instead of the shared prefixes and batched tails."""
     steps, tau = 5, 0.4
-    sampler, seeds = make_sampler(name, steps), StepSeeds(0, 0, 2).at
+    sampler, seeds = make_sampler(name, steps), StepSeeds(0, 0, 2)
     noise, labels = noise_and_labels(0, 0, 2, tiny.latent_shape, tiny.classes)
     model = Guided(tiny, labels, 1.5, 3)
     initial = torch.randn(steps, TINY_BRANCHES, generator=torch.Generator().manual_seed(1))
@@ -159,7 +161,7 @@ def test_official_lambda_by_its_definition(tiny, name):
                 return model.both(x[:2], sampler.timesteps[s], policy)
 
             begun = sampler.begin(noise.repeat(2, 1, 1, 1))
-            images.append(denoise(begun, sampler, output, seeds=lambda s: seeds(s) * 2)[:, :4])
+            images.append(denoise(begun, sampler, output, seeds=seeds)[:, :4])
     change = [(b - a).square().mean() for a, b in zip(images, images[1:], strict=False)]
     own = iepo.official(model, sampler, logits, Soft(tiny, tau), noise, seeds)
     torch.testing.assert_close(own, torch.stack([torch.zeros(()), *change]), rtol=1e-3, atol=1e-6)
@@ -168,7 +170,7 @@ def test_official_lambda_by_its_definition(tiny, name):
 @pytest.mark.parametrize("name", STOCHASTIC)
 def test_training_walks_the_noise_of_inference(tiny, name):
     """The student's trajectory with every r at 1 is the uncached run, noise and all."""
-    sampler, seeds = make_sampler(name, 5), StepSeeds(0, 0, 2).at
+    sampler, seeds = make_sampler(name, 5), StepSeeds(0, 0, 2)
     noise, labels = noise_and_labels(0, 0, 2, tiny.latent_shape, tiny.classes)
     model = Guided(tiny, labels, 1.5, 3)
     logits = Logits(torch.zeros(5, TINY_BRANCHES), range(1, 5), 1e-9)

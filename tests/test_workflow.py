@@ -35,7 +35,6 @@ def schema() -> dict:
         ({"methods": ["full", {"fora": {"interval": {"7": 2}}}]}, "given for 7, which is not a case"),
         ({"methods": ["full", {"fora": {"cases": ["11"]}}]}, "fora is wanted for 11, which is not a case"),
         ({"cases": {"4": {"model": "pocket-dti", "steps": 4}}}, "did you mean 'pocket-dit'?"),
-        ({"methods": ["full", {"fora": {"cases": ["11"]}}]}, "fora is wanted for 11, which is not a case"),
         ({"cases": {"4": {"model": "pocket-dit", "steps": 0}}}, "0 is less than the minimum of 1"),
         ({"sampler": "dim"}, "did you mean 'ddim'?"),
     ],

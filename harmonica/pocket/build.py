@@ -1,6 +1,5 @@
 """From the data to the shipped folder: train, then write pipeline, classifier, references and card."""
 
-import io
 import json
 import shutil
 from dataclasses import replace
@@ -27,7 +26,7 @@ from harmonica.pocket.train import (
     tune_decoder,
     tune_guidance,
 )
-from harmonica.provenance import device, versions, write_whole
+from harmonica.provenance import device, versions, write_npz, write_whole
 from harmonica.sampling import to_pixels
 from harmonica.shards import draw_in_memory
 
@@ -61,8 +60,8 @@ def build(data: Path, out: Path, work: Path, steps: int | None = None, images: i
 
     save_pipeline(out, vae, model, scale)
     save_file({k: v.contiguous() for k, v in net.state_dict().items()}, out / "classifier" / "model.safetensors")
-    shipped = {"images": pictures[:SHIPPED_IMAGES, 2:-2, 2:-2], "labels": labels[:SHIPPED_IMAGES]}
-    _save_arrays(out / "train_images.npz", shipped)
+    own = slice(SHIPPED_IMAGES)
+    write_npz(out / "train_images.npz", images=pictures[own, 2:-2, 2:-2], labels=labels[own])
     write_reference(out, pictures)
     runs = {
         "classifier": classifier_run,
@@ -131,12 +130,6 @@ def measure_quality(out: Path, test: np.ndarray, labels: np.ndarray, n: int) -> 
         quality[f"FID_{steps}"], quality[f"agreement_{steps}"] = fids, agreement
     bar.close()
     return quality
-
-
-def _save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    data = io.BytesIO()
-    np.savez_compressed(data, **arrays)
-    write_whole(path, data.getvalue())
 
 
 def card(record: dict) -> str:

@@ -3,7 +3,6 @@
 Every stage writes a checkpoint beside its output and goes on from it when started again.
 """
 
-import io
 import json
 import math
 import time
@@ -17,10 +16,11 @@ from torch import nn
 from tqdm import tqdm
 
 from harmonica.errors import UserError
+from harmonica.pickles import save_pickle
 from harmonica.pocket import CLASSES
 from harmonica.pocket.classifier import Classifier
 from harmonica.pocket.data import to_float
-from harmonica.provenance import digest, write_whole
+from harmonica.provenance import digest
 
 AUTOENCODER = dict(
     in_channels=1, out_channels=1, latent_channels=4, sample_size=32, layers_per_block=1, norm_num_groups=2,
@@ -105,9 +105,7 @@ class Run:
         }  # fmt: skip
         if self.ema is not None:
             state["ema"] = self.ema.shadow
-        data = io.BytesIO()
-        torch.save(state, data)
-        write_whole(self.path, data.getvalue())
+        save_pickle(self.path, state)
 
     def __iter__(self):
         bar = tqdm(total=self.steps, initial=self.step, desc=self.name, mininterval=5)
