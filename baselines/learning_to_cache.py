@@ -79,8 +79,9 @@ def pair(backbone, sampler, logits, s: int, x0, labels, noise, seeds=None):
     bar = float(linear_alpha_bar()[before])
     with torch.no_grad():
         x = bar**0.5 * x0 + (1 - bar) ** 0.5 * noise
-        output = evaluate(backbone, x, before, labels, soft.row(None))
+        condition = backbone.condition(labels)
+        output = evaluate(backbone, x, before, condition, soft.row(None))
         alone = sampler.starting_at(s - 1)
         x = alone.step(s - 1, output, alone.begin(x), seeds)[:, : x.shape[1]]
-        teacher = evaluate(backbone, x, now, labels, plain)
-    return teacher, evaluate(backbone, x, now, labels, soft.row(logits.ratios(s)))
+        teacher = evaluate(backbone, x, now, condition, plain)
+    return teacher, evaluate(backbone, x, now, condition, soft.row(logits.ratios(s)))

@@ -289,9 +289,9 @@ def fetch(args) -> None:
             path = downloads.fetch(name)
             files.append((path, path.parent))
         else:
-            path = downloads.fetch_model(get_model(name))
-            parts = (p for part in downloads.PARTS for p in sorted((path / part).iterdir()))
-            files += [(p, path.parent) for p in parts if p.is_file()]
+            folders = downloads.fetch_model(get_model(name))
+            files += [(p, f.parent.parent) for f in folders for p in sorted(f.iterdir()) if p.is_file()]
+            path = folders[0].parent
         print(path)
     if args.done:
         _write_json(args.done, {str(p.relative_to(folder)): file_hash(p) for p, folder in files})

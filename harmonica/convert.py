@@ -9,7 +9,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from harmonica.backbones.dit import DiT, sincos_position
+from harmonica.backbones.dit import DiT
+from harmonica.backbones.parts import sincos_position
 from harmonica.errors import UserError
 from harmonica.pickles import load_pickle, save_pickle
 from harmonica.provenance import write_whole

@@ -5,7 +5,7 @@ Everything lies under one folder: `weights/` in the checkout, or $HARMONICA_WEIG
 checkpoint.
 """
 
-import os
+import json
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
@@ -15,11 +15,10 @@ from tqdm import tqdm
 
 from harmonica.errors import UserError, unknown
 from harmonica.models import Model
-from harmonica.provenance import ROOT, file_hash
+from harmonica.provenance import file_hash, weights_folder
 
 _ADM = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batches/imagenet"
 _LTC = "https://raw.githubusercontent.com/horseee/learning-to-cache/23d80454a9ff42f8eec55a68db83ec88cf859c62/DiT/ckpt"
-PARTS = ("transformer", "vae")
 
 
 @dataclass(frozen=True)
@@ -49,10 +48,6 @@ FILES = {
              "fd83c172f77ad71f8695d5972497d1a4d113119e0e0415861812ca8eea9f60b2"),
     )
 }  # fmt: skip
-
-
-def weights_folder() -> Path:
-    return Path(os.environ.get("HARMONICA_WEIGHTS", ROOT / "weights"))
 
 
 def require(name: str) -> Path:
@@ -123,46 +118,62 @@ def _download(url: str, part: Path) -> None:
             raise OSError("the connection ended early")
 
 
-def fetch_model(model: Model) -> Path:
-    """The folder of a hub model, downloaded or converted where parts are missing. A shipped model is there already.
+def fetch_model(model: Model) -> list[Path]:
+    """The folders of a hub model's components, downloaded or converted where one is missing. A shipped model's are
+    there already.
 
     Raises UserError when a part is neither there nor to be had.
     """
-    if not model.hub:
-        return Path(model.source)
-    folder = weights_folder() / model.name
-    original = weights_folder() / f"{model.name}.pt"
-    if original.is_file() and not _whole(folder / "transformer"):
-        from harmonica.convert import to_diffusers_folder
+    if model.hub:
+        original = weights_folder() / f"{model.name}.pt"
+        if original.is_file() and "transformer" in _missing_parts(model):
+            from harmonica.convert import to_diffusers_folder
 
-        to_diffusers_folder(original, folder / "transformer", model.config["num_attention_heads"])
-    missing = [part for part in PARTS if not _whole(folder / part)]
-    if missing:
-        from huggingface_hub import snapshot_download
+            to_diffusers_folder(original, _part(model, "transformer"), model.config["num_attention_heads"])
+        for part in _missing_parts(model):
+            _download_part(model, part)
+        missing = _missing_parts(model)
+        if missing:
+            raise _missing_model(model, missing, "are not in the repository")
+    return [model.folder(part) for part in model.parts]
 
-        try:
-            snapshot_download(
-                model.source, revision=model.revision, local_dir=folder, allow_patterns=[f"{p}/*" for p in missing]
-            )
-        except Exception as e:  # the hub's client raises many kinds, of several packages
-            raise _missing_model(model, missing, f"could not be downloaded here ({type(e).__name__})") from None
-    missing = [part for part in PARTS if not _whole(folder / part)]
-    if missing:
-        raise _missing_model(model, missing, "are not in the repository")
-    return folder
+
+def _part(model: Model, part: str) -> Path:
+    return weights_folder() / model.folder_name(part) / part
+
+
+def _missing_parts(model: Model) -> list[str]:
+    return [part for part in model.parts if not _whole(_part(model, part))]
+
+
+def _download_part(model: Model, part: str) -> None:
+    from huggingface_hub import snapshot_download
+
+    try:
+        snapshot_download(
+            model.repository(part), revision=model.revision, local_dir=_part(model, part).parent,
+            allow_patterns=[f"{part}/*"],
+        )  # fmt: skip
+    except Exception as e:  # the hub's client raises many kinds, of several packages
+        why = f"could not be downloaded here ({type(e).__name__})"
+        raise _missing_model(model, _missing_parts(model), why) from None
 
 
 def _whole(folder: Path) -> bool:
-    return (folder / "config.json").is_file() and any(
-        (folder / f"diffusion_pytorch_model.{end}").is_file() for end in ("safetensors", "bin")
-    )
+    """Whether a component is there: a tokenizer, or a configuration with its weights."""
+    if folder.name == "tokenizer":
+        return (folder / "tokenizer_config.json").is_file()
+    if not (folder / "config.json").is_file():
+        return False
+    for index in folder.glob("*.index.json"):  # weights in several files
+        return all((folder / name).is_file() for name in json.loads(index.read_text())["weight_map"].values())
+    names = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin", "model.safetensors",
+             "pytorch_model.bin")  # fmt: skip
+    return any((folder / name).is_file() for name in names)
 
 
 def _missing_model(model: Model, missing: list[str], why: str) -> UserError:
-    folder = weights_folder() / model.name
     parts = " and ".join(f"{p}/" for p in missing)
-    other = f", or the original checkpoint as {folder}.pt" if "transformer" in missing else ""
-    return UserError(
-        f"{parts} of {model.title} {model.resolution} {why}: put the folders of the hub's {model.source} into "
-        f"{folder}{other}"
-    )
+    places = "; ".join(f"the hub's {model.repository(p)}/{p} into {_part(model, p)}" for p in missing)
+    original = f", or the original checkpoint as {weights_folder() / model.name}.pt" if "transformer" in missing else ""
+    return UserError(f"{parts} of {model.title} {model.resolution} {why}: put {places}{original}")

@@ -14,9 +14,12 @@ from harmonica.errors import UserError
 from harmonica.plan import COMPUTE, REUSE, SPAN_DELTA, Op, Plan
 
 
-def evaluate(backbone, latents: Tensor, t, labels: Tensor, policy: Callable) -> Tensor:
-    """The model's output (B, C_out, H, W) for latents (B, C, H, W) at timestep `t` under `policy`."""
-    x, ctx = backbone.embed(latents, t, labels)
+def evaluate(backbone, latents: Tensor, t, condition, policy: Callable) -> Tensor:
+    """The model's output (B, C_out, H, W) for latents (B, C, H, W) at timestep `t` under `policy`.
+
+    `condition` is `backbone.condition(labels)`.
+    """
+    x, ctx = backbone.embed(latents, t, condition)
     i, last = 0, len(backbone.shape.branches)
     while i < last:
         x, i = policy(i, x, ctx)

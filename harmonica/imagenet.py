@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from harmonica.devices import default_device
-from harmonica.downloads import weights_folder
 from harmonica.errors import UserError
+from harmonica.provenance import weights_folder
 
 SUFFIXES = (".jpeg", ".jpg", ".png")
 

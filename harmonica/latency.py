@@ -3,6 +3,7 @@
 import random
 import statistics
 import time
+from dataclasses import replace
 
 from tqdm import tqdm
 
@@ -14,12 +15,12 @@ from harmonica.plan import Plan
 def measure(plans: dict[str, Plan], batch: int = 8, rounds: int = 7, seed: int = 0) -> dict[str, dict]:
     """Seconds of one batch under each plan: {name: {"latency_s": median, "rounds_s": every measurement}}.
 
-    The guided loop from noise to latents is timed, without the decoder. Every round runs every plan once, in an order
-    drawn anew; one round before is not counted. The paper measures at batch 8, too.
+    The guided loop from seeds (and embedded captions) to latents is timed, without the decoder. Every round runs every
+    plan once, in an order drawn anew; one round before is not counted. The paper measures at batch 8, too.
     """
     from harmonica.executor import Planned
     from harmonica.samplers import make_sampler
-    from harmonica.sampling import Guided, StepSeeds, noise_and_labels, sample
+    from harmonica.sampling import StepSeeds, begin, sample
 
     if rounds < 1 or batch < 1:
         raise UserError(f"latency needs at least one round and one image, not {rounds} and {batch}")
@@ -28,10 +29,10 @@ def measure(plans: dict[str, Plan], batch: int = 8, rounds: int = 7, seed: int =
 
     def once(plan: Plan) -> float:
         o, backbone = plan.origin, loaded[plan.origin.model]
-        noise, labels = noise_and_labels(seed, 0, batch, backbone.latent_shape, backbone.classes)
-        guided = Guided(backbone, labels.to(backbone.device), o.cfg, get_model(o.model).guidance_channels)
-        noise, sampler, policy = noise.to(backbone.device), make_sampler(o.sampler, o.steps), Planned(backbone, plan)
+        channels = get_model(o.model).guided_channels(o.sampler)
+        sampler, policy = make_sampler(o.sampler, o.steps), Planned(backbone, plan)
         started = time.perf_counter()
+        guided, noise, _ = begin(replace(o, seed=seed), backbone, channels, 0, batch)
         x = sample(guided, sampler, policy, noise, StepSeeds(seed, 0, batch))
         x.flatten()[0].item()  # waits for the device
         return time.perf_counter() - started

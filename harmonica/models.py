@@ -6,25 +6,34 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from harmonica.captions import CaptionList, embedded, embeddings_folder
 from harmonica.errors import UserError, unknown
-from harmonica.pocket import CLASS_CONDITIONAL
-from harmonica.provenance import digest, source_hash
-from harmonica.shape import Shape, dit_shape
+from harmonica.pocket import CLASS_CONDITIONAL, TEXT_TO_IMAGE
+from harmonica.provenance import digest, source_hash, weights_folder
+from harmonica.shape import Shape, dit_shape, pixart_shape
 
 _SD_VAE = dict(
     in_channels=3, out_channels=3, latent_channels=4, layers_per_block=2, norm_num_groups=32,
     block_out_channels=(128, 256, 512, 512), down_block_types=("DownEncoderBlock2D",) * 4,
     up_block_types=("UpDecoderBlock2D",) * 4,
 )  # fmt: skip
+_SDXL_VAE = _SD_VAE | {"scaling_factor": 0.13025}
 _DIT_XL_2 = dict(
     num_attention_heads=16, attention_head_dim=72, num_layers=28, in_channels=4, out_channels=8, patch_size=2,
     num_embeds_ada_norm=1000, norm_eps=1e-6,
+)  # fmt: skip
+_PIXART_XL_2 = dict(
+    num_attention_heads=16, attention_head_dim=72, num_layers=28, in_channels=4, out_channels=8, patch_size=2,
+    cross_attention_dim=1152, caption_channels=4096, norm_eps=1e-6,
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Model:
-    """One model: where its weights are and what its official protocol fixes."""
+    """One model: where its weights are and what its official protocol fixes.
+
+    With `captions` it is a PixArt, otherwise a DiT.
+    """
 
     name: str
     title: str
@@ -32,7 +41,10 @@ class Model:
     source: str  # a diffusers folder, or a hub repository
     scale: str  # "pocket" or "paper"
     extractor: str  # the feature network of its metrics
-    guidance_channels: int = 3  # official DiT code guides three of the four latent channels
+    captions: CaptionList | None = None
+    text_tokens: int = 0  # captions are padded or cut to so many
+    companion: str = ""  # hub repository of autoencoder and text encoder, where it is not `source`
+    vae_config: tuple = ()  # of a hub model
     original: bool = False  # weights of the original DiT code, see backbones/dit.py
     hub_config: tuple[tuple[str, int], ...] = ()  # for a hub model: the configuration, known without a download
     revision: str = "main"  # of the hub repository
@@ -55,7 +67,14 @@ class Model:
 
     @cached_property
     def shape(self) -> Shape:
+        if self.captions:
+            return pixart_shape(self.title, self.config, self.text_tokens)
         return dit_shape(self.title, self.config)
+
+    def guided_channels(self, sampler: str) -> int:
+        """Latent channels that guidance acts on. The official DiT code guides three of four, and so does PixArt's with
+        IDDPM; with the other samplers PixArt's guides all."""
+        return 3 if not self.captions or sampler == "iddpm" else 4
 
     @cached_property
     def fingerprint(self) -> str:
@@ -66,29 +85,75 @@ class Model:
             folder = Path(self.source)
             files = [p for part in ("transformer", "vae") for p in (folder / part).iterdir()]
             weights = source_hash(*map(str, files + list(folder.glob("train_images.npz"))))
-        return digest([weights, self.guidance_channels, self.original])
+        about = [weights, self.original]
+        if self.captions:
+            about.append(self.captions.name if self.hub else embeddings_folder(self).name)
+        return digest(about)
+
+    @cached_property
+    def text_encoder_fingerprint(self) -> str:
+        """Changes with the text encoder, as `fingerprint` does with the rest."""
+        if self.hub:
+            return self.companion or self.source
+        parts = [Path(self.source) / part for part in ("text_encoder", "tokenizer")]
+        return source_hash(*(str(p) for part in parts for p in part.iterdir()))
 
     def load_backbone(self):
         """The backbone with its weights, float32, ready for inference on the GPU where there is one."""
-        from harmonica.backbones.dit import load_dit
+        from harmonica.backbones.dit import DiT
+        from harmonica.backbones.parts import load
+        from harmonica.backbones.pixart import PixArt
         from harmonica.devices import default_device
 
-        backbone = load_dit(self.folder("transformer"), self.title, original=self.original)
-        return backbone.to(default_device())
+        folder = self.folder("transformer")
+        if not self.captions:
+            return load(DiT, folder, self.title, original=self.original).to(default_device())
+        backbone = load(PixArt, folder, self.title, text_tokens=self.text_tokens).to(default_device())
+        backbone.captions = embedded(self)
+        return backbone
 
-    def build_backbone(self):
-        """The backbone at its true shape with random weights."""
-        from harmonica.backbones.dit import DiT, sincos_position
+    def build_backbone(self, **changes):
+        """The backbone at its true shape with random weights; `changes` to its configuration (fewer blocks)."""
+        from harmonica.backbones.dit import DiT
+        from harmonica.backbones.parts import sincos_position
+        from harmonica.backbones.pixart import PixArt
 
-        backbone = DiT(self.config, self.title, original=self.original)
+        config = self.config | changes
+        if self.captions:
+            return PixArt(config, self.title, self.text_tokens)
+        backbone = DiT(config, self.title, original=self.original)
         backbone.position.copy_(sincos_position(backbone.width, backbone.grid))
         return backbone
 
     def build_autoencoder(self):
-        """Stable Diffusion's autoencoder, which the hub's models use, with random weights."""
+        """The autoencoder of a hub model with random weights."""
         from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
-        return AutoencoderKL(**_SD_VAE, sample_size=self.resolution).eval().requires_grad_(False)
+        return AutoencoderKL(**dict(self.vae_config), sample_size=self.resolution).eval().requires_grad_(False)
+
+    def load_text_encoder(self) -> Callable:
+        """A function from captions to embeddings (n, L, C) and masks (n, L), L = `text_tokens`.
+
+        Captions are lower-cased and stripped; diffusers' pipelines do the same with `clean_caption=False`.
+        """
+        import torch
+        from transformers import AutoTokenizer, T5EncoderModel
+
+        from harmonica.devices import default_device
+
+        tokenizer = AutoTokenizer.from_pretrained(self.folder("tokenizer"))
+        half = torch.float16 if self.hub else torch.float32
+        encoder = T5EncoderModel.from_pretrained(self.folder("text_encoder"), dtype=half).eval().to(default_device())
+
+        @torch.inference_mode()
+        def encode(captions: list[str]):
+            tokens = tokenizer(
+                [c.lower().strip() for c in captions], padding="max_length", max_length=self.text_tokens,
+                truncation=True, return_tensors="pt",
+            ).to(encoder.device)  # fmt: skip
+            return encoder(tokens.input_ids, attention_mask=tokens.attention_mask)[0], tokens.attention_mask
+
+        return encode
 
     def load_autoencoder(self):
         """The AutoencoderKL, float32, ready for inference, on the same device."""
@@ -102,18 +167,30 @@ class Model:
         """A function from latents (n, 4, h, w), unit variance, to images (n, C, H, W) in [-1, 1]."""
         return decoder(self.load_autoencoder())
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The components of the pipeline, diffusers' names."""
+        return ("transformer", "vae") + (("text_encoder", "tokenizer") if self.captions else ())
+
     def folder(self, part: str) -> Path:
         """The local folder of one component. Raises UserError when a hub model's has not been fetched."""
         if not self.hub:
             return Path(self.source) / part
-        from harmonica.downloads import weights_folder
-
-        folder = weights_folder() / self.name / part
+        folder = weights_folder() / self.folder_name(part) / part
         if not folder.is_dir():
             raise UserError(
                 f"{folder} is missing: run `harmonica fetch {self.name}`, which says what to do without network"
             )
         return folder
+
+    def folder_name(self, part: str) -> str:
+        """Of a hub model: models that share autoencoder and text encoder share their folder, too."""
+        repository = self.repository(part)
+        return self.name if repository == self.source else repository.split("/")[1].lower()
+
+    def repository(self, part: str) -> str:
+        """The hub repository of one component."""
+        return self.companion if self.companion and part != "transformer" else self.source
 
 
 def decoder(vae) -> Callable:
@@ -125,17 +202,42 @@ def _dit_xl_2(resolution: int, reference: str) -> Model:
     config = _DIT_XL_2 | {"sample_size": resolution // 8}
     return Model(f"dit-xl-2-{resolution}", "DiT-XL/2", resolution, f"facebook/DiT-XL-2-{resolution}", "paper",
                  "inception-2015-12-05", original=True, hub_config=tuple(config.items()),
-                 reference=reference)  # fmt: skip
+                 vae_config=tuple(_SD_VAE.items()), reference=reference)  # fmt: skip
 
 
+def _pixart(kind: str, resolution: int, repository: str) -> Model:
+    sigma = kind == "sigma"
+    config = _PIXART_XL_2 | {
+        "sample_size": resolution // 8,
+        "use_additional_conditions": not sigma and resolution == 1024,
+    }
+    companion = "pixart_sigma_sdxlvae_T5_diffusers" if sigma else "PixArt-XL-2-1024-MS"
+    vae = _SDXL_VAE if sigma else _SD_VAE
+    size = "2k" if resolution == 2048 else resolution
+    return Model(f"pixart-{kind}-{size}", f"PixArt-{'Σ' if sigma else 'α'}", resolution, f"PixArt-alpha/{repository}",
+                 "paper", "inception-2015-12-05", captions=_COCO, text_tokens=300 if sigma else 120,
+                 companion=f"PixArt-alpha/{companion}", hub_config=tuple(config.items()),
+                 vae_config=tuple(vae.items()), reference="coco-2014-val")  # fmt: skip
+
+
+_EMOJI = CaptionList("noto-emoji", str(TEXT_TO_IMAGE / "captions.csv"), 400)
+_COCO = CaptionList("coco-2014-val", "coco-2014-val.txt", 30_000)
 MODELS = {
     m.name: m
     for m in (
         Model("pocket-dit", "pocket DiT", 32, str(CLASS_CONDITIONAL), "pocket", "fashion-mnist-cnn"),
+        Model("pocket-pixart", "pocket PixArt", 32, str(TEXT_TO_IMAGE), "pocket", "noto-emoji-cnn", captions=_EMOJI,
+              text_tokens=24),
         _dit_xl_2(256, "VIRTUAL_imagenet256_labeled.npz"),
         _dit_xl_2(512, "VIRTUAL_imagenet512.npz"),
+        _pixart("alpha", 256, "PixArt-XL-2-256x256"),
+        _pixart("alpha", 512, "PixArt-XL-2-512x512"),
+        _pixart("alpha", 1024, "PixArt-XL-2-1024-MS"),
+        _pixart("sigma", 512, "PixArt-Sigma-XL-2-512-MS"),
+        _pixart("sigma", 1024, "PixArt-Sigma-XL-2-1024-MS"),
+        _pixart("sigma", 2048, "PixArt-Sigma-XL-2-2K-MS"),
     )
-}
+}  # fmt: skip
 
 
 def get_model(name: str) -> Model:

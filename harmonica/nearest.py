@@ -16,5 +16,5 @@ def nearest(target_cur: float, plans: Iterable[Plan], shape: Shape) -> Plan:
         raise UserError(f"a CUR lies between 0 and 100 %, not at {target_cur:g}")
     plans = list(plans)
     steps = plans[0].steps
-    target = steps * (shape.branch_macs.sum() * (1 - target_cur / 100) + shape.other_macs)
+    target = steps * (shape.branch_macs.sum() * (1 - target_cur / 100) + shape.other_macs) + shape.once_macs
     return min(plans, key=lambda p: abs(p.macs(shape) - target))

@@ -109,11 +109,12 @@ class Plan:
     def macs(self, shape: Shape) -> float:
         """Multiply-accumulates of the whole run, all steps, for one image and one guidance half."""
         self._check_shape(shape)
-        return float(((self.actions == COMPUTE) @ shape.branch_macs).sum() + self.steps * shape.other_macs)
+        branches = ((self.actions == COMPUTE) @ shape.branch_macs).sum()
+        return float(branches + self.steps * shape.other_macs + shape.once_macs)
 
     def theoretical_speedup(self, shape: Shape) -> float:
         """MACs of the uncached run of as many steps over those of the plan."""
-        return self.steps * shape.macs / self.macs(shape)
+        return (self.steps * shape.macs + shape.once_macs) / self.macs(shape)
 
     def cache_bytes(self, shape: Shape, batch: int = 1, itemsize: int = 4, guided: bool = True) -> int:
         """Peak bytes that the executor holds in its cache, for `batch` images."""

@@ -12,9 +12,17 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLING_SOURCES = tuple(
-    f"harmonica/{f}.py" for f in ("backbones/dit", "executor", "plan", "samplers", "sampling", "schedulers")
-)
+    f"harmonica/{f}.py"
+    for f in (
+        "backbones/dit", "backbones/parts", "backbones/pixart", "executor", "plan", "samplers", "sampling", "schedulers"
+    )
+)  # fmt: skip
 PACKAGES = ("torch", "diffusers", "numpy", "scipy", "snakemake")
+
+
+def weights_folder() -> Path:
+    """Where downloaded weights and what is computed from them once lie: `weights/` or $HARMONICA_WEIGHTS."""
+    return Path(os.environ.get("HARMONICA_WEIGHTS", ROOT / "weights"))
 
 
 def digest(obj: Any) -> str:

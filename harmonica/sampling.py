@@ -12,10 +12,11 @@ from harmonica.executor import evaluate
 
 @dataclass
 class Guided:
-    """A backbone under classifier-free guidance, for fixed labels (n,).
+    """A backbone under classifier-free guidance, for fixed labels (n,): classes, or captions by number.
 
     Both halves run in one batch, conditional first. Guidance acts on the first `channels` latent channels, as the
     official DiT code does (three of four); the rest comes from the conditional half. A scale of 1 runs no second half.
+    What depends on the labels alone is computed here, once.
     """
 
     backbone: torch.nn.Module
@@ -24,9 +25,10 @@ class Guided:
     channels: int
 
     def __post_init__(self):
-        self._both = self.labels
+        both = self.labels
         if self.cfg != 1.0:
-            self._both = torch.cat([self.labels, torch.full_like(self.labels, self.backbone.null_label)])
+            both = torch.cat([self.labels, torch.full_like(self.labels, self.backbone.null_label)])
+        self._condition = self.backbone.condition(both)
 
     def repeated(self, times: int) -> "Guided":
         """The same for `times` copies of the batch, one after the other."""
@@ -40,8 +42,8 @@ class Guided:
         """
         x = x[:, : self.backbone.in_channels]
         if self.cfg == 1.0:
-            return evaluate(self.backbone, x, t, self._both, policy)
-        out = evaluate(self.backbone, torch.cat([x, x]), t, self._both, policy)
+            return evaluate(self.backbone, x, t, self._condition, policy)
+        out = evaluate(self.backbone, torch.cat([x, x]), t, self._condition, policy)
         cond, null = out[:, : self.channels].chunk(2)
         guided = torch.lerp(null, cond, self.cfg)
         return torch.cat([torch.cat([guided, guided]), out[:, self.channels :]], 1)
@@ -89,17 +91,32 @@ def sample(model: Guided, sampler, policy, x: Tensor, seeds: Seeds | None = None
     return end[:, : x.shape[1]]
 
 
-def noise_and_labels(seed: int, first: int, count: int, shape: tuple[int, ...], classes: int) -> tuple[Tensor, Tensor]:
-    """Starting noise (count, *shape) and uniformly drawn labels (count,) of images first … first+count−1.
+def noise_and_labels(
+    seed: int, first: int, count: int, shape: tuple[int, ...], classes: int, in_order: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Starting noise (count, *shape) and labels (count,) of images first … first+count−1.
 
-    Image k has a generator of its own, so it is the same whatever the shard or batch it is drawn in.
+    Labels are drawn uniformly, or with `in_order` taken one after the other, from the first again after the last. Image
+    k has a generator of its own, so it is the same whatever the shard or batch it is drawn in.
     """
     noise, labels = torch.empty(count, *shape), torch.empty(count, dtype=torch.long)
     for j in range(count):
         rng = np.random.default_rng([seed, first + j])  # torch's own generator takes 32 bits of a seed
-        labels[j] = int(rng.integers(classes))
+        labels[j] = (first + j) % classes if in_order else int(rng.integers(classes))
         noise[j] = torch.from_numpy(rng.standard_normal(shape, np.float32))
     return noise, labels
+
+
+def begin(origin, backbone, channels: int, first: int, count: int) -> tuple[Guided, Tensor, Tensor]:
+    """The guided model, starting noise and labels (count,) of images first … first+count−1 of a plan of this origin.
+
+    Classes are drawn at random, as DiT's protocol has it; captions come in the order of their list.
+    """
+    noise, labels = noise_and_labels(
+        origin.seed, first, count, backbone.latent_shape, backbone.classes, backbone.in_order
+    )
+    guided = Guided(backbone, labels.to(backbone.device), origin.cfg, channels)
+    return guided, noise.to(backbone.device), labels
 
 
 def to_pixels(decoded: Tensor) -> Tensor:

@@ -79,11 +79,11 @@ def train(task, settings: LearnedSettings, form: str, stale: bool = True) -> Rou
     kept = {"weights": torch.ones(task.steps), "cache": soft_cache}
 
     def draw(g: torch.Generator) -> tuple[Guided, Tensor, Seeds | None]:
-        labels = torch.randint(task.backbone.classes, (recipe.batch,), generator=g)
+        labels = torch.randint(*task.backbone.training_labels, (recipe.batch,), generator=g)
         noise = torch.randn(recipe.batch, *task.backbone.latent_shape, generator=g)
         labels, noise = (x.to(task.backbone.device) for x in distributed.own_share(labels, noise))
         seeds = draw_seeds(task.sampler, len(noise), g)
-        return Guided(task.backbone, labels, e.cfg, task.model.guidance_channels), noise, seeds
+        return Guided(task.backbone, labels, e.cfg, task.model.guided_channels(e.sampler)), noise, seeds
 
     def image_error(model: Guided, logits: Logits, noise: Tensor, seeds: Seeds | None) -> Tensor:
         if form == "one":

@@ -15,9 +15,11 @@ class Shape:
     branch_macs: np.ndarray  # float64 (branches,): norm modulation and the branch itself
     other_macs: float  # embedding, gates, output head: paid at every step
     stream_elements: int  # numbers in one branch output: tokens · width
+    once_macs: float = 0.0  # what depends on the condition alone: paid once a trajectory
 
     @property
     def macs(self) -> float:
+        """Of one step with every branch."""
         return float(self.branch_macs.sum() + self.other_macs)
 
     @cached_property
@@ -57,4 +59,32 @@ def dit_shape(name: str, config: dict) -> Shape:
         branch_macs=np.array([attention, mlp] * depth, dtype=np.float64),
         other_macs=float(other),
         stream_elements=tokens * width,
+    )
+
+
+def pixart_shape(name: str, config: dict, text_tokens: int) -> Shape:
+    """PixArt from a diffusers PixArtTransformer2DModel configuration, for captions of `text_tokens` (padding counts).
+
+    adaLN-single costs the same for any number of images and counts once an image here; keys and values of the captions
+    are computed once a trajectory.
+    """
+    width = config["num_attention_heads"] * config["attention_head_dim"]
+    patch, depth = config["patch_size"], config["num_layers"]
+    tokens = (config["sample_size"] // patch) ** 2
+    attention = 4 * tokens * width**2 + 2 * tokens**2 * width
+    cross_attention = 2 * tokens * width**2 + 2 * tokens * text_tokens * width
+    mlp = 8 * tokens * width**2
+    other = (
+        tokens * width * patch**2 * (config["in_channels"] + config["out_channels"])
+        + 256 * width + 7 * width**2  # timestep embedding, modulation
+    )  # fmt: skip
+    once = text_tokens * (config["caption_channels"] * width + width**2 + 2 * depth * width**2)
+    kinds = ("attention", "cross-attention", "mlp")
+    return Shape(
+        name=name,
+        branches=tuple(f"block {i} / {kind}" for i in range(depth) for kind in kinds),
+        branch_macs=np.array([attention, cross_attention, mlp] * depth, dtype=np.float64),
+        other_macs=float(other),
+        stream_elements=tokens * width,
+        once_macs=float(once),
     )

@@ -19,8 +19,10 @@ SOURCES = (*SAMPLING_SOURCES, "harmonica/shards.py")
 def folder_name(plan: Plan, stem: str) -> str:
     """A plan's samples lie under its name and a digest of all that decides the pixels."""
     o = plan.origin
-    weights = get_model(o.model).fingerprint
-    key = digest([plan.actions.tolist(), o.model, weights, o.sampler, o.cfg, o.seed, source_hash(*SOURCES)])
+    model = get_model(o.model)
+    asked = model.captions.hash if model.captions else ""
+    about = [o.model, model.fingerprint, asked, o.sampler, o.cfg, o.seed, source_hash(*SOURCES)]
+    key = digest([plan.actions.tolist(), *about])
     return f"{stem}-{key}"
 
 
@@ -72,12 +74,10 @@ def _draw_batch(plan: Plan, parts, first: int, count: int, progress=lambda n: No
 
     from harmonica.executor import Planned
     from harmonica.samplers import make_sampler
-    from harmonica.sampling import Guided, StepSeeds, noise_and_labels, sample, to_pixels
+    from harmonica.sampling import StepSeeds, begin, sample, to_pixels
 
     (backbone, decode), o = parts, plan.origin
-    noise, labels = noise_and_labels(o.seed, first, count, backbone.latent_shape, backbone.classes)
-    guided = Guided(backbone, labels.to(backbone.device), o.cfg, get_model(o.model).guidance_channels)
-    noise = noise.to(backbone.device)
+    guided, noise, labels = begin(o, backbone, get_model(o.model).guided_channels(o.sampler), first, count)
     sampler, policy = make_sampler(o.sampler, o.steps), Planned(backbone, plan)
     latents = sample(guided, sampler, policy, noise, StepSeeds(o.seed, first, count))
     with torch.inference_mode():

@@ -2,7 +2,8 @@ import pytest
 import torch
 from conftest import TINY
 
-from harmonica.backbones.dit import DiT, load_dit
+from harmonica.backbones.dit import DiT
+from harmonica.backbones.parts import load
 from harmonica.errors import UserError
 from harmonica.executor import Plain, evaluate
 
@@ -12,7 +13,7 @@ def test_equals_diffusers(tiny, tiny_diffusers, t):
     x, y = torch.randn(4, 4, 4, 4), torch.tensor([0, 4, 5, 2])
     with torch.no_grad():
         theirs = tiny_diffusers(x, timestep=torch.full((4,), t), class_labels=y).sample
-        torch.testing.assert_close(evaluate(tiny, x, t, y, Plain(tiny)), theirs, atol=2e-4, rtol=1e-4)
+        torch.testing.assert_close(evaluate(tiny, x, t, tiny.condition(y), Plain(tiny)), theirs, atol=2e-4, rtol=1e-4)
 
 
 def test_shape_counts_the_parameters_that_run(tiny):
@@ -26,12 +27,12 @@ def test_shape_counts_the_parameters_that_run(tiny):
 
 def test_weights_that_do_not_fit(tmp_path, tiny_diffusers):
     with pytest.raises(UserError, match="config.json is missing"):
-        load_dit(tmp_path, "tiny")
+        load(DiT, tmp_path, "tiny")
     tiny_diffusers.save_pretrained(tmp_path)
     text = (tmp_path / "config.json").read_text()
     (tmp_path / "config.json").write_text(text.replace('"num_layers": 3', '"num_layers": 4'))
     with pytest.raises(UserError, match="does not hold the weights"):
-        load_dit(tmp_path, "tiny")
+        load(DiT, tmp_path, "tiny")
 
 
 def test_blocks_with_embedders_of_their_own_are_refused(tiny_diffusers):

@@ -101,7 +101,7 @@ def test_a_plan_for_another_backbone_is_refused(tiny):
 
 def test_soft_reuse_at_the_ends(tiny):
     """r = 1 is the plain model, r = 0 the stored output; gradients reach the ratios and no weight."""
-    x, labels = torch.randn(3, *tiny.latent_shape), LABELS
+    x, labels = torch.randn(3, *tiny.latent_shape), tiny.condition(LABELS)
     soft = Soft(tiny, threshold=0.1)
     with torch.no_grad():
         first = evaluate(tiny, x, 500, labels, soft.row(None))

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from harmonica import released
-from harmonica.backbones.dit import DiT, load_dit
+from harmonica.backbones.dit import DiT
+from harmonica.backbones.parts import load
 from harmonica.cli import main
 from harmonica.convert import diffusers_to_original, original_to_diffusers, read_original
 from harmonica.errors import UserError
@@ -32,11 +33,12 @@ def test_original_to_folder_and_back(tmp_path, original, wrap):
     assert back.keys() == original.keys()
     assert all(torch.equal(back[k], original[k]) for k in original)
     x, y = torch.randn(2, 4, 4, 4), torch.tensor([1, 5])
-    from_folder = load_dit(tmp_path / "transformer", "tiny", original=True)
+    from_folder = load(DiT, tmp_path / "transformer", "tiny", original=True)
     in_memory = DiT(from_folder.config, original=True).load_diffusers(original_to_diffusers(original))
     with torch.no_grad():
         assert torch.equal(
-            evaluate(from_folder, x, 9, y, Plain(from_folder)), evaluate(in_memory, x, 9, y, Plain(in_memory))
+            evaluate(from_folder, x, 9, from_folder.condition(y), Plain(from_folder)),
+            evaluate(in_memory, x, 9, in_memory.condition(y), Plain(in_memory)),
         )
 
 

@@ -5,15 +5,13 @@ product; timestep and label are embedded once a step instead of once a block; th
 product, and shift and scale only for the branches that are computed.
 """
 
-import json
-import math
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from harmonica.backbones.parts import frequencies, gelu_tanh, self_attention, sincos_position, unpatchify, wave
 from harmonica.errors import UserError
 from harmonica.shape import Shape, dit_shape
 
@@ -47,6 +45,7 @@ class DiT(nn.Module):
         self.latent_shape = (self.in_channels, config["sample_size"], config["sample_size"])
         self.eps = (1e-6, 1e-6 if original else config.get("norm_eps", 1e-5))  # adaLN's own, then the block's
         self.null_label = self.classes
+        self.in_order, self.training_labels = False, (0, self.classes)
         self.patch_in = nn.Conv2d(self.in_channels, D, self.patch, self.patch)
         self.register_buffer("position", torch.zeros(1, self.grid**2, D))
         self.time_in, self.time_out = nn.Linear(256, D), nn.Linear(D, D)
@@ -59,20 +58,20 @@ class DiT(nn.Module):
         self.down = nn.ModuleList(nn.Linear(4 * D, D) for _ in range(self.depth))
         self.final_modulation = nn.Linear(D, 2 * D)
         self.out = nn.Linear(D, self.patch**2 * self.out_channels)
-        half = torch.arange(128, dtype=torch.float32)
-        self.register_buffer(
-            "frequencies", torch.exp(-math.log(10000) * half / (128 - (not original))), persistent=False
-        )
+        self.register_buffer("frequencies", frequencies(shift=not original), persistent=False)
 
     @property
     def device(self) -> torch.device:
         return self.position.device
 
+    def condition(self, labels: Tensor) -> Tensor:
+        """What depends on the labels (B,) alone: their embeddings (B, D)."""
+        return self.labels(labels)
+
     def embed(self, latents: Tensor, t: Tensor | int, labels: Tensor) -> tuple[Tensor, Context]:
-        """Latents (B, C, H, W), timestep 0..999 (one for all or (B,)), labels (B,) -> stream (B, N, D)."""
-        angle = torch.as_tensor(t, device=latents.device).reshape(-1, 1).float() * self.frequencies
-        wave = torch.cat([angle.cos(), angle.sin()], 1).to(latents.dtype)  # (1 or B, 256)
-        condition = F.silu(self.time_out(F.silu(self.time_in(wave))) + self.labels(labels))  # (B, D)
+        """Latents (B, C, H, W), timestep 0..999 (one for all or (B,)), embedded labels (B, D) -> stream (B, N, D)."""
+        time = self.time_out(F.silu(self.time_in(wave(t, self.frequencies, latents))))  # (1 or B, D)
+        condition = F.silu(time + labels)
         gates = self.gate(condition).view(len(condition), 2 * self.depth, 1, self.width).unbind(1)
         x = self.patch_in(latents).flatten(2).transpose(1, 2) + self.position  # (B, N, D)
         return x, Context(condition, gates)
@@ -84,9 +83,7 @@ class DiT(nn.Module):
         h = torch.addcmul(shift, F.layer_norm(x, (self.width,), eps=self.eps[is_mlp]), 1 + scale)
         if is_mlp:
             return self.down[block](gelu_tanh(self.up[block](h)))
-        B, N, D = h.shape
-        q, k, v = self.qkv[block](h).view(B, N, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
-        return self.proj[block](F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(B, N, D))
+        return self.proj[block](self_attention(self.qkv[block](h), self.heads))
 
     def add(self, i: int, x: Tensor, delta: Tensor, ctx: Context) -> Tensor:
         return torch.addcmul(x, ctx.gates[i], delta)
@@ -95,9 +92,7 @@ class DiT(nn.Module):
         """Stream (B, N, D) -> predicted noise and variance (B, 2C, H, W)."""
         shift, scale = self.final_modulation(ctx.condition)[:, None].chunk(2, 2)
         x = self.out(torch.addcmul(shift, F.layer_norm(x, (self.width,), eps=1e-6), 1 + scale))
-        x = x.view(-1, self.grid, self.grid, self.patch, self.patch, self.out_channels)
-        side = self.grid * self.patch
-        return x.permute(0, 5, 1, 3, 2, 4).reshape(-1, self.out_channels, side, side)
+        return unpatchify(x, self.grid, self.patch)
 
     def load_diffusers(self, state: dict[str, Tensor]) -> "DiT":
         """Take the weights of a DiTTransformer2DModel. Raises UserError when its blocks embed differently."""
@@ -139,39 +134,3 @@ class DiT(nn.Module):
             own["position"] = sincos_position(self.width, self.grid)
         self.load_state_dict(own)
         return self.eval().requires_grad_(False)
-
-
-def gelu_tanh(x: Tensor) -> Tensor:
-    """GELU in its tanh form. On a CPU through x·σ(2u), since torch's tanh there takes four times as long as its σ."""
-    if x.is_cuda:
-        return F.gelu(x, approximate="tanh")
-    c = 2 * (2 / math.pi) ** 0.5
-    return x * torch.sigmoid(torch.addcmul(x.new_tensor(c), x, x, value=0.044715 * c) * x)
-
-
-def sincos_position(width: int, grid: int) -> Tensor:
-    """The fixed 2-d sine-cosine position embedding of DiT, (1, grid², width); the x axis comes first."""
-    omega = 10000.0 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
-    y, x = torch.meshgrid(torch.arange(grid), torch.arange(grid), indexing="ij")
-    angle = [p.reshape(-1, 1).double() * omega for p in (x, y)]
-    return torch.cat([f(a) for a in angle for f in (torch.sin, torch.cos)], 1)[None].float()
-
-
-def load_dit(folder: str | Path, name: str, **options) -> DiT:
-    """A DiT from a diffusers `transformer/` folder. Raises UserError when a file is missing or does not fit."""
-    from safetensors.torch import load_file
-
-    from harmonica.pickles import load_pickle
-
-    folder = Path(folder)
-    config, weights = folder / "config.json", folder / "diffusion_pytorch_model.safetensors"
-    if not weights.is_file() and weights.with_suffix(".bin").is_file():  # older hub repositories
-        weights = weights.with_suffix(".bin")
-    for path in (config, weights):
-        if not path.is_file():
-            raise UserError(f"{path} is missing; {name} needs it")
-    model = DiT(json.loads(config.read_text()), name, **options)
-    try:
-        return model.load_diffusers(load_pickle(weights) if weights.suffix == ".bin" else load_file(weights))
-    except (KeyError, RuntimeError) as e:
-        raise UserError(f"{weights} does not hold the weights that {config} describes ({e})") from None

@@ -4,4 +4,5 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 CLASS_CONDITIONAL = HERE / "fashion-mnist"
+TEXT_TO_IMAGE = HERE / "noto-emoji"
 CLASSES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")

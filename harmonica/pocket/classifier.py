@@ -5,20 +5,20 @@ from torch import nn
 
 
 class Classifier(nn.Module):
-    """Grey 32x32 images to class logits, with the two feature maps the metrics need.
+    """32x32 images to class logits, with the two feature maps the metrics need.
 
-    `forward` takes (n, 1, 32, 32) in [-1, 1] and returns pooled features (n, 128), spatial features (n, 8*8*7) and
-    logits (n, classes). The spatial features are the first seven channels of a mid layer in NHWC order, as sFID takes
-    them from Inception's mixed_6/conv.
+    `forward` takes (n, channels, 32, 32) in [-1, 1] and returns pooled features (n, 128), spatial features (n, 8*8*7)
+    and logits (n, classes). The spatial features are the first seven channels of a mid layer in NHWC order, as sFID
+    takes them from Inception's mixed_6/conv.
     """
 
-    def __init__(self, classes: int = 10):
+    def __init__(self, classes: int = 10, channels: int = 1):
         super().__init__()
 
         def conv(i, o, stride=1):
             return nn.Sequential(nn.Conv2d(i, o, 3, stride, 1, bias=False), nn.BatchNorm2d(o), nn.ReLU())
 
-        self.low = nn.Sequential(conv(1, 32), conv(32, 32, 2), conv(32, 64), conv(64, 64, 2))  # (n, 64, 8, 8)
+        self.low = nn.Sequential(conv(channels, 32), conv(32, 32, 2), conv(32, 64), conv(64, 64, 2))  # (n, 64, 8, 8)
         self.high = nn.Sequential(conv(64, 128), conv(128, 128, 2), conv(128, 128))  # (n, 128, 4, 4)
         self.drop = nn.Dropout(0.3)
         self.head = nn.Linear(128, classes)

@@ -45,8 +45,9 @@ def fashion_mnist(folder: str | Path, split: str) -> tuple[np.ndarray, np.ndarra
 
 
 def to_float(images: np.ndarray) -> torch.Tensor:
-    """uint8 (n, 32, 32) -> float32 (n, 1, 32, 32) in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(images)).float().div_(127.5).sub_(1)[:, None]
+    """uint8 (n, H, W) or (n, H, W, C) -> float32 (n, C, H, W) in [-1, 1]."""
+    x = torch.from_numpy(np.ascontiguousarray(images)).float().div_(127.5).sub_(1)
+    return x[:, None] if x.ndim == 3 else x.permute(0, 3, 1, 2)
 
 
 def training_latents(model, vae) -> tuple[torch.Tensor, torch.Tensor]:

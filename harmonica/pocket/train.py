@@ -134,10 +134,17 @@ class Run:
             self.log.append((self.step, float(loss.detach())))
 
 
-def train_autoencoder(images: np.ndarray, checkpoint: Path, steps: int = 5000, batch: int = 64, kl: float = 3e-4):
-    """AutoencoderKL of the images uint8 (n, 32, 32); L1 + MSE reconstruction and a light KL."""
+def train_autoencoder(
+    images: np.ndarray,
+    checkpoint: Path,
+    steps: int = 5000,
+    batch: int = 64,
+    kl: float = 3e-4,
+    config: dict = AUTOENCODER,
+):
+    """AutoencoderKL of the images uint8 (n, 32, 32[, C]); L1 + MSE reconstruction and a light KL."""
     torch.manual_seed(0)
-    vae = AutoencoderKL(**AUTOENCODER)
+    vae = AutoencoderKL(**config)
     data = torch.from_numpy(images)
     run = Run(checkpoint, "autoencoder", vae, data, lr=2e-3, steps=steps)
     for _ in run:
@@ -148,13 +155,13 @@ def train_autoencoder(images: np.ndarray, checkpoint: Path, steps: int = 5000, b
     return vae.eval(), run
 
 
-def critic() -> nn.Sequential:
-    """A patch discriminator with spectral norm: images (n, 1, 32, 32) to scores (n, 1, 8, 8), high for real ones."""
+def critic(channels: int) -> nn.Sequential:
+    """A patch discriminator with spectral norm: images (n, C, 32, 32) to scores (n, 1, 8, 8), high for real ones."""
 
     def conv(i, o, kernel, stride):
         return [nn.utils.parametrizations.spectral_norm(nn.Conv2d(i, o, kernel, stride, 1)), nn.LeakyReLU(0.2)]
 
-    body = conv(1, 32, 3, 1) + conv(32, 48, 4, 2) + conv(48, 96, 4, 2) + conv(96, 96, 3, 1)
+    body = conv(channels, 32, 3, 1) + conv(32, 48, 4, 2) + conv(48, 96, 4, 2) + conv(96, 96, 3, 1)
     return nn.Sequential(*body, nn.Conv2d(96, 1, 3, 1, 1))
 
 
@@ -163,7 +170,7 @@ def tune_decoder(vae: AutoencoderKL, mean, std, images: np.ndarray, checkpoint: 
     plain losses leave out a tenth of the images' fine texture. The latents (n, 4, 8, 8) stay those of the encoder."""
     torch.manual_seed(2)
     decoder = nn.ModuleDict({"decoder": vae.decoder, "post_quant_conv": vae.post_quant_conv})
-    judge = critic()
+    judge = critic(vae.config.in_channels)
     ema = Ema(decoder, 0.99)
     data = torch.from_numpy(images)
     run = Run(
@@ -192,10 +199,12 @@ def encode(vae: AutoencoderKL, images: np.ndarray, batch: int = 500) -> tuple[to
     return torch.cat([d.mean for d in out]).cpu(), torch.cat([d.std for d in out]).cpu()
 
 
-def train_classifier(images: np.ndarray, labels: np.ndarray, checkpoint: Path, steps: int = 3500, batch: int = 128):
+def train_classifier(
+    images: np.ndarray, labels: np.ndarray, checkpoint: Path, steps: int = 3500, batch: int = 128, classes: int = 10
+):
     """The feature network, trained with small shifts so that its features do not hang on single pixels."""
     torch.manual_seed(0)
-    net = Classifier()
+    net = Classifier(classes, channels=1 if images.ndim == 3 else images.shape[3])
     data, target = torch.from_numpy(images), torch.from_numpy(labels)
     run = Run(checkpoint, "classifier", net, data, lr=2e-3, steps=steps, weight_decay=0.02)
     net.to(memory_format=torch.channels_last)
@@ -246,13 +255,13 @@ class HybridLoss:
         # the posterior mean is linear in eps, so the squared distance of means is this times that of eps
         self.eps_to_mean = (beta / ((1 - beta).sqrt() * (1 - bar).sqrt())).float()
 
-    def __call__(self, model, x0: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def __call__(self, model, x0: torch.Tensor, **condition) -> torch.Tensor:
         n = len(x0)
         t = ((torch.arange(n) + torch.rand(n)) * (1000 / n)).long()  # stratified over the batch
         noise = torch.randn_like(x0)
         at = [v[t].view(n, 1, 1, 1) for v in (self.signal, self.noise, self.log_max, self.log_min, self.eps_to_mean)]
         signal, sigma, log_max, log_min, to_mean = at
-        eps, v = model(signal * x0 + sigma * noise, timestep=t, class_labels=labels).sample.chunk(2, 1)
+        eps, v = model(signal * x0 + sigma * noise, timestep=t, **condition).sample.chunk(2, 1)
         share = (v + 1) / 2
         log_var = share * log_max + (1 - share) * log_min
         gap = (to_mean * (eps.detach() - noise)) ** 2
@@ -296,7 +305,7 @@ def _fit(model, name, mean, std, labels, checkpoint, steps, lr, label_dropout=0.
         y = target[index]
         if label_dropout:
             y = y.masked_fill(torch.rand(batch) < label_dropout, null)
-        run.minimise(loss_of(forward, x0, y))
+        run.minimise(loss_of(forward, x0, class_labels=y))
     ema.copy_to_module()
     return model.eval(), run
 

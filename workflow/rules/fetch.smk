@@ -32,7 +32,7 @@ rule reference:
     resources:
         gpu=int(CONFIG["scale"] == "paper"),
     params:
-        file=lambda w: str(downloads.weights_folder() / w.name),
+        file=lambda w: str(provenance.weights_folder() / w.name),
         code=provenance.source_hash("harmonica/extractors.py", "harmonica/inception.py"),
     message:
         "Features of the reference images in {wildcards.name}"

@@ -1,0 +1,76 @@
+"""What the backbones have in common: embeddings, attention, the way back from tokens to latents, loading."""
+
+import json
+import math
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from harmonica.errors import UserError
+
+
+def frequencies(shift: bool = False) -> Tensor:
+    """Of the sine-cosine embedding of timesteps and sizes, (128,); diffusers' DiT shifts them by one."""
+    half = torch.arange(128, dtype=torch.float32)
+    return torch.exp(-math.log(10000) * half / (128 - shift))
+
+
+def wave(t: Tensor | float, frequencies: Tensor, like: Tensor) -> Tensor:
+    """Cosines and sines of one number or of numbers (B,): (1 or B, 256), on the device and in the type of `like`."""
+    angle = torch.as_tensor(t, device=like.device).reshape(-1, 1).float() * frequencies
+    return torch.cat([angle.cos(), angle.sin()], 1).to(like.dtype)
+
+
+def self_attention(qkv: Tensor, heads: int) -> Tensor:
+    """Attention of tokens to each other, from queries, keys and values side by side (B, N, 3D): (B, N, D)."""
+    B, N, D = qkv.shape
+    q, k, v = qkv.view(B, N, 3, heads, D // 3 // heads).permute(2, 0, 3, 1, 4)
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(B, N, D // 3)
+
+
+def unpatchify(x: Tensor, grid: int, patch: int) -> Tensor:
+    """Tokens (B, grid², patch²·C), channels last in a patch, to (B, C, grid·patch, grid·patch)."""
+    x = x.view(len(x), grid, grid, patch, patch, -1)
+    return x.permute(0, 5, 1, 3, 2, 4).reshape(len(x), -1, grid * patch, grid * patch)
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    """GELU in its tanh form. On a CPU through x·σ(2u), since torch's tanh there takes four times as long as its σ."""
+    if x.is_cuda:
+        return F.gelu(x, approximate="tanh")
+    c = 2 * (2 / math.pi) ** 0.5
+    return x * torch.sigmoid(torch.addcmul(x.new_tensor(c), x, x, value=0.044715 * c) * x)
+
+
+def sincos_position(width: int, grid: int, scale: float = 1) -> Tensor:
+    """The fixed 2-d sine-cosine position embedding of DiT, (1, grid², width); the x axis comes first.
+
+    `scale` divides the coordinates (PixArt's interpolation).
+    """
+    omega = 10000.0 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
+    y, x = torch.meshgrid(torch.arange(grid), torch.arange(grid), indexing="ij")
+    angle = [p.reshape(-1, 1).double() / scale * omega for p in (x, y)]
+    return torch.cat([f(a) for a in angle for f in (torch.sin, torch.cos)], 1)[None].float()
+
+
+def load(kind: type, folder: str | Path, name: str, **options):
+    """A backbone of this class from a diffusers `transformer/` folder. Raises UserError when a file is missing or does
+    not fit."""
+    from safetensors.torch import load_file
+
+    from harmonica.pickles import load_pickle
+
+    folder = Path(folder)
+    config, weights = folder / "config.json", folder / "diffusion_pytorch_model.safetensors"
+    if not weights.is_file() and weights.with_suffix(".bin").is_file():  # older hub repositories
+        weights = weights.with_suffix(".bin")
+    for path in (config, weights):
+        if not path.is_file():
+            raise UserError(f"{path} is missing; {name} needs it")
+    model = kind(json.loads(config.read_text()), name, **options)
+    try:
+        return model.load_diffusers(load_pickle(weights) if weights.suffix == ".bin" else load_file(weights))
+    except (KeyError, RuntimeError) as e:
+        raise UserError(f"{weights} does not hold the weights that {config} describes ({e})") from None
