@@ -32,9 +32,10 @@ lint: setup
 # the committed run: more images a row, then its table, figures and provenance beside the code
 reference: setup
 	$(BIN)/snakemake --cores $(CORES) results/table1.csv --config images=5000
-	mkdir -p results/reference/pocket
 	$(BIN)/harmonica timing results/ > results/reference/pocket/timing.txt
-	cp -r results/table1.csv results/table1.md results/table1.provenance.json results/figures results/reference/pocket/
+	mkdir -p results/reference/pocket/figures
+	cp results/table1.* results/reference/pocket/
+	cp results/figures/table1-* results/reference/pocket/figures/
 
 clean:
-	rm -rf results/pocket results/paper results/table1.* results/figures .snakemake
+	rm -rf results/pocket results/paper results/table*.* results/figures .snakemake

@@ -80,15 +80,31 @@ def build_parser() -> argparse.ArgumentParser:
                 "harmonica metrics manifest.json --uncached full -o metrics.json")  # fmt: skip
     p.add_argument("manifests", type=Path, nargs="+")
     p.add_argument("--uncached", required=True, help="name of the plan whose images PSNR compares with")
+    p.add_argument("--only", nargs="+", metavar="PLAN", help="names of plans; default: all in the manifests")
     p.add_argument("--extractor", default="fashion-mnist-cnn", help="default: %(default)s")
+    p.add_argument("--clip", metavar="MODEL", help="open_clip's name of a model, for the CLIP score of captions")
+    p.add_argument("--clip-pretrained", default="", metavar="TAG", help="open_clip's name of its weights")
+    p.add_argument("--captions", metavar="MODEL", help="the model whose captions the images were drawn for")
     p.add_argument("--reference", type=Path, help="made by `harmonica reference`; default: the extractor's own")
     p.add_argument("-o", "--out", type=Path, required=True)
 
-    p = command("reference", reference, "Make a reference of metrics from one of ADM's files.",
-                "harmonica reference weights/VIRTUAL_imagenet256_labeled.npz -o imagenet256.npz")  # fmt: skip
-    p.add_argument("file", type=Path)
+    p = command("reference", reference, "Make a reference of metrics from one of ADM's files or a folder of pictures.",
+                "harmonica reference weights/VIRTUAL_imagenet256_labeled.npz -o imagenet256.npz\n"
+                "  harmonica reference weights/coco/val2014 --side 256 -o coco.npz")  # fmt: skip
+    p.add_argument("source", type=Path)
+    p.add_argument("--side", type=int, default=256, help="of a folder's pictures, cropped; default: %(default)s")
     p.add_argument("--extractor", default="inception-2015-12-05", help="default: %(default)s")
     p.add_argument("-o", "--out", type=Path, required=True)
+
+    p = command("captions", captions, "Make the list of captions of MS-COCO 2014 from its annotations.",
+                "harmonica captions weights/captions_val2014.json -o weights/coco-2014-val.txt")  # fmt: skip
+    p.add_argument("annotations", type=Path, help="captions_val2014.json")
+    p.add_argument("-o", "--out", type=Path, required=True)
+
+    p = command("embed", embed, "Embed a model's captions with its text encoder; sampling and training read them.",
+                "harmonica embed pixart-alpha-256")  # fmt: skip
+    p.add_argument("model")
+    p.add_argument("--done", type=Path, help="write what was embedded (JSON)")
 
     p = command("fetch", fetch, "Download weights and reference files; goes on where it was stopped.",
                 "harmonica fetch dit-xl-2-256 DDIM20_router.pt")  # fmt: skip
@@ -250,14 +266,24 @@ def measure(args) -> None:
     from harmonica.extractors import get_extractor, get_reference
 
     reference, extract = get_reference(args.extractor, args.reference), get_extractor(args.extractor)
+    about, clip, captions = {"extractor": args.extractor}, None, []
+    if args.clip:
+        from harmonica.clip import Clip
+
+        if not args.captions:
+            raise UserError("the CLIP score needs the captions that were drawn: pass --captions MODEL")
+        clip, captions = Clip(args.clip, args.clip_pretrained), _captioned(args.captions).captions.read()
+        about["clip"] = clip.name
     _started()
     files = shards.read_manifests(args.manifests)
-    if args.uncached not in files:
-        raise UserError(f"no samples of {args.uncached!r} among {', '.join(sorted(files))}")
+    names = args.only or list(files)
+    for name in (*names, args.uncached):
+        if name not in files:
+            raise UserError(f"no samples of {name!r} among {', '.join(sorted(files))}")
     rows = {}
-    for name in files:
-        found = evaluate(name, files[name], files[args.uncached], extract, reference)
-        rows[name] = found | {"extractor": args.extractor}
+    for name in names:
+        found = evaluate(name, files[name], files[args.uncached], extract, reference, clip, captions)
+        rows[name] = found | about
         print(name, " ".join(f"{k} {v:.4g}" for k, v in found.items()), file=sys.stderr)
     _write_json(args.out, rows)
 
@@ -265,11 +291,29 @@ def measure(args) -> None:
 def reference(args) -> None:
     import torch  # noqa: F401
 
-    from harmonica.extractors import adm_reference, get_extractor
+    from harmonica.extractors import adm_reference, folder_reference, get_extractor
 
     extract = get_extractor(args.extractor)
     _started()
-    adm_reference(args.file, extract).save(args.out)
+    of_folder = args.source.is_dir()
+    made = folder_reference(args.source, extract, args.side) if of_folder else adm_reference(args.source, extract)
+    made.save(args.out)
+
+
+def captions(args) -> None:
+    from harmonica.captions import write_coco
+    from harmonica.provenance import file_hash
+
+    print(f"{write_coco(args.annotations, args.out)} captions, sha256 {file_hash(args.out)}")
+
+
+def embed(args) -> None:
+    from harmonica.captions import embed
+
+    folder = embed(_captioned(args.model))
+    print(folder)
+    if args.done:
+        _write_json(args.done, json.loads((folder / "index.json").read_text()))
 
 
 def fetch(args) -> None:
@@ -389,6 +433,16 @@ def _load_plans(paths: list[Path]) -> dict:
         if names.count(name) > 1:
             raise UserError(f"two plans are named {name}: results are filed by that name, rename one of the files")
     return {path.stem: Plan.load(path) for path in paths}
+
+
+def _captioned(name: str):
+    """A model that draws captions. Raises UserError for another."""
+    from harmonica.models import get_model
+
+    model = get_model(name)
+    if not model.captions:
+        raise UserError(f"{name} draws classes, not captions")
+    return model
 
 
 def _save(plan, router, path: Path) -> None:

@@ -10,6 +10,7 @@ from harmonica.extractors import Features, Reference
 from harmonica.metrics import (
     Gaussian,
     cleanfid_distance,
+    clip_score,
     frechet_distance,
     inception_score,
     precision_recall,
@@ -18,13 +19,16 @@ from harmonica.metrics import (
 )
 
 
-def evaluate(name: str, files: list[str], uncached: list[str], extract: Callable, reference: Reference) -> dict:
+def evaluate(
+    name: str, files: list[str], uncached: list[str], extract: Callable, reference: Reference, clip=None, captions=()
+) -> dict:
     """All metrics of the images in `files`, drawn from the same seeds as those in `uncached`.
 
-    Precision, recall and agreement (the network finds the asked class) are in percent. Raises UserError for chunks
-    that are damaged, missing, or of other seeds.
+    Precision, recall and agreement (the network finds the asked class) are in percent; where labels are the numbers of
+    `captions`, `clip` (clip.Clip) gives their score instead. Raises UserError for chunks that are damaged, missing, or
+    of other seeds.
     """
-    features, labels, errors = [], [], []
+    features, labels, errors, cosines = [], [], [], []
     if len(files) != len(uncached):
         raise UserError(f"{name} has {len(files)} chunks of images, the uncached model {len(uncached)}")
     for (images, asked), (plain, plain_asked) in zip(shards.chunks(files), shards.chunks(uncached), strict=True):
@@ -33,10 +37,14 @@ def evaluate(name: str, files: list[str], uncached: list[str], extract: Callable
         features.append(extract(images))
         labels.append(asked)
         errors.append((squared_error(images, plain), len(images)))
+        if clip:
+            cosines.append(clip.cosines(images, [captions[k] for k in asked]))
     f, asked = Features.join(features), np.concatenate(labels)
     mse = sum(e * n for e, n in errors) / len(asked)
-    agreement = float((f.logits.argmax(1) == asked).mean())
-    return distances(f, reference) | {"PSNR": psnr(mse), "agreement": 100 * agreement, "N": len(asked)}
+    found = distances(f, reference) | {"PSNR": psnr(mse), "N": len(asked)}
+    if clip:
+        return found | {"CLIP": clip_score(np.concatenate(cosines))}
+    return found | {"agreement": 100 * float((f.logits.argmax(1) == asked).mean())}
 
 
 def distances(features: Features, reference: Reference) -> dict[str, float]:

@@ -2,16 +2,17 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 
 from harmonica.errors import DAMAGED_NPZ, UserError, unknown
 from harmonica.metrics import Gaussian, radii
-from harmonica.pocket import CLASS_CONDITIONAL
+from harmonica.pocket import CLASS_CONDITIONAL, TEXT_TO_IMAGE
 from harmonica.provenance import source_hash, write_npz
 
+PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 INCEPTION_WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"
 
 
@@ -68,9 +69,30 @@ def adm_reference(path: str | Path, extract: Callable[[np.ndarray], Features], c
     return Reference(Gaussian(*stored[:2]), Gaussian(*stored[2:]), pooled)
 
 
-def fashion_mnist_cnn() -> Callable[[np.ndarray], Features]:
-    """The pocket classifier. Takes uint8 (n, 32, 32, 1)."""
-    return classifier_features(CLASS_CONDITIONAL)
+def folder_reference(folder: Path, extract: Callable[[np.ndarray], Features], side: int, chunk: int = 250) -> Reference:
+    """The reference of a folder's pictures: short side resized to `side`, centre crop, in the order of their names.
+
+    Features of 10 000 of them, evenly spread, are kept. Raises UserError when there are fewer than two pictures.
+    """
+    from PIL import Image, ImageOps
+    from tqdm import tqdm
+
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in PICTURES)
+    if len(files) < 2:
+        raise UserError(f"{folder} holds {len(files)} pictures ({', '.join(PICTURES)}): a reference needs more")
+
+    def read(path: Path) -> np.ndarray:
+        try:
+            with Image.open(path) as f:
+                return np.asarray(ImageOps.fit(f.convert("RGB"), (side, side), Image.Resampling.BICUBIC))
+        except OSError as e:
+            raise UserError(f"{path} is not a whole picture ({e})") from None
+
+    starts = tqdm(range(0, len(files), chunk), desc="reference", mininterval=5)
+    parts = (extract(np.stack([read(p) for p in files[i : i + chunk]])) for i in starts)
+    pooled, spatial = (np.concatenate(x) for x in zip(*((f.pooled, f.spatial) for f in parts), strict=True))
+    kept = np.linspace(0, len(files) - 1, min(len(files), 10_000)).round().astype(int)
+    return Reference(Gaussian.of(pooled), Gaussian.of(spatial), pooled[kept])
 
 
 def inception_2015() -> Callable[[np.ndarray], Features]:
@@ -82,20 +104,21 @@ def inception_2015() -> Callable[[np.ndarray], Features]:
 
 
 def classifier_features(folder: Path) -> Callable[[np.ndarray], Features]:
-    """Features of uint8 (n, 32, 32, 1) by the classifier in a pocket folder."""
+    """Features of uint8 (n, 32, 32, C) by the classifier in a pocket folder."""
     import torch
     from safetensors.torch import load_file
 
     from harmonica.pocket.classifier import Classifier
     from harmonica.pocket.data import to_float
 
-    net = Classifier().eval()
-    net.load_state_dict(load_file(folder / "classifier" / "model.safetensors"))
+    weights = load_file(folder / "classifier" / "model.safetensors")
+    net = Classifier(classes=len(weights["head.bias"]), channels=weights["low.0.0.weight"].shape[1]).eval()
+    net.load_state_dict(weights)
     net = net.to(memory_format=torch.channels_last)
 
     @torch.inference_mode()
     def extract(images: np.ndarray) -> Features:
-        parts = [net(to_float(images[i : i + 250, ..., 0])) for i in range(0, len(images), 250)]
+        parts = [net(to_float(images[i : i + 250])) for i in range(0, len(images), 250)]
         return Features(*(torch.cat(p).numpy() for p in zip(*parts, strict=True)))
 
     return extract
@@ -103,13 +126,16 @@ def classifier_features(folder: Path) -> Callable[[np.ndarray], Features]:
 
 def fingerprint(name: str) -> str:
     """Changes with the network and its reference, where they are files of ours."""
-    if name != "fashion-mnist-cnn":
+    if name not in SHIPPED:
         return name
-    return source_hash(*(str(CLASS_CONDITIONAL / f) for f in ("classifier/model.safetensors", "reference.npz")))
+    return source_hash(*(str(SHIPPED[name] / f) for f in ("classifier/model.safetensors", "reference.npz")))
 
 
-EXTRACTORS = {"fashion-mnist-cnn": fashion_mnist_cnn, "inception-2015-12-05": inception_2015}
-REFERENCES = {"fashion-mnist-cnn": CLASS_CONDITIONAL / "reference.npz"}  # those that come with their network
+SHIPPED = {"fashion-mnist-cnn": CLASS_CONDITIONAL, "noto-emoji-cnn": TEXT_TO_IMAGE}  # networks with their references
+EXTRACTORS = {
+    **{name: partial(classifier_features, folder) for name, folder in SHIPPED.items()},
+    "inception-2015-12-05": inception_2015,
+}
 
 
 def get_extractor(name: str) -> Callable[[np.ndarray], Features]:
@@ -126,6 +152,6 @@ def _check(name: str) -> None:
 def get_reference(name: str, path: Path | None) -> Reference:
     """The reference at `path`, or the one that comes with the extractor. Raises UserError when there is neither."""
     _check(name)
-    if path is None and name not in REFERENCES:
+    if path is None and name not in SHIPPED:
         raise UserError(f"the extractor {name} needs a reference: make one with `harmonica reference`")
-    return Reference.load(path or REFERENCES[name])
+    return Reference.load(path or SHIPPED[name] / "reference.npz")

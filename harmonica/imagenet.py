@@ -8,9 +8,8 @@ from torch import Tensor
 
 from harmonica.devices import default_device
 from harmonica.errors import UserError
+from harmonica.extractors import PICTURES
 from harmonica.provenance import weights_folder
-
-SUFFIXES = (".jpeg", ".jpg", ".png")
 
 
 class ImageNetLatents:
@@ -23,7 +22,7 @@ class ImageNetLatents:
     def __init__(self, vae, resolution: int, folder: Path | None = None):
         folder = folder or weights_folder() / "imagenet" / "train"
         classes = sorted(p for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
-        found = [(p, k) for k, c in enumerate(classes) for p in sorted(c.iterdir()) if p.suffix.lower() in SUFFIXES]
+        found = [(p, k) for k, c in enumerate(classes) for p in sorted(c.iterdir()) if p.suffix.lower() in PICTURES]
         if not found:
             raise UserError(
                 f"a method that trains on images needs ImageNet's: link the folder of its class folders to {folder}"

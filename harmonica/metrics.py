@@ -116,6 +116,11 @@ def _share_inside(centres: _Points, reach: np.ndarray, points: _Points) -> float
     return float(np.concatenate([(d <= reach).any(1) for d in points.distances_to(centres)]).mean())
 
 
+def clip_score(cosines: np.ndarray) -> float:
+    """100·max(cos, 0), the mean over pictures and their captions; no prefix, not Hessel's 2.5·cos."""
+    return 100 * float(np.maximum(cosines, 0).mean())
+
+
 def squared_error(a: np.ndarray, b: np.ndarray) -> float:
     """Mean squared difference of uint8 images of one shape. Raises UserError when the shapes differ."""
     if a.shape != b.shape:

@@ -57,6 +57,29 @@ def check(config: dict[str, Any], schema: dict[str, Any]) -> None:
     raise UserError(f"configuration: {where}{error.message}")
 
 
+def tables(shipped: dict[str, Any], given: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The configuration of every table, from the scale's file and what the user gave.
+
+    What stands beside `tables` holds for all; what a user gives goes before what is shipped, key by key. Raises
+    UserError for a table that is not shipped.
+    """
+
+    def common(config: dict) -> dict:
+        return {k: v for k, v in config.items() if k != "tables"}
+
+    own = given.get("tables") or {}
+    for name in own:
+        if name not in shipped["tables"]:
+            raise unknown("table", name, shipped["tables"])
+    out = {}
+    for name, about in shipped["tables"].items():
+        flat = {**common(shipped), **about, **common(given), **(own.get(name) or {})}
+        if isinstance(flat["cases"], dict):
+            flat["cases"] = {str(case): value for case, value in flat["cases"].items()}
+        out[name] = flat
+    return out
+
+
 def rows(config: dict[str, Any]) -> list[Row]:
     """Rows in the order of the table. Raises UserError for a wrong name or value, or two equal rows.
 

@@ -1,4 +1,4 @@
-"""Figures of table 1: speed-up against quality, what the routers learned, the same seeds under every method."""
+"""Figures of a table: speed-up against quality, what the routers learned, the same seeds under every method."""
 
 import io
 from pathlib import Path
@@ -26,8 +26,8 @@ def save(figure, path: Path) -> None:
     write_whole(path, data.getvalue())
 
 
-def speedup(table: pd.DataFrame, path: Path) -> None:
-    """FID and IS against the theoretical speed-up: a column a case, a marker a method."""
+def speedup(table: pd.DataFrame, metrics: tuple[str, str], path: Path) -> None:
+    """Two metrics against the theoretical speed-up: a column a case, a marker a method."""
     cases = list(table.case.unique())
     figure, axes = plt.subplots(
         2, len(cases), figsize=(4 * len(cases) + 1.6, 6), squeeze=False, sharex="col", layout="constrained"
@@ -35,7 +35,7 @@ def speedup(table: pd.DataFrame, path: Path) -> None:
     titles = list(table.method.unique())
     for column, case in enumerate(cases):
         block = table[table.case == case]
-        for ax, metric in zip(axes[:, column], ("FID", "IS"), strict=True):
+        for ax, metric in zip(axes[:, column], metrics, strict=True):
             for _, row in block.iterrows():
                 k = titles.index(row.method)
                 ax.scatter(row.theoretical_speedup, row[metric], marker=MARKERS[k % len(MARKERS)], s=60,
@@ -72,12 +72,16 @@ def routers(rows: list[Row], plans: dict[str, Plan], files: dict[str, Path], pat
     save(figure, path)
 
 
-def grid(rows: list[Row], images: dict[str, np.ndarray], titles: dict[str, str], path: Path) -> None:
-    """The first images of equal seeds: a line a method, a block of columns a case."""
+def grid(
+    rows: list[Row], images: dict[str, np.ndarray], titles: dict[str, str], asked: dict[str, list[str]], path: Path
+) -> None:
+    """The first images of equal seeds: a line a method, a block of columns a case, under what was asked for if it was a
+    caption."""
     cases = list(dict.fromkeys(r.case for r in rows))
     methods = list(dict.fromkeys(titles[r.slug] for r in rows))
     figure, axes = plt.subplots(
-        len(methods), len(cases), figsize=(5.2 * len(cases) + 1.2, 0.66 * len(methods) + 0.5), squeeze=False,
+        len(methods), len(cases), figsize=(5.2 * len(cases) + 1.2, 0.66 * len(methods) + (2.4 if asked else 0.5)),
+        squeeze=False,
         layout="constrained",
     )  # fmt: skip
     for ax in axes.flat:
@@ -86,9 +90,20 @@ def grid(rows: list[Row], images: dict[str, np.ndarray], titles: dict[str, str],
         ax.set_frame_on(False)
     for r in rows:
         ax = axes[methods.index(titles[r.slug]), cases.index(r.case)]
-        ax.imshow(np.concatenate(list(images[r.slug]), 1).squeeze(), cmap="gray", vmin=0, vmax=255)
+        own = images[r.slug]
+        ax.imshow(np.concatenate(list(own), 1).squeeze(), cmap="gray", vmin=0, vmax=255)
+        if r.experiment.method == "full" and r.case in asked:
+            side = own.shape[2]
+            ax.xaxis.tick_top()
+            ax.set_xticks([side * (k + 0.5) for k in range(len(own))], [_cut(c) for c in asked[r.case]])
+            ax.tick_params(axis="x", length=0, rotation=60, labelsize=7)
+            plt.setp(ax.get_xticklabels(), ha="left", rotation_mode="anchor")
     for i, title in enumerate(methods):
         axes[i, 0].set_ylabel(title, rotation=0, ha="right", va="center", fontsize=8)
     for j, case in enumerate(cases):
         axes[0, j].set_title(f"case {case}", fontsize=10)
     save(figure, path)
+
+
+def _cut(text: str, most: int = 34) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"

@@ -13,7 +13,7 @@ import yaml
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
-MICRO = {
+TABLE1 = {
     "images": 24,
     "cases": {"4": {"model": "pocket-dit", "steps": 4}, "3": {"model": "pocket-dit", "steps": 3}},
     "methods": ["full", {"fewer_steps": {"steps": {"4": 3, "3": 2}}}, {"fora": {"interval": 2}}]
@@ -22,8 +22,19 @@ MICRO = {
         for name in ("learning_to_cache", "harmonica", "sdt_ltc")
     ]
     + ["delta_dit", "deepcache", "random_plan"],
-    "sampling": {"grouping": "case", "shards": 2, "chunk": 8, "batch": 8},
+    "sampling": {"grouping": "all", "shards": 2, "chunk": 8, "batch": 8},
     "latency": {"batch": 2, "rounds": 2},
+}
+TABLE2 = {
+    "images": 10,
+    "cases": {
+        "sa-3": {"model": "pocket-pixart", "sampler": "sa-solver", "steps": 3},
+        "dpm-4": {"model": "pocket-pixart", "steps": 4},
+    },
+    "methods": ["full", {"fewer_steps": {"steps": {"sa-3": 2, "dpm-4": 3}}}, {"fora": {"interval": 2}}]
+    + [{name: {"beta": 1.0, "rounds": 1, "batch": 2, "lr": 1.5}} for name in ("learning_to_cache", "harmonica")],
+    "sampling": {"grouping": "all", "shards": 1, "chunk": 10, "batch": 5},
+    "latency": {"batch": 2, "rounds": 1},
 }
 TOY = '''"""A toy: reuse every MLP at odd steps."""
 
@@ -55,11 +66,11 @@ class Project:
         self.folder = folder
         ignore = shutil.ignore_patterns(".*", "results", "tests", "__pycache__", "*.egg-info", "checkpoints")
         shutil.copytree(ROOT, folder, ignore=ignore)
-        self.config = MICRO
-        self.write()
+        self.write(TABLE1)
 
-    def write(self) -> None:
-        (self.folder / "micro.yaml").write_text(yaml.safe_dump(self.config, sort_keys=False))
+    def write(self, table1: dict) -> None:
+        config = {"tables": {"table1": table1, "table2": TABLE2}}
+        (self.folder / "micro.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
 
     def snakemake(self, *args: str, cores: str = "2") -> tuple[int, str]:
         command = [sys.executable, "-m", "snakemake", *args, "--cores", cores, "--configfile", "micro.yaml"]
@@ -100,7 +111,7 @@ def test_table(project):
     assert (harmonica.GMACs == control.GMACs).all() and (harmonica.CUR == control.CUR).all()
     results = project.folder / "results"
     for name in ("speedup", "router", "samples"):
-        assert (results / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert (results / "figures" / f"table1-{name}.png").read_bytes().startswith(b"\x89PNG")
     assert "| HarmoniCa | 4 |" in (results / "table1.md").read_text()
     record = json.loads((results / "table1.provenance.json").read_text())
     assert record["config"]["images"] == 24 and len(record["origins"]) == 18
@@ -117,16 +128,14 @@ def test_a_second_run_does_nothing(project):
 
 
 def test_a_changed_setting_runs_only_what_depends_on_it(project):
-    project.config = {**MICRO, "methods": [m if m != MICRO["methods"][2] else {"fora": {"interval": {"4": 3, "3": 2}}}
-                                          for m in MICRO["methods"]]}  # fmt: skip
-    project.write()
+    changed = {"fora": {"interval": {"4": 3, "3": 2}}}
+    project.write(TABLE1 | {"methods": [changed if "fora" in m else m for m in TABLE1["methods"]]})
     try:
         jobs = {rule: int(count) for rule, count in project.planned()}
     finally:
-        project.config = MICRO
-        project.write()
-    # one plan, the two shards and the metrics of its case, and what compares all rows
-    assert jobs == {"plan": 1, "sample": 2, "metrics": 1, "latency": 1, "table1": 1, "total": 6}
+        project.write(TABLE1)
+    # one plan, the two shards, the metrics of both cases (of images that are mostly there), and what compares all rows
+    assert jobs == {"plan": 1, "sample": 2, "metrics": 2, "latency": 1, "table": 1, "total": 7}
 
 
 def test_a_baseline_of_ones_own(project):
@@ -134,8 +143,7 @@ def test_a_baseline_of_ones_own(project):
     images = project.folder / "results" / "pocket" / "samples" / "images"
     before = {p: p.stat().st_mtime_ns for p in images.rglob("*.npz")}
     (project.folder / "baselines" / "toy.py").write_text(TOY)
-    project.config = {**MICRO, "methods": [*MICRO["methods"], "toy"]}
-    project.write()
+    project.write(TABLE1 | {"methods": [*TABLE1["methods"], "toy"]})
     status, out = project.snakemake("results/table1.csv", cores="1")
     assert status == 0, out
     t = project.table()
@@ -152,3 +160,14 @@ def test_cores_do_not_change_the_table(project, tmp_path):
     status, out = project.snakemake("results/table1.csv", cores="1")
     assert status == 0, out
     pd.testing.assert_frame_equal(project.table().drop(columns=timed), t.drop(columns=timed))
+
+
+def test_table_of_captions(project):
+    status, out = project.snakemake("results/table2.csv")
+    assert status == 0, out + "\n".join(f.read_text() for f in project.folder.rglob("logs/**/*.log"))
+    t = pd.read_csv(project.folder / "results" / "table2.csv")
+    assert len(t) == 10 and (t.clip == "noto-emoji").all() and (t.extractor == "noto-emoji-cnn").all()
+    assert t.CLIP.between(0, 100).all() and (t[t.method == "Full"].PSNR == float("inf")).all()
+    assert set(t.sampler) == {"SA-Solver", "DPM-Solver++"}
+    assert t[t.method == "FORA"].CUR.tolist() == pytest.approx([100 / 3, 50], rel=1e-4)
+    assert (project.folder / "results" / "figures" / "table2-samples.png").stat().st_size > 10_000

@@ -8,8 +8,11 @@ import pytest
 import yaml
 
 from harmonica import suite
-from paper_tables.published import table, table1_row
-from paper_tables.table1 import short
+from harmonica.experiment import Experiment
+from harmonica.models import get_model
+from paper_tables import table1, table2
+from paper_tables.layout import short
+from paper_tables.published import table
 
 ROOT = Path(__file__).parent.parent
 REFERENCE = ROOT / "results" / "reference" / "pocket"
@@ -22,7 +25,7 @@ def reference() -> pd.DataFrame:
 
 def test_rows(reference):
     shipped = yaml.safe_load((ROOT / "workflow" / "config" / "pocket.yaml").read_text())
-    rows = suite.rows(shipped)
+    rows = suite.rows(suite.tables(shipped, {})["table1"])
     assert len(reference) == len(rows) and (reference.samples >= 5000).all()
     record = json.loads((REFERENCE / "table1.provenance.json").read_text())
     assert set(record["origins"]) == {r.slug for r in rows} and len(record["commit"]) >= 12
@@ -42,6 +45,16 @@ def test_learned_rows_meet_their_targets(reference):
 
 def test_published_numbers():
     """Spot checks against the paper's tables 1 and 6."""
-    assert table1_row("harmonica", 50)["FID"] == 2.36 and table1_row("fewer_steps", 14)["IS"] == 201.83
-    assert table1_row("fora", 50) == {} and table1_row("full", 20, 512)["FID"] == 5.10
+
+    def of(table: str, model: str, method: str, steps: int, sampler: str = "ddim") -> dict:
+        about = {"table1": table1, "table2": table2}[table].TABLE
+        e = Experiment.of(model, sampler, steps, 1.5, method, {"steps": steps - 1} if method == "fewer_steps" else {})
+        return about.published(e, steps, get_model(model))
+
+    assert of("table1", "pocket-dit", "harmonica", 50)["FID"] == 2.36
+    assert of("table1", "dit-xl-2-256", "fewer_steps", 14)["IS"] == 201.83
+    assert of("table1", "pocket-dit", "fora", 50) == {} and of("table1", "dit-xl-2-512", "full", 20)["FID"] == 5.10
+    assert of("table2", "pixart-alpha-1024", "harmonica", 25, "sa-solver")["CLIP"] == 31.07
+    assert of("table2", "pocket-pixart", "fora", 100, "iddpm")["FID"] == 25.16
+    assert of("table2", "pixart-sigma-1024", "full", 20, "dpmsolver++") == {}
     assert set(table("table6_training_cost").method) == {"Learning-to-Cache", "SDT + L_LTC", "HarmoniCa"}

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 
 def read_scale(name: str) -> dict:
     folder = ROOT / "workflow" / "config"
-    return {**yaml.safe_load((folder / f"{name}.yaml").read_text()), "scale": name}
+    return yaml.safe_load((folder / f"{name}.yaml").read_text())
 
 
 def schema() -> dict:
@@ -40,15 +40,25 @@ def schema() -> dict:
     ],
 )
 def test_configurations_that_are_wrong(change, says):
-    config = {**read_scale("pocket"), **change}
     with pytest.raises(UserError, match=says.replace("?", r"\?")):
+        config = suite.tables(read_scale("pocket"), {"scale": "pocket", "tables": {"table1": change}})["table1"]
         suite.check(config, schema())
         suite.rows(config)
 
 
+def test_what_a_user_gives_goes_first():
+    """For one table, for all, as shipped for one, as shipped for all."""
+    shipped = {"seed": 1, "cfg": 1, "images": 10, "tables": {"a": {"cfg": 2, "images": 20, "cases": {5: {}}}}}
+    given = {"images": 30, "tables": {"a": {"cfg": 3}}}
+    assert suite.tables(shipped, given) == {"a": {"seed": 1, "images": 30, "cfg": 3, "cases": {"5": {}}}}
+    with pytest.raises(UserError, match="unknown table 'b'"):
+        suite.tables(shipped, {"tables": {"b": {}}})
+
+
 @pytest.mark.parametrize("scale", ["pocket", "paper"])
-def test_shipped_configurations(scale):
-    config = read_scale(scale)
+@pytest.mark.parametrize("table", ["table1", "table2"])
+def test_shipped_configurations(scale, table):
+    config = suite.tables(read_scale(scale), {"scale": scale})[table]
     suite.check(config, schema())
     rows = suite.rows(config)
     expected = sum(len(suite._cases(config, entry)) for entry in config["methods"])

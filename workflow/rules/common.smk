@@ -11,6 +11,7 @@ sys.path.insert(0, str(ROOT))
 import yaml
 
 from harmonica import (
+    clip,
     downloads,
     extractors,
     learning,
@@ -25,34 +26,28 @@ from harmonica.models import get_model
 
 
 def load_config() -> dict:
+    """The configuration of every table, checked."""
     scale = str(config.get("scale"))
     path = ROOT / "workflow" / "config" / f"{scale}.yaml"
     if scale == "config" or not path.is_file():
         raise unknown("scale", scale, ["pocket", "paper"])
-    merged = {**yaml.safe_load(path.read_text()), **config}
-    if isinstance(merged["cases"], dict):
-        merged["cases"] = {str(case): about for case, about in merged["cases"].items()}
-    return merged
-
-
-def read_rows() -> list[suite.Row]:
-    for case in CONFIG["cases"]:
-        if not str(case).replace("@", "").replace("-", "").isalnum():
-            raise UserError(
-                f"the case {case!r} must be made of letters, digits, `-` and `@`: it names files"
-            )
-    return suite.rows(CONFIG)
+    schema = yaml.safe_load(
+        (ROOT / "workflow" / "schemas" / "config.schema.yaml").read_text()
+    )
+    tables = suite.tables(yaml.safe_load(path.read_text()), config)
+    for about in tables.values():
+        suite.check(about, schema)
+        for case in about["cases"]:
+            if not case.replace("@", "").replace("-", "").isalnum():
+                raise UserError(
+                    f"the case {case!r} must be made of letters, digits, `-` and `@`: it names files"
+                )
+    return tables
 
 
 try:
-    CONFIG = load_config()
-    suite.check(
-        CONFIG,
-        yaml.safe_load(
-            (ROOT / "workflow" / "schemas" / "config.schema.yaml").read_text()
-        ),
-    )
-    ROWS = read_rows()
+    TABLES = load_config()
+    ROWS = {table: suite.rows(about) for table, about in TABLES.items()}
 except UserError as e:
     raise WorkflowError(str(e)) from None
 
@@ -61,15 +56,15 @@ shell.prefix(
     f'export PATH="{Path(sys.executable).parent}:$PATH"; '
 )  # the rules' `harmonica` is this environment's
 
-OUT = f"results/{CONFIG['scale']}"
-BY_SLUG = {r.slug: r for r in ROWS}
-CHUNKS = -(-CONFIG["images"] // CONFIG["sampling"]["chunk"])
-SHARDS = range(min(CONFIG["sampling"]["shards"], CHUNKS))
+SCALE = config["scale"]
+OUT = f"results/{SCALE}"
+BY_SLUG = {r.slug: r for rows in ROWS.values() for r in rows}
 
 
 wildcard_constraints:
     experiment="[A-Za-z0-9._-]+",
     group="[A-Za-z0-9._@-]+",
+    table="[a-z0-9]+",
     case="[A-Za-z0-9@-]+",
     shard=r"\d+",
 
@@ -78,26 +73,49 @@ def plan_file(slug: str) -> str:
     return f"{OUT}/plans/{slug}.safetensors"
 
 
-def group_of(row: suite.Row) -> str:
-    return row.case if CONFIG["sampling"]["grouping"] == "case" else row.slug
+def plans_of(table: str) -> list[str]:
+    return [plan_file(r.slug) for r in ROWS[table]]
 
 
-def plans_of(group: str) -> list[str]:
-    return [plan_file(r.slug) for r in ROWS if group_of(r) == group]
+def group_of(table: str, row: suite.Row) -> str:
+    return "all" if TABLES[table]["sampling"]["grouping"] == "all" else row.slug
 
 
-def manifests_of(case: str) -> list[str]:
-    groups = dict.fromkeys(group_of(r) for r in ROWS if r.case == case)
-    return [f"{OUT}/samples/{g}/shard{i}.json" for g in groups for i in SHARDS]
+def rows_of_group(table: str, group: str) -> list[suite.Row]:
+    return [r for r in ROWS[table] if group_of(table, r) == group]
 
 
-def shard_range(shard: int) -> tuple[int, int]:
+def chunks_of(table: str) -> int:
+    return -(-TABLES[table]["images"] // TABLES[table]["sampling"]["chunk"])
+
+
+def shards_of(table: str) -> int:
+    return min(TABLES[table]["sampling"]["shards"], chunks_of(table))
+
+
+def manifests_of(table: str, rows: list[suite.Row]) -> list[str]:
+    groups = dict.fromkeys(group_of(table, r) for r in rows)
+    return [
+        f"{OUT}/samples/{table}/{g}/shard{i}.json"
+        for g in groups
+        for i in range(shards_of(table))
+    ]
+
+
+def shard_range(table: str, shard: int) -> tuple[int, int]:
     """First image and number of images of a shard; shards meet at whole chunks, so that a longer run keeps them."""
-    chunk, count = CONFIG["sampling"]["chunk"], len(SHARDS)
+    about, chunks, count = TABLES[table], chunks_of(table), shards_of(table)
     first, end = (
-        min(CONFIG["images"], CHUNKS * i // count * chunk) for i in (shard, shard + 1)
+        min(about["images"], chunks * i // count * about["sampling"]["chunk"])
+        for i in (shard, shard + 1)
     )
     return first, end - first
+
+
+def plan_priority(slug: str) -> int:
+    """Plans go before all else, and those that take long first, so that no core waits for the last one."""
+    row = BY_SLUG[slug]
+    return 10 + (row.experiment.steps if is_learned(row) else 0)
 
 
 def plan_code(row: suite.Row) -> str:
@@ -135,17 +153,40 @@ def plan_needs(row: suite.Row) -> list[str]:
     made_by = methods.get_method(row.experiment.method)
     needs = [plan_file(row.requires)] if row.requires else []
     if is_learned(row):
-        needs += fetched(row.experiment.model)
+        needs += parts_of([row])
     return needs + fetched(
         *getattr(made_by, "files", lambda steps: [])(row.experiment.steps)
     )
 
 
-def case_model(case: str):
-    return get_model(suite.uncached(ROWS, case).experiment.model)
+def rows_of_case(table: str, case: str) -> list[suite.Row]:
+    return [r for r in ROWS[table] if r.case == case]
 
 
-def reference_of(case: str) -> list[str]:
+def case_model(table: str, case: str):
+    return get_model(suite.uncached(ROWS[table], case).experiment.model)
+
+
+def reference_of(table: str, case: str) -> list[str]:
     """The reference of a case's metrics, where the extractor does not bring its own."""
-    name = case_model(case).reference
+    name = case_model(table, case).reference
     return [f"{OUT}/reference/{name}"] if name else []
+
+
+def captions_of(*models: str) -> list[str]:
+    """The embedded captions of the models that draw any."""
+    return [f"{OUT}/captions/{m}.json" for m in models if get_model(m).captions]
+
+
+def parts_of(rows: list[suite.Row]) -> list[str]:
+    """What sampling needs besides plans: weights and captions."""
+    models = list(dict.fromkeys(r.experiment.model for r in rows))
+    return fetched(*models) + captions_of(*models)
+
+
+def clip_options(table: str, case: str) -> str:
+    clip = TABLES[table].get("clip")
+    if not clip:
+        return ""
+    tag = f"--clip-pretrained {clip['pretrained']}" if clip["pretrained"] else ""
+    return f"--clip {clip['model']} {tag} --captions {case_model(table, case).name}"

@@ -16,10 +16,39 @@ rule fetch:
         "harmonica fetch {wildcards.name} --done {output} > {log} 2>&1"
 
 
-# Statistics of the real images as the metrics read them: ADM's, and features of the images that come with them.
+# The captions of a model as its text encoder sees them; no other job loads the encoder.
+rule embed:
+    input:
+        lambda w: fetched(w.model),
+    output:
+        f"{OUT}/captions/{{model}}.json",
+    log:
+        f"{OUT}/logs/embed/{{model}}.log",
+    benchmark:
+        f"{OUT}/benchmarks/embed/{{model}}.tsv"
+    priority: 20
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        gpu=int(SCALE == "paper"),
+    params:
+        list=lambda w: get_model(w.model).captions.name,
+        code=provenance.source_hash("harmonica/captions.py"),
+    message:
+        "Embedding the captions of {wildcards.model}"
+    shell:
+        "harmonica embed {wildcards.model} --done {output} > {log} 2>&1"
+
+
+# Statistics of the real images as the metrics read them: ADM's, with features of the images that come with them, or of
+# a folder of pictures that was put among the weights.
 rule reference:
     input:
-        lambda w: fetched(w.name, extractors.INCEPTION_WEIGHTS),
+        lambda w: fetched(
+            *(n for n in (w.name,) if n in downloads.FILES),
+            extractors.INCEPTION_WEIGHTS,
+        ),
     output:
         f"{OUT}/reference/{{name}}",
     log:
@@ -30,7 +59,7 @@ rule reference:
         "../../environment.yml"
     threads: 1
     resources:
-        gpu=int(CONFIG["scale"] == "paper"),
+        gpu=int(SCALE == "paper"),
     params:
         file=lambda w: str(provenance.weights_folder() / w.name),
         code=provenance.source_hash("harmonica/extractors.py", "harmonica/inception.py"),

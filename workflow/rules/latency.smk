@@ -1,27 +1,27 @@
 # All rows in one job that has the machine to itself: only interleaved times have honest ratios.
 rule latency:
     input:
-        plans=[plan_file(r.slug) for r in ROWS],
-        weights=fetched(*dict.fromkeys(r.experiment.model for r in ROWS)),
+        plans=lambda w: plans_of(w.table),
+        parts=lambda w: parts_of(ROWS[w.table]),
     output:
-        f"{OUT}/latency.json",
+        f"{OUT}/latency/{{table}}.json",
     log:
-        f"{OUT}/logs/latency/latency.log",
+        f"{OUT}/logs/latency/{{table}}.log",
     benchmark:
-        f"{OUT}/benchmarks/latency.tsv"
+        f"{OUT}/benchmarks/latency/{{table}}.tsv"
     conda:
         "../../environment.yml"
     threads: workflow.cores
     resources:
-        gpu=int(CONFIG["scale"] == "paper"),
+        gpu=int(SCALE == "paper"),
     params:
-        batch=CONFIG["latency"]["batch"],
-        rounds=CONFIG["latency"]["rounds"],
+        batch=lambda w: TABLES[w.table]["latency"]["batch"],
+        rounds=lambda w: TABLES[w.table]["latency"]["rounds"],
         code=provenance.source_hash(
             "harmonica/latency.py", *provenance.SAMPLING_SOURCES
         ),
     message:
-        "Timing all rows, alone on the machine"
+        "Timing all rows of {wildcards.table}, alone on the machine"
     shell:
         "harmonica latency {input.plans} --batch {params.batch} --rounds {params.rounds} "
         "-o {output} > {log} 2>&1"

@@ -1,22 +1,25 @@
 rule metrics:
     input:
-        manifests=lambda w: manifests_of(w.case),
-        reference=lambda w: reference_of(w.case),
+        manifests=lambda w: manifests_of(w.table, rows_of_case(w.table, w.case)),
+        reference=lambda w: reference_of(w.table, w.case),
     output:
-        f"{OUT}/metrics/{{case}}.json",
+        f"{OUT}/metrics/{{table}}/{{case}}.json",
     log:
-        f"{OUT}/logs/metrics/{{case}}.log",
+        f"{OUT}/logs/metrics/{{table}}_{{case}}.log",
     benchmark:
-        f"{OUT}/benchmarks/metrics/{{case}}.tsv"
+        f"{OUT}/benchmarks/metrics/{{table}}_{{case}}.tsv"
     conda:
         "../../environment.yml"
     threads: 1
     resources:
-        gpu=int(CONFIG["scale"] == "paper"),
+        gpu=int(SCALE == "paper"),
     params:
-        uncached=lambda w: suite.uncached(ROWS, w.case).slug,
-        extractor=lambda w: case_model(w.case).extractor,
-        network=lambda w: extractors.fingerprint(case_model(w.case).extractor),
+        uncached=lambda w: suite.uncached(ROWS[w.table], w.case).slug,
+        rows=lambda w: [r.slug for r in rows_of_case(w.table, w.case)],
+        extractor=lambda w: case_model(w.table, w.case).extractor,
+        network=lambda w: extractors.fingerprint(case_model(w.table, w.case).extractor),
+        clip=lambda w: clip_options(w.table, w.case),
+        clip_network=lambda w: clip.fingerprint(TABLES[w.table].get("clip")),
         option=lambda w, input: (
             f"--reference {input.reference}" if input.reference else ""
         ),
@@ -24,6 +27,7 @@ rule metrics:
             *(
                 f"harmonica/{f}.py"
                 for f in (
+                    "clip",
                     "metrics",
                     "evaluation",
                     "extractors",
@@ -33,7 +37,7 @@ rule metrics:
             )
         ),
     message:
-        "Measuring the images of case {wildcards.case}"
+        "Measuring the images of {wildcards.table}, case {wildcards.case}"
     shell:
-        "harmonica metrics {input.manifests} --uncached {params.uncached} "
-        "--extractor {params.extractor} {params.option} -o {output} > {log} 2>&1"
+        "harmonica metrics {input.manifests} --uncached {params.uncached} --only {params.rows} "
+        "--extractor {params.extractor} {params.option} {params.clip} -o {output} > {log} 2>&1"

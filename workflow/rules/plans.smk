@@ -7,12 +7,12 @@ rule plan:
         f"{OUT}/logs/plan/{{experiment}}.log",
     benchmark:
         f"{OUT}/benchmarks/plan/{{experiment}}.tsv"
-    priority: 10
+    priority: lambda w: plan_priority(w.experiment)
     conda:
         "../../environment.yml"
     threads: 1
     resources:
-        gpu=lambda w: int(CONFIG["scale"] == "paper"),
+        gpu=int(SCALE == "paper"),
     params:
         arguments=lambda w: BY_SLUG[w.experiment].arguments,
         source=lambda w: (

@@ -1,29 +1,27 @@
 rule sample:
     input:
-        plans=lambda w: plans_of(w.group),
-        weights=lambda w: fetched(
-            *{r.experiment.model for r in ROWS if group_of(r) == w.group}
-        ),
+        plans=lambda w: [plan_file(r.slug) for r in rows_of_group(w.table, w.group)],
+        parts=lambda w: parts_of(rows_of_group(w.table, w.group)),
     output:
-        f"{OUT}/samples/{{group}}/shard{{shard}}.json",
+        f"{OUT}/samples/{{table}}/{{group}}/shard{{shard}}.json",
     log:
-        f"{OUT}/logs/sample/{{group}}_{{shard}}.log",
+        f"{OUT}/logs/sample/{{table}}_{{group}}_{{shard}}.log",
     benchmark:
-        f"{OUT}/benchmarks/sample/{{group}}_{{shard}}.tsv"
+        f"{OUT}/benchmarks/sample/{{table}}_{{group}}_{{shard}}.tsv"
     conda:
         "../../environment.yml"
     threads: 1
     resources:
-        gpu=int(CONFIG["scale"] == "paper"),
+        gpu=int(SCALE == "paper"),
     params:
-        first=lambda w: shard_range(int(w.shard))[0],
-        images=lambda w: shard_range(int(w.shard))[1],
-        chunk=CONFIG["sampling"]["chunk"],
-        batch=CONFIG["sampling"]["batch"],
+        first=lambda w: shard_range(w.table, int(w.shard))[0],
+        images=lambda w: shard_range(w.table, int(w.shard))[1],
+        chunk=lambda w: TABLES[w.table]["sampling"]["chunk"],
+        batch=lambda w: TABLES[w.table]["sampling"]["batch"],
         folder=f"{OUT}/samples/images",
         code=provenance.source_hash(*shards.SOURCES),
     message:
-        "Drawing {params.images} images a method: {wildcards.group}, from image {params.first}"
+        "Drawing {params.images} images a method for {wildcards.table}: {wildcards.group}, from image {params.first}"
     shell:
         "harmonica sample {input.plans} --first {params.first} --images {params.images} "
         "--chunk {params.chunk} --batch {params.batch} -o {params.folder} --manifest {output} > {log} 2>&1"

@@ -8,32 +8,37 @@ TABLE_SOURCES = [
 TABLE_SOURCES += [f"harmonica/{f}.py" for f in ("suite", "plan", "shape")]
 
 
-rule table1:
+# Every table is laid out by the same command; what differs is said in paper_tables/<table>.py.
+rule table:
     input:
-        plans=[plan_file(r.slug) for r in ROWS],
-        manifests=[m for case in CONFIG["cases"] for m in manifests_of(case)],
-        metrics=expand(f"{OUT}/metrics/{{case}}.json", case=CONFIG["cases"]),
-        latency=f"{OUT}/latency.json",
+        plans=lambda w: plans_of(w.table),
+        manifests=lambda w: manifests_of(w.table, ROWS[w.table]),
+        metrics=lambda w: [
+            f"{OUT}/metrics/{w.table}/{case}.json" for case in TABLES[w.table]["cases"]
+        ],
+        latency=f"{OUT}/latency/{{table}}.json",
     output:
-        csv="results/table1.csv",
-        md="results/table1.md",
-        provenance="results/table1.provenance.json",
-        speedup="results/figures/speedup.png",
-        router="results/figures/router.png",
-        samples="results/figures/samples.png",
+        csv="results/{table}.csv",
+        md="results/{table}.md",
+        provenance="results/{table}.provenance.json",
+        speedup="results/figures/{table}-speedup.png",
+        router="results/figures/{table}-router.png",
+        samples="results/figures/{table}-samples.png",
     log:
-        f"{OUT}/logs/table/table1.log",
+        f"{OUT}/logs/table/{{table}}.log",
     benchmark:
-        f"{OUT}/benchmarks/table1.tsv"
+        f"{OUT}/benchmarks/{{table}}.tsv"
+    wildcard_constraints:
+        table="|".join(TABLES),
     conda:
         "../../environment.yml"
     threads: 1
     params:
-        config=json.dumps(CONFIG),
+        config=lambda w: json.dumps(TABLES[w.table] | {"scale": SCALE}),
         code=provenance.source_hash(*TABLE_SOURCES),
     message:
-        "Laying out table 1 and its figures"
+        "Laying out {wildcards.table} and its figures"
     shell:
-        "python -m paper_tables table1 --config {params.config:q} --plans {input.plans} "
+        "python -m paper_tables {wildcards.table} --config {params.config:q} --plans {input.plans} "
         "--manifests {input.manifests} --metrics {input.metrics} --latency {input.latency} "
         "-o results > {log} 2>&1"
