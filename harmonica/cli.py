@@ -143,10 +143,11 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("trace", type=Path)
 
     p = command("smoke", smoke, "Try a paper-scale model at its true shape, with random weights.",
-                "harmonica smoke --scale paper --model dit-xl-2-256")  # fmt: skip
+                "harmonica smoke --scale paper --model pixart-alpha-1024")  # fmt: skip
     p.add_argument("--scale", choices=["paper"], default="paper", help="default: %(default)s")
     p.add_argument("--model", default="dit-xl-2-256", help="default: %(default)s")
-    p.add_argument("--steps", type=int, default=10, help="T, sampling steps; default: %(default)s")
+    p.add_argument("--steps", type=int, help="T, sampling steps; default: 10, for 1024 pixels and more 2")
+    p.add_argument("--blocks", type=int, help="default: all, for more than 1024 pixels on a CPU 2")
 
     p = command("timing", timing, "Say where a run of the workflow spent its time.", "harmonica timing results/")
     p.add_argument("folder", type=Path)
@@ -409,7 +410,7 @@ def replay(args) -> int:
 def smoke(args) -> None:
     from harmonica.smoke import smoke
 
-    smoke(args.model, args.steps)
+    smoke(args.model, args.steps, args.blocks)
 
 
 def timing(args) -> None:

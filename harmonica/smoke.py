@@ -6,21 +6,23 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from harmonica.devices import default_device
 from harmonica.errors import UserError
 from harmonica.evaluation import distances
 from harmonica.executor import Planned, Soft
-from harmonica.experiment import Experiment
 from harmonica.extractors import Reference
 from harmonica.logits import Logits
 from harmonica.metrics import Gaussian
 from harmonica.models import decoder, get_model
+from harmonica.plan import REUSE, Origin, Plan
 from harmonica.samplers import make_sampler
-from harmonica.sampling import Guided, noise_and_labels, sample, to_pixels
+from harmonica.sampling import begin, sample, to_pixels
 from harmonica.sdt import RECIPES, trajectory
 
 METRIC_IMAGES = 6
@@ -39,32 +41,70 @@ def stage(name: str) -> Iterator[None]:
     print(f"{name:52} {time.perf_counter() - started:7.1f} s   peak {peak / 2**30:5.1f} GiB", flush=True)
 
 
-def smoke(model: str, steps: int = 10, cfg: float = 1.5) -> None:
-    """Run every stage once, printing time and peak memory. Raises UserError for a model that is not of this scale."""
+@dataclass
+class RandomCaptions:
+    """In place of embedded captions: two prompts and the null prompt, as long as the model takes them."""
+
+    tokens: int
+    channels: int
+    drawn = 1
+
+    def __len__(self) -> int:
+        return 2
+
+    def __call__(self, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        g = torch.Generator().manual_seed(0)
+        embeddings = torch.randn(3, self.tokens, self.channels, generator=g)
+        mask = torch.ones(3, self.tokens, dtype=torch.long)
+        mask[2, 1:] = 0
+        return embeddings[labels], mask[labels]
+
+
+def smoke(model: str, steps: int | None = None, blocks: int | None = None) -> None:
+    """Run every stage once, printing time and peak memory. Raises UserError for a model that is not of this scale.
+
+    Where nothing is asked for, large pictures get two steps, and on a CPU the largest get two blocks.
+    """
     about = get_model(model)
     if not about.hub:
         raise UserError(f"{model} is shipped with its weights: try `harmonica sample`")
+    on_gpu, depth = default_device().type == "cuda", about.config["num_layers"]
+    if blocks is None:
+        blocks = 2 if about.resolution > 1024 and not on_gpu else depth
+    if not 1 <= blocks <= depth:
+        raise UserError(f"{about.title} has {depth} blocks, not {blocks}")
+    steps = steps or (10 if about.resolution < 1024 else 2)
+    sampler, cfg = ("dpmsolver++", 4.5) if about.captions else ("ddim", 1.5)
     torch.manual_seed(0)
     with stage(f"build {about.title} {about.resolution}, random weights"):
-        backbone = about.build_backbone().to(default_device()).eval().requires_grad_(False)
-    parameters = sum(p.numel() for p in backbone.parameters())
-    print(f"  {parameters / 1e6:.0f} M parameters, {len(about.shape.branches)} branches")
+        backbone = about.build_backbone(num_layers=blocks).to(default_device()).eval().requires_grad_(False)
+    parameters, branches = sum(p.numel() for p in backbone.parameters()), len(backbone.shape.branches)
+    print(f"  {parameters / 1e6:.0f} M parameters, {branches} branches")
+    if blocks < depth:
+        print(f"  {blocks} of the {depth} blocks, so that it takes minutes: for all, --blocks {depth}")
+    if about.captions:
+        backbone.captions = RandomCaptions(about.text_tokens, about.config["caption_channels"])
+        print(f"  prompts are random embeddings of {about.text_tokens} tokens: the text encoder is not tried")
 
-    plan, _ = Experiment.of(model, "ddim", steps, cfg, "fora", {"interval": 2}).make()
-    noise, labels = (x.to(backbone.device) for x in noise_and_labels(0, 0, 1, backbone.latent_shape, backbone.classes))
-    guided = Guided(backbone, labels, cfg, about.guidance_channels)
+    actions = np.zeros((steps, branches), np.uint8)
+    actions[1::2] = REUSE
+    plan = Plan(actions, Origin(model, sampler, steps, cfg, "every second step"))
+    guided, noise, _ = begin(plan.origin, backbone, about.guided_channels(sampler), 0, 1)
     with stage(f"sample 1 image, {steps} steps, guided, CUR {plan.cur:.0f} %"):
-        latents = sample(guided, make_sampler("ddim", steps), Planned(backbone, plan), noise)
+        latents = sample(guided, make_sampler(sampler, steps), Planned(backbone, plan), noise)
 
     recipe = RECIPES[about.scale]
-    logits = Logits.drawn(2, len(about.shape.branches), range(1, 2), recipe, torch.Generator(), backbone.device)
+    logits = Logits.drawn(2, branches, range(1, 2), recipe, torch.Generator(), backbone.device)
     before = logits.numpy().copy()
     with stage("SDT: a step that fills the cache, and one update"):
         _, (loss,) = trajectory(
-            guided, make_sampler("ddim", 2), logits, Soft(backbone, 0.1), noise, torch.ones(2), 7e-8
+            guided, make_sampler(sampler, 2), logits, Soft(backbone, 0.1), noise, torch.ones(2), 7e-8
         )
     print(f"  loss {float(loss.total):.3g}; {(logits.numpy() != before).sum()} logits moved")
 
+    if about.resolution > 1024 and not on_gpu:
+        latents = latents[:, :, :64, :64]
+        print("  a corner of 512×512 is decoded: all of it would take more memory than most machines have")
     with stage("decode"), torch.inference_mode():
         images = to_pixels(decoder(about.build_autoencoder().to(backbone.device))(latents)).cpu().numpy()
     with tempfile.TemporaryDirectory() as folder, stage(f"Inception features, metrics of {METRIC_IMAGES} images"):
