@@ -195,7 +195,8 @@ def make_plan(args) -> None:
     sources = {}
     for path in args.sources:
         source = Plan.load(path)
-        source.check_fits(model=e.model, sampler=e.sampler, steps=e.steps, shape=_shape(source))
+        sampler, steps = e.source
+        source.check_fits(model=e.model, sampler=sampler, steps=steps, shape=_shape(source))
         sources[source.origin.method] = source
     _started()
     several = int(os.environ.get("WORLD_SIZE", 1)) > 1

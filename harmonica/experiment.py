@@ -49,6 +49,13 @@ class Experiment:
         parts.append("-".join([self.method] + [f"{k}{v}" for k, v in methods.spelled(self.settings).items()]))
         return re.sub(r"[^A-Za-z0-9._-]", "", "_".join(parts))
 
+    @property
+    def source(self) -> tuple[str, int]:
+        """Sampler and steps of the plan that the method starts from, if it starts from one."""
+        module = methods.get_method(self.method)
+        sampler, steps = module.source(self.settings) if hasattr(module, "source") else ("", 0)
+        return sampler or self.sampler, steps or self.steps
+
     def make(
         self,
         other_plans: dict[str, Plan] | None = None,

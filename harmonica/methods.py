@@ -27,6 +27,9 @@ class Method(Protocol):
     TITLE: str  # as tables print it
     Settings: type  # a frozen dataclass; a field may carry metadata {"training": True}: how long or where, not what
 
+    # REQUIRES: str, optional: the method whose plan, in task.plans, this one starts from
+    # source(settings) -> (sampler, steps), optional: of that plan; "" and 0 for this experiment's own
+    # title(settings) -> str, optional: as tables print it, where that depends on the settings
     # files(steps) -> list[str], optional: downloads it reads, by their names in harmonica/downloads.py
 
     def make(self, task, settings) -> Plan | Router:
@@ -51,6 +54,12 @@ def known() -> dict[str, str]:
             if not module.name.startswith("_"):
                 found[module.name] = f"{point.value}.{module.name}"
     return found
+
+
+def title(name: str, settings: Any) -> str:
+    """A method with these settings, as tables print it."""
+    module = get_method(name)
+    return module.title(settings) if hasattr(module, "title") else module.TITLE
 
 
 def get_method(name: str) -> types.ModuleType:

@@ -1,7 +1,7 @@
 """From a configuration to the rows of a table: every case (model × sampler × steps) with every method."""
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from harmonica import methods
@@ -94,18 +94,28 @@ def rows(config: dict[str, Any]) -> list[Row]:
             raise UserError(f"no method is left for the case {case}")
         if case_rows[0].experiment.method != "full":
             raise UserError("the methods must begin with `full`: it is what the other rows are compared with")
-        by_method = {r.experiment.method: r for r in reversed(case_rows)}
-        for r in case_rows:
-            needed = getattr(methods.get_method(r.experiment.method), "REQUIRES", None)
-            if needed and needed not in by_method:
-                raise UserError(f"{r.experiment.method} starts from the plan of {needed}: add {needed} to the methods")
-            requires = by_method[needed].slug if needed else None
-            out.append(Row(r.case, r.experiment, r.given, requires))
+        out += case_rows
+    out = [replace(r, requires=_required(r, out)) for r in out]
     slugs = [r.slug for r in out]
     twice = {s for s in slugs if slugs.count(s) > 1}
     if twice:
         raise UserError(f"two rows are the same experiment: {', '.join(sorted(twice))}")
     return out
+
+
+def _required(row: Row, table: list[Row]) -> str | None:
+    """The slug of the row whose plan this one starts from."""
+    e = row.experiment
+    needed = getattr(methods.get_method(e.method), "REQUIRES", None)
+    if needed is None:
+        return None
+    wanted = (needed, e.model, *e.source)
+    for r in table:
+        other = r.experiment
+        if (other.method, other.model, other.sampler, other.steps) == wanted:
+            return r.slug
+    about = ", ".join(map(str, wanted[1:]))
+    raise UserError(f"{e.method} starts from the plan of {needed} for {about}: add {needed} to the methods")
 
 
 def _named(entry: str | dict[str, Any]) -> tuple[str, dict[str, Any]]:

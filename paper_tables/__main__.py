@@ -11,10 +11,10 @@ from harmonica.errors import guarded
 from harmonica.models import get_model
 from harmonica.plan import Plan
 from harmonica.timing import log_times
-from paper_tables import figures, layout, table1, table2
+from paper_tables import figures, layout, table1, table2, transfer
 
 FIRST = 12  # images in the grid
-TABLES = {"table1": table1.TABLE, "table2": table2.TABLE}
+TABLES = {"table1": table1.TABLE, "table2": table2.TABLE, "transfer": transfer.TABLE}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from harmonica import methods
 from harmonica.experiment import Experiment
-from harmonica.methods import get_method
 from harmonica.models import Model, get_model
 from harmonica.plan import Plan
 from harmonica.suite import Row, uncached
@@ -39,7 +39,7 @@ class Table:
     shown: tuple[str, ...]  # those in the readable table
     figure: tuple[str, str]  # those drawn against the speed-up
     published: Callable[[Experiment, int, Model], dict]  # the paper's row of an experiment, of a plan's steps
-    source: str  # what the paper's columns are
+    source: str  # what the paper's columns are; "" without any
 
 
 def build(
@@ -55,7 +55,7 @@ def build(
         macs = plan.macs(model.shape)
         out.append({
             "model": model.title, "resolution": model.resolution, "sampler": SAMPLERS[e.sampler], "cfg": e.cfg,
-            "case": r.case, "method": get_method(e.method).TITLE, "steps": plan.steps,
+            "case": r.case, "method": methods.title(e.method, e.settings), "steps": plan.steps,
             **{k: m[k] for k in about.metrics},
             "CUR": plan.cur, "GMACs": halves * macs / 1e9,
             "theoretical_speedup": plans[base.slug].macs(model.shape) / macs,
@@ -104,14 +104,16 @@ def markdown(about: Table, table: pd.DataFrame, latency: dict, scale: str) -> st
         extractor += " (not Inception: they compare only with each other, at equal N)"
     features = [k for k in about.shown if k not in ("CLIP", "PSNR")]
     clip = f" CLIP is 100·max(cos, 0) by open_clip's **{first.clip}**, without prefix." if "clip" in table else ""
+    source = f" The paper's columns are {about.source}, where it has the row" if about.source else ""
+    if source:
+        source += ": in brackets, the published value and the difference to it." if scale == "paper" else "."
     parts = [
         f"# {about.title}, {scale} scale",
         f"{first['samples']} images a row, guidance scale {first.cfg:g}. {', '.join(features)}: in the features of "
         f"{extractor}.{clip} PSNR: to the uncached image of the same seed. Latency: a batch of {latency['batch']} from "
         f"noise to latents on {latency['device']} ({latency['threads']} threads), median of {latency['rounds']} "
         "interleaved rounds. GMACs and cache: one image, both guidance halves. Theory × and Real × are against the "
-        f"case's uncached row. The paper's columns are {about.source}, where it has the row"
-        + (": in brackets, the published value and the difference to it." if scale == "paper" else "."),
+        f"case's uncached row.{source}",
     ]
     for case, block in table.groupby("case", sort=False):
         parts.append(f"## {block.model.iloc[0]}, {block.resolution.iloc[0]}×{block.resolution.iloc[0]}, "

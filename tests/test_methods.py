@@ -176,3 +176,15 @@ def test_a_training_that_missed_its_target_can_be_prolonged(tmp_path):
     with pytest.raises(UserError, match="train for more rounds"):
         experiment("sdt_ltc", **{**settings, "rounds": 4}).make(checkpoint=tmp_path / "p.safetensors")
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_transferred_plan_takes_the_nearest_rows():
+    """Ten DDIM steps under five: every second row, and to the same steps nothing changes."""
+    few = Experiment.of("pocket-dit", "ddim", 5, 1.5, "transfer", {"steps": 10})
+    source, _ = Experiment.of("pocket-dit", "ddim", 10, 1.5, "fora", {"interval": 3}).make()
+    plan, _ = few.make({"harmonica": source})
+    nearest = [0, 2, 4, 7, 9]  # of round(linspace(0, 999, 10)), noisiest first
+    assert few.source == ("ddim", 10)
+    assert (plan.actions[1:] == source.actions[nearest[1:]]).all() and not plan.actions[0].any()
+    same, _ = Experiment.of("pocket-dit", "ddim", 10, 1.5, "transfer", {}).make({"harmonica": source})
+    assert (same.actions == source.actions).all()
