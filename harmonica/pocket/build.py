@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
@@ -44,25 +45,25 @@ def build(data: Path, out: Path, work: Path, steps: int | None = None, images: i
     test, test_labels = fashion_mnist(data, "test")
     pictures, test = pad_to_32(pictures), pad_to_32(test)
     work.mkdir(parents=True, exist_ok=True)
-    final, out = out, out.with_name(out.name + ".new")
-    shutil.rmtree(out, ignore_errors=True)
-    (out / "classifier").mkdir(parents=True)
+    new = out.with_name(out.name + ".new")
+    shutil.rmtree(new, ignore_errors=True)
+    (new / "classifier").mkdir(parents=True)
 
     options = {} if steps is None else {"steps": steps}
     net, classifier_run = train_classifier(pictures, labels, work / "classifier.pt", **options)
     vae, autoencoder_run = train_autoencoder(pictures, work / "autoencoder.pt", **options)
     centre, spread = encode(vae, pictures)
     vae, decoder_run = tune_decoder(vae, centre, spread, pictures, work / "decoder.pt", **options)
-    scale = float((centre.var() + spread.square().mean()).rsqrt())  # latents of unit variance
-    latents = (centre * scale, spread * scale, labels)
+    centre, spread, scale = scaled(centre, spread)
+    latents = (centre, spread, labels)
     model, transformer_run = train_transformer(*latents, work / "transformer.pt", **options)
     model, guidance_run = tune_guidance(model, *latents, work / "guidance.pt", **options)
 
-    save_pipeline(out, vae, model, scale)
-    save_file({k: v.contiguous() for k, v in net.state_dict().items()}, out / "classifier" / "model.safetensors")
+    save_pipeline(new, vae, model, scale)
+    write_classifier(new, net)
     own = slice(SHIPPED_IMAGES)
-    write_npz(out / "train_images.npz", images=pictures[own, 2:-2, 2:-2], labels=labels[own])
-    write_reference(out, pictures)
+    write_npz(new / "train_images.npz", images=pictures[own, 2:-2, 2:-2], labels=labels[own])
+    write_reference(new, pictures)
     runs = {
         "classifier": classifier_run,
         "autoencoder": autoencoder_run,
@@ -70,7 +71,18 @@ def build(data: Path, out: Path, work: Path, steps: int | None = None, images: i
         "transformer": transformer_run,
         "guidance": guidance_run,
     }
-    training = {
+    finish(new, out, {"training": trained(runs), "quality": measure_quality(new, test, test_labels, images)}, card)
+
+
+def scaled(mean: torch.Tensor, std: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """Means and standard deviations of latents, brought to unit variance, and the factor that does it."""
+    scale = float((mean.var() + std.square().mean()).rsqrt())
+    return mean * scale, std * scale, scale
+
+
+def trained(runs: dict) -> dict:
+    """What the card says of every stage."""
+    return {
         name: {
             "steps": r.step,
             "minutes": round(r.seconds / 60, 1),
@@ -78,18 +90,25 @@ def build(data: Path, out: Path, work: Path, steps: int | None = None, images: i
         }
         for name, r in runs.items()
     }
-    quality = measure_quality(out, test, test_labels, images)
-    record = {"device": device(), "versions": versions(), "training": training, "quality": quality}
-    write_whole(out / "quality.json", json.dumps(record, indent=1) + "\n")
-    write_whole(out / "README.md", card(record))
-    if final.exists():
-        shutil.rmtree(final)
-    out.rename(final)
+
+
+def finish(new: Path, out: Path, measured: dict, card: Callable[[dict], str]) -> None:
+    """Write record and card, and put the whole folder in place of the one before."""
+    record = {"device": device(), "versions": versions(), **measured}
+    write_whole(new / "quality.json", json.dumps(record, indent=1) + "\n")
+    write_whole(new / "README.md", card(record))
+    if out.exists():
+        shutil.rmtree(out)
+    new.rename(out)
+
+
+def write_classifier(out: Path, net: torch.nn.Module) -> None:
+    save_file({k: v.contiguous() for k, v in net.state_dict().items()}, out / "classifier" / "model.safetensors")
 
 
 def write_reference(out: Path, images: np.ndarray) -> None:
-    """Statistics of all training images and pooled features of 10 000 of them, as the metrics read them."""
-    f = classifier_features(out)(images[..., None])
+    """Statistics of images uint8 (n, 32, 32[, C]) and pooled features of 10 000 of them, as the metrics read them."""
+    f = classifier_features(out)(images)
     Reference(Gaussian.of(f.pooled), Gaussian.of(f.spatial), f.pooled[-10_000:]).save(out / "reference.npz")
 
 
@@ -105,7 +124,7 @@ def measure_quality(out: Path, test: np.ndarray, labels: np.ndarray, n: int) -> 
     def fid(pooled: np.ndarray) -> float:
         return frechet_distance(Gaussian.of(pooled), reference.pooled)
 
-    real = extract(test[..., None])
+    real = extract(test)
     with torch.inference_mode():
         latents, _ = encode(vae, test)
         decoded = torch.cat([to_pixels(vae.decode(z.to(vae.device)).sample).cpu() for z in latents.split(100)])

@@ -62,10 +62,12 @@ def training_latents(model, vae) -> tuple[torch.Tensor, torch.Tensor]:
         )
     with np.load(path, allow_pickle=False) as f:
         images, labels = f["images"], torch.from_numpy(f["labels"])
+    if images.ndim == 3:  # Fashion-MNIST, as it is
+        images = pad_to_32(images)
     generator = torch.Generator().manual_seed(0)
     with torch.inference_mode():
         parts = [
-            vae.encode(to_float(pad_to_32(images[i : i + 500])).to(vae.device)).latent_dist.sample(generator).cpu()
+            vae.encode(to_float(images[i : i + 500]).to(vae.device)).latent_dist.sample(generator).cpu()
             for i in range(0, len(images), 500)
         ]
     return (torch.cat(parts) * vae.config.scaling_factor).clone(), labels
