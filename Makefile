@@ -2,7 +2,7 @@ PYTHON ?= python3
 CORES ?= all
 BIN := .venv/bin
 
-.PHONY: setup table1 test reference lint clean
+.PHONY: setup table1 table2 test reference lint clean
 
 setup: .venv/.done
 
@@ -16,9 +16,9 @@ setup: .venv/.done
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
 	@touch $@
 
-table1: setup
-	$(BIN)/snakemake --cores $(CORES) results/table1.csv
-	@cat results/table1.md
+table1 table2: setup
+	$(BIN)/snakemake --cores $(CORES) results/$@.csv
+	@cat results/$@.md
 
 test: setup
 	$(BIN)/python -m pytest

@@ -22,6 +22,7 @@ EXAMPLES = """examples:
   harmonica replay tests/data/ltc_dit_T10.safetensors            compare with the published code's recorded numbers
   harmonica import-router DDIM20_router.pt -o ltc.safetensors    a released router as a plan
   harmonica fetch dit-xl-2-256                                   weights for the paper scale
+  harmonica captions captions_val2014.json -o weights/coco-2014-val.txt
   harmonica smoke --scale paper                                  DiT-XL/2 at its true shape, random weights
   harmonica timing results/                                      where a run of the workflow spent its time
   harmonica pocket train --data fashion-mnist/ -o my-pocket/     make the shipped models again
@@ -278,7 +279,7 @@ def measure(args) -> None:
         if not args.captions:
             raise UserError("the CLIP score needs the captions that were drawn: pass --captions MODEL")
         clip, captions = Clip(args.clip, args.clip_pretrained), _captioned(args.captions).captions.read()
-        about["clip"] = clip.name
+        about["clip_model"] = clip.name
     _started()
     files = shards.read_manifests(args.manifests)
     names = args.only or list(files)
@@ -300,6 +301,10 @@ def reference(args) -> None:
 
     extract = get_extractor(args.extractor)
     _started()
+    if not args.source.exists():
+        raise UserError(
+            f"{args.source} is missing: pass one of ADM's files (`harmonica fetch`), or a folder of pictures"
+        )
     of_folder = args.source.is_dir()
     made = folder_reference(args.source, extract, args.side) if of_folder else adm_reference(args.source, extract)
     made.save(args.out)

@@ -63,7 +63,7 @@ def build(
             "speedup": statistics.median(f / o for f, o in zip(full["rounds_s"], own["rounds_s"], strict=True)),
             "cache_MB": plan.cache_bytes(model.shape, guided=halves == 2) / 1e6,
             "training_s": plan.origin.cost.get("training_s", 0), "training_images": plan.origin.cost.get("images", 0),
-            "samples": m["N"], **{k: m[k] for k in ("extractor", "clip") if k in m},
+            "samples": m["N"], **{k: m[k] for k in ("extractor", "clip_model") if k in m},
             **{f"paper_{k}": v for k, v in about.published(e, plan.steps, model).items() if k in PUBLISHED},
         })  # fmt: skip
     table = pd.DataFrame(out)
@@ -103,7 +103,11 @@ def markdown(about: Table, table: pd.DataFrame, latency: dict, scale: str) -> st
     if scale == "pocket":
         extractor += " (not Inception: they compare only with each other, at equal N)"
     features = [k for k in about.shown if k not in ("CLIP", "PSNR")]
-    clip = f" CLIP is 100·max(cos, 0) by open_clip's **{first.clip}**, without prefix." if "clip" in table else ""
+    clip = (
+        f" CLIP is 100·max(cos, 0) by open_clip's **{first.clip_model}**, without prefix."
+        if "clip_model" in table
+        else ""
+    )
     source = f" The paper's columns are {about.source}, where it has the row" if about.source else ""
     if source:
         source += ": in brackets, the published value and the difference to it." if scale == "paper" else "."

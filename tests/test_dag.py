@@ -166,7 +166,7 @@ def test_table_of_captions(project):
     status, out = project.snakemake("results/table2.csv")
     assert status == 0, out + "\n".join(f.read_text() for f in project.folder.rglob("logs/**/*.log"))
     t = pd.read_csv(project.folder / "results" / "table2.csv")
-    assert len(t) == 10 and (t.clip == "noto-emoji").all() and (t.extractor == "noto-emoji-cnn").all()
+    assert len(t) == 10 and (t.clip_model == "noto-emoji").all() and (t.extractor == "noto-emoji-cnn").all()
     assert t.CLIP.between(0, 100).all() and (t[t.method == "Full"].PSNR == float("inf")).all()
     assert set(t.sampler) == {"SA-Solver", "DPM-Solver++"}
     assert t[t.method == "FORA"].CUR.tolist() == pytest.approx([100 / 3, 50], rel=1e-4)

@@ -117,7 +117,7 @@ def initialise(model: PixArtTransformer2DModel) -> None:
 
 
 def train_text_to_image(
-    mean: Tensor, std: Tensor, captions: list[Caption], tokenizer, checkpoint: Path, steps: int = 8000,
+    mean: Tensor, std: Tensor, captions: list[Caption], tokenizer, checkpoint: Path, steps: int = 6000,
     lr: float = 1.5e-3, batch: int = 64,
 ) -> tuple[PixArtTransformer2DModel, T5EncoderModel, Run]:  # fmt: skip
     """PixArt and its text encoder together, on latents (n, 4, 8, 8) of unit variance; captions dropped at 10 %.
