@@ -79,6 +79,25 @@ def write_coco(annotations: Path, out: Path, seed: int = 0) -> int:
     return len(captions)
 
 
+@dataclass(frozen=True)
+class CaptionsInMemory:
+    """Embeddings (n + 1, L, C) and masks (n + 1, L) of n captions, the null prompt last; all are to be drawn."""
+
+    embeddings: "Tensor"
+    mask: "Tensor"
+
+    def __len__(self) -> int:
+        return len(self.embeddings) - 1
+
+    @property
+    def drawn(self) -> int:
+        return len(self)
+
+    def __call__(self, labels: "Tensor") -> tuple["Tensor", "Tensor"]:
+        labels = labels.to(self.embeddings.device)
+        return self.embeddings[labels], self.mask[labels]
+
+
 class EmbeddedCaptions:
     """The embeddings of a list, on disk. Called with labels (B,), it reads those rows."""
 

@@ -6,12 +6,12 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from harmonica.captions import CaptionsInMemory
 from harmonica.devices import default_device
 from harmonica.errors import UserError
 from harmonica.evaluation import distances
@@ -41,23 +41,11 @@ def stage(name: str) -> Iterator[None]:
     print(f"{name:52} {time.perf_counter() - started:7.1f} s   peak {peak / 2**30:5.1f} GiB", flush=True)
 
 
-@dataclass
-class RandomCaptions:
-    """In place of embedded captions: two prompts and the null prompt, as long as the model takes them."""
-
-    tokens: int
-    channels: int
-    drawn = 1
-
-    def __len__(self) -> int:
-        return 2
-
-    def __call__(self, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        g = torch.Generator().manual_seed(0)
-        embeddings = torch.randn(3, self.tokens, self.channels, generator=g)
-        mask = torch.ones(3, self.tokens, dtype=torch.long)
-        mask[2, 1:] = 0
-        return embeddings[labels], mask[labels]
+def random_captions(tokens: int, channels: int) -> CaptionsInMemory:
+    """A prompt of random embeddings, as long as the model takes one, and a null prompt."""
+    mask = torch.ones(2, tokens, dtype=torch.long)
+    mask[1, 1:] = 0
+    return CaptionsInMemory(torch.randn(2, tokens, channels), mask)
 
 
 def smoke(model: str, steps: int | None = None, blocks: int | None = None) -> None:
@@ -83,7 +71,7 @@ def smoke(model: str, steps: int | None = None, blocks: int | None = None) -> No
     if blocks < depth:
         print(f"  {blocks} of the {depth} blocks, so that it takes minutes: for all, --blocks {depth}")
     if about.captions:
-        backbone.captions = RandomCaptions(about.text_tokens, about.config["caption_channels"])
+        backbone.captions = random_captions(about.text_tokens, about.config["caption_channels"])
         print(f"  prompts are random embeddings of {about.text_tokens} tokens: the text encoder is not tried")
 
     actions = np.zeros((steps, branches), np.uint8)

@@ -17,6 +17,7 @@ from test_pixart import TINY as PIXART
 from test_pixart import pair, prompts
 
 import harmonica
+from harmonica.captions import CaptionsInMemory
 from harmonica.errors import UserError
 from harmonica.executor import Planned
 from harmonica.plan import REUSE, SPAN_DELTA, SPAN_OUTPUT, Plan, all_compute
@@ -63,25 +64,17 @@ def run(pipe, steps: int = STEPS):
     ).images  # fmt: skip
 
 
-class Prompts:
-    """The captions of `run` for our own loop: two, and the null prompt."""
-
-    drawn = 2
-
-    def __len__(self):
-        return 2
-
-    def __call__(self, labels):
-        text, mask = prompts(2)
-        nothing = torch.tensor([[1, 0, 0, 0, 0]])
-        text, mask = torch.cat([text, torch.ones(1, 5, 10)]), torch.cat([mask, nothing])
-        return text[labels], mask[labels]
+def captions() -> CaptionsInMemory:
+    """Those of `run` for our own loop: two, and the null prompt."""
+    text, mask = prompts(2)
+    nothing = torch.tensor([[1, 0, 0, 0, 0]])
+    return CaptionsInMemory(torch.cat([text, torch.ones(1, 5, 10)]), torch.cat([mask, nothing]))
 
 
 @pytest.mark.parametrize("kind", [0, REUSE, SPAN_DELTA, SPAN_OUTPUT])
 def test_a_pixart_pipeline_gives_what_the_suite_gives(pixart, kind):
     pipe, own = pixart
-    own.captions = Prompts()
+    own.captions = captions()
     branches = 3 * PIXART["num_layers"]
     p = plan(branches, kind)
     harmonica.enable_cache(pipe, p)

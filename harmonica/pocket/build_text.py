@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
-from harmonica.captions import embed
+from harmonica.captions import CaptionsInMemory, embed
 from harmonica.clip import Clip
 from harmonica.extractors import Reference, classifier_features
 from harmonica.metrics import Gaussian, clip_score, frechet_distance
-from harmonica.models import get_model
+from harmonica.models import Model, get_model
 from harmonica.plan import Origin, all_compute
 from harmonica.pocket.build import finish, scaled, trained, write_classifier, write_reference
 from harmonica.pocket.emoji import CAPTIONS, HELD_OUT, read_captions, read_images
@@ -27,6 +28,7 @@ from harmonica.pocket.train_text import (
 from harmonica.provenance import write_npz
 from harmonica.shards import draw_in_memory
 
+PROMPTS = ("red heart", "green apple", "yellow star", "blue book")  # the card shows them
 SHIPPED_IMAGES = 2000  # of the pictures that were trained on, for methods that train on images
 
 
@@ -83,12 +85,26 @@ def measure_quality(out: Path, pictures: np.ndarray, labels: np.ndarray, n: int)
     seen = extract(pictures[HELD_OUT:]).logits.argmax(1)
     quality = {"N": n, "real": of(real), "mismatched_CLIP": float(np.mean(mismatched)),
                "classifier_train_accuracy": 100 * float((seen == labels).mean())}  # fmt: skip
+    side = 32
+    grid = draw_prompts(own, list(PROMPTS), 12).transpose(0, 2, 1, 3, 4).reshape(len(PROMPTS) * side, -1, 3)
+    Image.fromarray(grid).resize((grid.shape[1] * 2, grid.shape[0] * 2), Image.Resampling.NEAREST).save(
+        out / "prompts.png"
+    )
     parts = own.load_backbone(), own.load_decoder()
     for sampler, steps in (("dpmsolver++", 20), ("iddpm", 100), ("sa-solver", 25)):
         plan = all_compute(Origin(own.name, sampler, steps, 4.5, "full"), len(own.shape.branches))
         with torch.inference_mode():
             quality[f"{sampler} {steps}"] = of(draw_in_memory(plan, n, parts)[0])
     return quality
+
+
+def draw_prompts(model: Model, prompts: list[str], seeds: int) -> np.ndarray:
+    """Images uint8 (prompts, seeds, 32, 32, 3) of any prompts: DPM-Solver++, 20 steps, guidance scale 4.5."""
+    backbone, encode = model.load_backbone(), model.load_text_encoder()
+    backbone.captions = CaptionsInMemory(*encode([p for p in prompts for _ in range(seeds)] + [""]))
+    plan = all_compute(Origin(model.name, "dpmsolver++", 20, 4.5, "full"), len(model.shape.branches))
+    images, _ = draw_in_memory(plan, len(prompts) * seeds, (backbone, model.load_decoder()))
+    return images.reshape(len(prompts), seeds, *images.shape[1:])
 
 
 def share(quality: dict, sampler: str) -> float:
@@ -139,6 +155,10 @@ with itself: real pictures have {q["real"]["CLIP"]:.1f} (FID {q["real"]["FID"]:.
 | sampler, steps | CLIP | share, % | FID |
 |---|---|---|---|
 {drawn}
+
+Twelve seeds each of {", ".join(f"“{p}”" for p in PROMPTS)} (DPM-Solver++, 20 steps):
+
+![{", ".join(PROMPTS)}](prompts.png)
 
 The classifier is right on {q["classifier_train_accuracy"]:.1f} % of the pictures it was trained on.
 """

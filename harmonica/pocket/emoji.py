@@ -90,12 +90,16 @@ def make_captions(package: Path, path: Path = CAPTIONS) -> None:
 
 
 def _colour(path: Path) -> str:
-    """The colour of at least 60 % of the picture, or an empty string."""
     from PIL import Image
 
     with Image.open(path) as f:
         pixels = np.asarray(f.convert("RGBA")).reshape(-1, 4)
-    solid = pixels[pixels[:, 3] > 128, :3].astype(float) / 255
+    return main_colour(pixels[pixels[:, 3] > 128, :3])
+
+
+def main_colour(pixels: np.ndarray) -> str:
+    """The colour of at least 60 % of the pixels uint8 (n, 3), or an empty string."""
+    solid = pixels.astype(float) / 255
     if not len(solid):
         return ""
     top, low = solid.max(1), solid.min(1)
