@@ -126,7 +126,7 @@ def fetch_model(model: Model) -> list[Path]:
     """
     if model.hub:
         original = weights_folder() / f"{model.name}.pt"
-        if original.is_file() and "transformer" in _missing_parts(model):
+        if model.original and original.is_file() and "transformer" in _missing_parts(model):
             from harmonica.convert import to_diffusers_folder
 
             to_diffusers_folder(original, _part(model, "transformer"), model.config["num_attention_heads"])
@@ -175,5 +175,6 @@ def _whole(folder: Path) -> bool:
 def _missing_model(model: Model, missing: list[str], why: str) -> UserError:
     parts = " and ".join(f"{p}/" for p in missing)
     places = "; ".join(f"the hub's {model.repository(p)}/{p} into {_part(model, p)}" for p in missing)
-    original = f", or the original checkpoint as {weights_folder() / model.name}.pt" if "transformer" in missing else ""
+    convertible = model.original and "transformer" in missing
+    original = f", or the original checkpoint as {weights_folder() / model.name}.pt" if convertible else ""
     return UserError(f"{parts} of {model.title} {model.resolution} {why}: put {places}{original}")

@@ -67,6 +67,28 @@ def test_sample(capsys, tmp_path, args, says):
     assert status == 2 and says in err and not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["embed", "pixart"], "unknown model 'pixart'"),
+        (["embed", "pocket-dit"], "pocket-dit draws classes, not captions"),
+        (["embed", "pixart-alpha-256"], "coco-2014-val.txt (the captions coco-2014-val) is missing"),
+        (["captions", "nowhere.json", "-o", "list.txt"], "nowhere.json is not COCO's file of captions"),
+        (["reference", "nowhere", "--extractor", "fashion-mnist-cnn", "-o", "r.npz"], "nowhere is missing: pass one"),
+        (["metrics", "m.json", "--uncached", "x", "--clip", "RN50", "-o", "r.json"], "pass --captions MODEL"),
+        (["metrics", "m.json", "--uncached", "x", "--clip", "RN5", "--captions", "pocket-pixart", "-o", "r.json"],
+         "open_clip has no RN5 here"),
+        (["smoke", "--model", "pocket-pixart"], "is shipped with its weights"),
+        (["smoke", "--model", "pixart-sigma-2k", "--blocks", "29"], "PixArt-Σ has 28 blocks, not 29"),
+    ],
+)  # fmt: skip
+def test_captions_and_their_metrics(capsys, tmp_path, monkeypatch, args, says):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HARMONICA_WEIGHTS", str(tmp_path / "weights"))
+    status, err = run(capsys, *args)
+    assert status == 2 and says in err.splitlines()[-1] and not list(tmp_path.iterdir())
+
+
 def test_a_plan_with_the_branches_of_another_model(capsys, tmp_path):
     plan = tmp_path / "p.safetensors"
     all_compute(origin(4), BRANCHES + 2).save(plan)

@@ -137,3 +137,25 @@ def test_weights_that_were_not_fetched(tmp_path, monkeypatch, capsys):
     assert main([*args, "10"]) == 2
     assert "released for 20 and 50 steps, not for 10" in capsys.readouterr().err
     assert not (tmp_path / "p.safetensors").exists()
+
+
+def test_models_share_their_text_encoder(tmp_path, capsys, monkeypatch):
+    """PixArt-Σ 512 and 2K ask for one T5; weights in several files are whole when all are there."""
+    monkeypatch.setenv("HARMONICA_WEIGHTS", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *args, **kwargs: None)
+    shared = tmp_path / "pixart_sigma_sdxlvae_t5_diffusers"
+    for folder in (tmp_path / "pixart-sigma-512" / "transformer", tmp_path / "pixart-sigma-2k" / "transformer",
+                   shared / "vae", shared / "text_encoder", shared / "tokenizer"):  # fmt: skip
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text("{}")
+        (folder / "diffusion_pytorch_model.safetensors").write_bytes(b"x")
+    (shared / "tokenizer" / "tokenizer_config.json").write_text("{}")
+    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
+    (shared / "text_encoder" / "model.safetensors.index.json").write_text(json.dumps(index))
+    (shared / "text_encoder" / "model-1.safetensors").write_bytes(b"x")
+    for name in ("pixart-sigma-512", "pixart-sigma-2k"):
+        assert main(["fetch", name]) == 2
+        err = capsys.readouterr().err
+        assert f"into {shared / 'text_encoder'}" in err and "transformer" not in err and ".pt" not in err
+    (shared / "text_encoder" / "model-2.safetensors").write_bytes(b"x")
+    assert main(["fetch", "pixart-sigma-512", "pixart-sigma-2k"]) == 0
