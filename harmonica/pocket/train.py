@@ -15,6 +15,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2
 from torch import nn
 from tqdm import tqdm
 
+from harmonica.devices import default_device
 from harmonica.errors import UserError
 from harmonica.pickles import save_pickle
 from harmonica.pocket import CLASSES
@@ -60,6 +61,7 @@ def warmup_stable_decay(step: int, steps: int, warmup: int = 200, decay_share: f
 class Run:
     """Resumable optimisation of `module` to `steps` steps; iterate over it for the step numbers still to do.
 
+    The module moves to the GPU where there is one; batches are drawn on the CPU, by its generator, and moved with `to`.
     `data` tells runs apart: a checkpoint of another recipe or other data is refused with a UserError.
     """
 
@@ -78,6 +80,10 @@ class Run:
     ):
         self.identity = digest([name, steps, lr, list(data.shape), round(float(data[:500].float().mean()), 4)])
         self.path, self.name, self.module, self.steps, self.lr, self.ema = path, name, module, steps, lr, ema
+        self.device = default_device()
+        module.to(self.device)
+        if ema is not None:
+            ema.shadow = self.to(*ema.shadow)
         taken = {id(p) for p in muon}
         rest = [p for p in module.parameters() if id(p) not in taken]
         self.opts = [torch.optim.AdamW(rest, lr=lr, weight_decay=weight_decay, betas=betas, fused=True)]
@@ -85,7 +91,7 @@ class Run:
             self.opts.append(torch.optim.Muon(muon, lr=lr, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"))
         self.step, self.seconds, self.log = 0, 0.0, []
         if path.exists():
-            state = torch.load(path, weights_only=True)
+            state = torch.load(path, weights_only=True, map_location=self.device)
             if state["identity"] != self.identity:
                 raise UserError(f"{path} is of another recipe or other data: delete it, or pass another --work")
             module.load_state_dict(state["module"])
@@ -95,7 +101,11 @@ class Run:
             if ema is not None:
                 for s, saved in zip(ema.shadow, state["ema"], strict=True):
                     s.copy_(saved)
-            torch.set_rng_state(state["rng"])
+            torch.set_rng_state(state["rng"].cpu())
+
+    def to(self, *batch: torch.Tensor) -> list[torch.Tensor]:
+        """The batch on the module's device."""
+        return [x.to(self.device, non_blocking=True) for x in batch]
 
     def save(self) -> None:
         state = {
@@ -148,7 +158,7 @@ def train_autoencoder(
     data = torch.from_numpy(images)
     run = Run(checkpoint, "autoencoder", vae, data, lr=2e-3, steps=steps)
     for _ in run:
-        x = to_float(data[torch.randint(len(data), (batch,))].numpy())
+        (x,) = run.to(to_float(data[torch.randint(len(data), (batch,))].numpy()))
         posterior = vae.encode(x).latent_dist
         y = vae.decode(posterior.sample()).sample
         run.minimise((y - x).abs().mean() + F.mse_loss(y, x) + kl * posterior.kl().mean() / (4 * 8 * 8))
@@ -178,8 +188,8 @@ def tune_decoder(vae: AutoencoderKL, mean, std, images: np.ndarray, checkpoint: 
     )  # fmt: skip
     for step in run:
         index = torch.randint(len(data), (64,))
-        x = to_float(data[index].numpy())
-        y = vae.decode(mean[index] + std[index] * torch.randn(64, *mean.shape[1:])).sample
+        x, z = run.to(to_float(data[index].numpy()), mean[index] + std[index] * torch.randn(64, *mean.shape[1:]))
+        y = vae.decode(z).sample
         loss = (y - x).abs().mean() + F.mse_loss(y, x)
         if step >= 100:  # the critic has to know something first
             judge.requires_grad_(False)
@@ -211,8 +221,8 @@ def train_classifier(
     for _ in run:
         index = torch.randint(len(data), (batch,))
         dy, dx = torch.randint(-1, 2, (2,)).tolist()
-        x = to_float(data[index].roll((dy, dx), (1, 2)).numpy())
-        run.minimise(F.cross_entropy(net(x)[2], target[index], label_smoothing=0.05))
+        x, y = run.to(to_float(data[index].roll((dy, dx), (1, 2)).numpy()), target[index])
+        run.minimise(F.cross_entropy(net(x)[2], y, label_smoothing=0.05))
     return net.eval(), run
 
 
@@ -258,10 +268,13 @@ class HybridLoss:
     def __call__(self, model, x0: torch.Tensor, **condition) -> torch.Tensor:
         n = len(x0)
         t = ((torch.arange(n) + torch.rand(n)) * (1000 / n)).long()  # stratified over the batch
-        noise = torch.randn_like(x0)
-        at = [v[t].view(n, 1, 1, 1) for v in (self.signal, self.noise, self.log_max, self.log_min, self.eps_to_mean)]
+        noise = torch.randn(x0.shape).to(x0.device)
+        at = [
+            v[t].view(n, 1, 1, 1).to(x0.device)
+            for v in (self.signal, self.noise, self.log_max, self.log_min, self.eps_to_mean)
+        ]
         signal, sigma, log_max, log_min, to_mean = at
-        eps, v = model(signal * x0 + sigma * noise, timestep=t, **condition).sample.chunk(2, 1)
+        eps, v = model(signal * x0 + sigma * noise, timestep=t.to(x0.device), **condition).sample.chunk(2, 1)
         share = (v + 1) / 2
         log_var = share * log_max + (1 - share) * log_min
         gap = (to_mean * (eps.detach() - noise)) ** 2
@@ -305,6 +318,7 @@ def _fit(model, name, mean, std, labels, checkpoint, steps, lr, label_dropout=0.
         y = target[index]
         if label_dropout:
             y = y.masked_fill(torch.rand(batch) < label_dropout, null)
+        x0, y = run.to(x0, y)
         run.minimise(loss_of(forward, x0, class_labels=y))
     ema.copy_to_module()
     return model.eval(), run

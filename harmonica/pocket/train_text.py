@@ -66,7 +66,7 @@ def train_clip(images: np.ndarray, captions: list[Caption], checkpoint: Path, st
         tokens = text[(torch.rand(batch) < 0.3).long(), index]
         dy, dx = torch.randint(-3, 4, (2,)).tolist()
         x = F.pad(data[index], (3, 3, 3, 3), mode="replicate")[..., 3 + dy : 67 + dy, 3 + dx : 67 + dx]
-        out = model(x + 0.1 * torch.randn(batch, 1, 1, 1), tokens)
+        out = model(*run.to(x + 0.1 * torch.randn(batch, 1, 1, 1), tokens))
         run.minimise(loss_of(out["image_features"], out["text_features"], out["logit_scale"]))
         with torch.no_grad():
             model.logit_scale.clamp_(0, 4.6)
@@ -145,8 +145,8 @@ def train_text_to_image(
         x0 = mean[index] + std[index] * torch.randn(batch, *mean.shape[1:])
         u = torch.rand(batch)
         which = torch.where(u < 0.1, 2, torch.where(u < 0.4, 1, 0))
-        own = mask[which, index]
-        text = text_encoder(ids[which, index], attention_mask=own).last_hidden_state
+        x0, tokens, own = run.to(x0, ids[which, index], mask[which, index])
+        text = text_encoder(tokens, attention_mask=own).last_hidden_state
         run.minimise(
             loss_of(forward, x0, encoder_hidden_states=text, encoder_attention_mask=own, added_cond_kwargs=added)
         )
