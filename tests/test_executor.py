@@ -111,3 +111,17 @@ def test_soft_reuse_at_the_ends(tiny):
     ratios = torch.full((TINY_BRANCHES,), 0.5, requires_grad=True)
     evaluate(tiny, x, 300, labels, soft.row(ratios)).sum().backward()
     assert (ratios.grad != 0).all() and all(p.grad is None for p in tiny.parameters())
+
+
+def test_computing_again_gives_the_same_gradients(tiny):
+    """Checkpointed branches against kept ones."""
+    x, labels = torch.randn(3, *tiny.latent_shape), tiny.condition(LABELS)
+    found = []
+    for tokens in (10**9, 1):
+        soft = Soft(tiny, threshold=0.1, checkpoint_tokens=tokens)
+        with torch.no_grad():
+            evaluate(tiny, x, 500, labels, soft.row(None))
+        ratios = torch.linspace(0.2, 0.8, TINY_BRANCHES).requires_grad_()
+        evaluate(tiny, x, 300, labels, soft.row(ratios)).square().sum().backward()
+        found.append(ratios.grad)
+    torch.testing.assert_close(*found)
