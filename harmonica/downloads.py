@@ -129,7 +129,7 @@ def fetch_model(model: Model) -> list[Path]:
         if model.original and original.is_file() and "transformer" in _missing_parts(model):
             from harmonica.convert import to_diffusers_folder
 
-            to_diffusers_folder(original, _part(model, "transformer"), model.config["num_attention_heads"])
+            to_diffusers_folder(original, model.place("transformer"), model.config["num_attention_heads"])
         for part in _missing_parts(model):
             _download_part(model, part)
         missing = _missing_parts(model)
@@ -138,12 +138,8 @@ def fetch_model(model: Model) -> list[Path]:
     return [model.folder(part) for part in model.parts]
 
 
-def _part(model: Model, part: str) -> Path:
-    return weights_folder() / model.folder_name(part) / part
-
-
 def _missing_parts(model: Model) -> list[str]:
-    return [part for part in model.parts if not _whole(_part(model, part))]
+    return [part for part in model.parts if not _whole(model.place(part))]
 
 
 def _download_part(model: Model, part: str) -> None:
@@ -151,7 +147,7 @@ def _download_part(model: Model, part: str) -> None:
 
     try:
         snapshot_download(
-            model.repository(part), revision=model.revision, local_dir=_part(model, part).parent,
+            model.repository(part), revision=model.revision, local_dir=model.place(part).parent,
             allow_patterns=[f"{part}/*"],
         )  # fmt: skip
     except Exception as e:  # the hub's client raises many kinds, of several packages
@@ -174,7 +170,7 @@ def _whole(folder: Path) -> bool:
 
 def _missing_model(model: Model, missing: list[str], why: str) -> UserError:
     parts = " and ".join(f"{p}/" for p in missing)
-    places = "; ".join(f"the hub's {model.repository(p)}/{p} into {_part(model, p)}" for p in missing)
+    places = "; ".join(f"the hub's {model.repository(p)}/{p} into {model.place(p)}" for p in missing)
     convertible = model.original and "transformer" in missing
     original = f", or the original checkpoint as {weights_folder() / model.name}.pt" if convertible else ""
     return UserError(f"{parts} of {model.title} {model.resolution} {why}: put {places}{original}")

@@ -44,48 +44,49 @@ class Plain:
 
 
 @dataclass
-class Planned:
-    """A plan is followed; what it did is counted, so that a cache that was asked for and not used cannot hide."""
+class Following:
+    """A plan that is followed, and its cache. What was reused is counted, so that a cache that was asked for and not
+    used cannot hide."""
 
-    backbone: torch.nn.Module
     plan: Plan
     cache: dict[tuple[int, int, int], Tensor] = field(default_factory=dict)
     reused: int = 0
     steps_done: int = 0
     peak_bytes: int = 0
 
-    def __post_init__(self):
-        self.plan._check_shape(self.backbone.shape)
-
-    def at(self, s: int) -> Callable:
-        """The policy of step `s`; step 0 starts anew with an empty cache."""
+    def start(self, s: int) -> None:
+        """Stand before step `s`; step 0 starts anew with an empty cache."""
         if s == 0:
             self.cache, self.reused, self.steps_done, self.peak_bytes = {}, 0, 0, 0
         self.steps_done += 1
-        self._ops, self._open = self.plan.program[s], {}
-        return self
+        self.ops, self._open = self.plan.program[s], {}
 
-    def __call__(self, i, x, ctx):
-        op: Op = self._ops[i]
+    def open(self, op: Op, x: Tensor) -> None:
+        """Remember the stream where spans begin that are to be stored."""
         for span in op.opens:
             self._open[span] = x
-        if op.action == COMPUTE:
-            delta = self.backbone.delta(i, x, ctx)
-            if op.store:
-                self._store((REUSE, i, op.stop), delta)
-            x = self.backbone.add(i, x, delta, ctx)
-        else:
-            key = (op.action, i, op.stop)
-            stored = self.cache.pop(key) if op.drop else self.cache[key]
-            self.reused += op.stop - i
-            if op.action == REUSE:
-                x = self.backbone.add(i, x, stored, ctx)
-            else:
-                x = x + stored if op.action == SPAN_DELTA else stored
+
+    def keep(self, i: int, op: Op, delta: Tensor) -> None:
+        """Store a computed branch output, if a later step reuses it."""
+        if op.store:
+            self._store((REUSE, i, op.stop), delta)
+
+    def take(self, i: int, op: Op) -> Tensor:
+        """What is stored for a branch or span that is reused."""
+        key = (op.action, i, op.stop)
+        self.reused += op.stop - i
+        return self.cache.pop(key) if op.drop else self.cache[key]
+
+    def take_span(self, i: int, op: Op, x: Tensor) -> Tensor:
+        """The stream behind a span that is reused."""
+        stored = self.take(i, op)
+        return x + stored if op.action == SPAN_DELTA else stored
+
+    def close(self, op: Op, x: Tensor) -> None:
+        """Store the spans that end here."""
         for key in op.closes:
             action, start, stop = key
             self._store(key, x - self._open[start, stop] if action == SPAN_DELTA else x)
-        return x, op.stop
 
     def _store(self, key, value: Tensor) -> None:
         self.cache[key] = value
@@ -106,6 +107,34 @@ class Planned:
             )
         if self.cache:
             raise UserError(f"the run left {len(self.cache)} tensors in the cache that the plan does not reuse")
+
+
+class Planned(Following):
+    """A plan on a backbone. A cache that is given is gone on with, from a step after the first."""
+
+    def __init__(self, backbone: torch.nn.Module, plan: Plan, cache: dict | None = None):
+        plan._check_shape(backbone.shape)
+        super().__init__(plan, {} if cache is None else cache)
+        self.backbone = backbone
+
+    def at(self, s: int) -> Callable:
+        """The policy of step `s`."""
+        self.start(s)
+        return self
+
+    def __call__(self, i, x, ctx):
+        op = self.ops[i]
+        self.open(op, x)
+        if op.action == COMPUTE:
+            delta = self.backbone.delta(i, x, ctx)
+            self.keep(i, op, delta)
+            x = self.backbone.add(i, x, delta, ctx)
+        elif op.action == REUSE:
+            x = self.backbone.add(i, x, self.take(i, op), ctx)
+        else:
+            x = self.take_span(i, op, x)
+        self.close(op, x)
+        return x, op.stop
 
 
 @dataclass

@@ -172,11 +172,15 @@ class Model:
         """The components of the pipeline, diffusers' names."""
         return ("transformer", "vae") + (("text_encoder", "tokenizer") if self.captions else ())
 
+    def place(self, part: str) -> Path:
+        """Where one component of a hub model lies, or is to lie."""
+        return weights_folder() / self.folder_name(part) / part
+
     def folder(self, part: str) -> Path:
         """The local folder of one component. Raises UserError when a hub model's has not been fetched."""
         if not self.hub:
             return Path(self.source) / part
-        folder = weights_folder() / self.folder_name(part) / part
+        folder = self.place(part)
         if not folder.is_dir():
             raise UserError(
                 f"{folder} is missing: run `harmonica fetch {self.name}`, which says what to do without network"

@@ -5,14 +5,14 @@ MLP. Norms and modulation are computed by the blocks themselves, so that with a 
 differs, and the speed-up is a little less than that of the suite's own loop.
 """
 
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from harmonica.errors import UserError
-from harmonica.plan import COMPUTE, REUSE, SPAN_DELTA, Plan
+from harmonica.executor import Following
+from harmonica.plan import REUSE, Plan
 
 KINDS = {  # the modules of a block that are branches, in their order
     "DiTTransformer2DModel": ("attn1", "ff"),
@@ -60,20 +60,14 @@ def disable_cache(pipe):
     return pipe
 
 
-@dataclass
-class _Cached:
-    """The state of one pipeline under a plan."""
+class _Cached(Following):
+    """One pipeline under a plan."""
 
-    pipe: object
-    plan: Plan
-    kinds: tuple[str, ...]
-    cache: dict[tuple[int, int, int], Tensor] = field(default_factory=dict)
-    step: int = -1  # the one that was run last
-    reused: int = 0
-    replaced: list[tuple[nn.Module, object]] = field(default_factory=list)
-
-    def __post_init__(self):
-        transformer = self.pipe.transformer
+    def __init__(self, pipe, plan: Plan, kinds: tuple[str, ...]):
+        super().__init__(plan)
+        self.pipe, self.kinds = pipe, kinds
+        self.replaced: list[tuple[nn.Module, object]] = []  # modules, and what hooks of others they had
+        transformer = pipe.transformer
         for b, block in enumerate(transformer.transformer_blocks):
             for k, kind in enumerate(self.kinds):
                 self._replace(getattr(block, kind), self.branch, len(self.kinds) * b + k)
@@ -94,50 +88,33 @@ class _Cached:
             )
         at = (times.cpu() == timestep.flatten()[0].cpu()).nonzero()
         s = int(at[0]) if len(at) == 1 else None
-        if s == 0:
-            self.cache, self.reused = {}, 0
-        elif s is None or s != self.step + 1:
+        if s is None or s not in (0, self.steps_done):
             raise UserError("the pipeline does not run its steps one after the other, from the first on: a plan must")
-        self.step, self.ops, self.until, self.open = s, self.plan.program[s], 0, {}
+        self.start(s)
+        self.until = 0  # the branch behind a span that is reused
         out = forward(*args, timestep=timestep, **more)
         if s == self.plan.steps - 1:
-            self._check()
+            self.finish()
         return out
-
-    def _check(self) -> None:
-        """Raise UserError unless the run reused what the plan says."""
-        cur = 100 * self.reused / self.plan.actions.size
-        if abs(cur - self.plan.cur) > 1e-9:
-            raise UserError(f"the run reused {cur:.2f} % of the branches, but the plan says {self.plan.cur:.2f} %")
 
     def block(self, forward, start: int, x: Tensor, *args, **more) -> Tensor:
         if start < self.until:  # inside a span that is reused
             return x
-        op = self.ops[start]
-        for span in op.opens:
-            self.open[span] = x
+        op = last = self.ops[start]
+        self.open(op, x)
         if op.action > REUSE:
-            stored = self._take(op.action, start, op)
             self.until = op.stop
-            x = x + stored if op.action == SPAN_DELTA else stored
-            last = op
+            x = self.take_span(start, op, x)
         else:
             x = forward(x, *args, **more)
             last = self.ops[start + len(self.kinds) - 1]
-        for key in last.closes:
-            self.cache[key] = x - self.open[key[1:]] if key[0] == SPAN_DELTA else x
+        self.close(last, x)
         return x
 
     def branch(self, forward, i: int, *args, **more) -> Tensor:
         op = self.ops[i]
-        if op.action == COMPUTE:
-            out = forward(*args, **more)
-            if op.store:
-                self.cache[REUSE, i, op.stop] = out
-            return out
-        return self._take(REUSE, i, op)
-
-    def _take(self, action: int, start: int, op) -> Tensor:
-        self.reused += op.stop - start
-        key = (action, start, op.stop)
-        return self.cache.pop(key) if op.drop else self.cache[key]
+        if op.action == REUSE:
+            return self.take(i, op)
+        out = forward(*args, **more)
+        self.keep(i, op, out)
+        return out

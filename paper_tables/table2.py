@@ -10,14 +10,12 @@ NAMES = {"fora": "FORA", "harmonica": "HarmoniCa"}
 
 def published(e: Experiment, steps: int, model: Model) -> dict:
     """The row of the paper's table 2 for PixArt-α; beside a pocket row, that of 256×256. It has none of PixArt-Σ."""
-    name, resolution = (
-        ("PixArt-alpha", 256) if model.scale == "pocket" else (model.name.rsplit("-", 1)[0], model.resolution)
-    )
-    plain = e.method in ("full", "fewer_steps")
-    return lookup(
-        "table2_text_to_image", model=name.replace("pixart", "PixArt"), sampler=SAMPLERS[e.sampler], steps=steps,
-        method=SAMPLERS[e.sampler] if plain else NAMES.get(e.method), resolution=resolution,
-    )  # fmt: skip
+    if model.title == "PixArt-Σ":
+        return {}
+    sampler, plain = SAMPLERS[e.sampler], e.method in ("full", "fewer_steps")
+    method = sampler if plain else NAMES.get(e.method)
+    resolution = model.resolution if model.scale == "paper" else 256
+    return lookup("table2_text_to_image", resolution=resolution, sampler=sampler, method=method, steps=steps)
 
 
 TABLE = Table(

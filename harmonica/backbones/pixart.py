@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harmonica.backbones.parts import frequencies, gelu_tanh, self_attention, sincos_position, unpatchify, wave
-from harmonica.captions import EmbeddedCaptions
+from harmonica.captions import CaptionsInMemory, EmbeddedCaptions
 from harmonica.shape import Shape, pixart_shape
 
 SELF, CROSS, MLP = range(3)
@@ -48,7 +48,7 @@ class PixArt(nn.Module):
 
     def __init__(self, config: dict, name: str = "PixArt", text_tokens: int = 120):
         super().__init__()
-        self.config, self.text_tokens = config, text_tokens
+        self.config = config
         self.shape: Shape = pixart_shape(name, config, text_tokens)
         self.heads, self.patch = config["num_attention_heads"], config["patch_size"]
         self.width = D = self.heads * config["attention_head_dim"]
@@ -59,7 +59,7 @@ class PixArt(nn.Module):
         self.latent_shape = (self.in_channels, self.side, self.side)
         self.eps = config.get("norm_eps", 1e-6)
         self.sized = additional_conditions(config)
-        self.captions: EmbeddedCaptions | None = None
+        self.captions: CaptionsInMemory | EmbeddedCaptions | None = None
         self.patch_in = nn.Conv2d(self.in_channels, D, self.patch, self.patch)
         self.register_buffer("position", sincos_position(D, self.grid, position_scale(config)), persistent=False)
         self.register_buffer("frequencies", frequencies(), persistent=False)

@@ -15,7 +15,7 @@ from harmonica.metrics import Gaussian, clip_score, frechet_distance
 from harmonica.models import Model, get_model
 from harmonica.plan import Origin, all_compute
 from harmonica.pocket.build import finish, scaled, trained, write_classifier, write_reference
-from harmonica.pocket.emoji import CAPTIONS, HELD_OUT, read_captions, read_images
+from harmonica.pocket.emoji import CAPTIONS, HELD_OUT, SIDE, read_captions, read_images
 from harmonica.pocket.train import encode, train_autoencoder, train_classifier
 from harmonica.pocket.train_text import (
     AUTOENCODER_RGB,
@@ -85,8 +85,7 @@ def measure_quality(out: Path, pictures: np.ndarray, labels: np.ndarray, n: int)
     seen = extract(pictures[HELD_OUT:]).logits.argmax(1)
     quality = {"N": n, "real": of(real), "mismatched_CLIP": float(np.mean(mismatched)),
                "classifier_train_accuracy": 100 * float((seen == labels).mean())}  # fmt: skip
-    side = 32
-    grid = draw_prompts(own, list(PROMPTS), 12).transpose(0, 2, 1, 3, 4).reshape(len(PROMPTS) * side, -1, 3)
+    grid = draw_prompts(own, list(PROMPTS), 12).transpose(0, 2, 1, 3, 4).reshape(len(PROMPTS) * SIDE, -1, 3)
     Image.fromarray(grid).resize((grid.shape[1] * 2, grid.shape[0] * 2), Image.Resampling.NEAREST).save(
         out / "prompts.png"
     )

@@ -226,18 +226,23 @@ def train_classifier(
     return net.eval(), run
 
 
-def initialise(model: DiTTransformer2DModel) -> None:
-    """DiT's initialisation (Xavier, adaLN-zero, zero output); one embedder shared by all blocks.
-
-    diffusers keeps a copy of the timestep and label embedders in every block; the original has one. They are tied
-    here and saved as equal copies.
-    """
+def xavier(model: nn.Module) -> None:
+    """Xavier's uniform weights and no bias in every linear layer, and in the patches' as if it were one."""
     for module in model.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
     nn.init.xavier_uniform_(model.pos_embed.proj.weight.view(model.pos_embed.proj.weight.shape[0], -1))
+
+
+def initialise(model: DiTTransformer2DModel) -> None:
+    """DiT's initialisation (Xavier, adaLN-zero, zero output); one embedder shared by all blocks.
+
+    diffusers keeps a copy of the timestep and label embedders in every block; the original has one. They are tied
+    here and saved as equal copies.
+    """
+    xavier(model)
     shared = model.transformer_blocks[0].norm1.emb
     nn.init.normal_(shared.class_embedder.embedding_table.weight, std=0.02)
     nn.init.normal_(shared.timestep_embedder.linear_1.weight, std=0.02)

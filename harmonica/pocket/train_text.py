@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
 from harmonica.pocket.emoji import Caption
-from harmonica.pocket.train import AUTOENCODER, Ema, HybridLoss, Run
+from harmonica.pocket.train import AUTOENCODER, Ema, HybridLoss, Run, xavier
 
 TEXT_TOKENS = 24
 AUTOENCODER_RGB = AUTOENCODER | dict(in_channels=3, out_channels=3, norm_num_groups=4, block_out_channels=(16, 32, 64))
@@ -101,12 +101,7 @@ def make_tokenizer(captions: list[Caption]) -> PreTrainedTokenizerFast:
 
 def initialise(model: PixArtTransformer2DModel) -> None:
     """PixArt's initialisation: Xavier; zero at the end of each cross-attention and of the model."""
-    for module in model.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.xavier_uniform_(module.weight)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-    nn.init.xavier_uniform_(model.pos_embed.proj.weight.view(model.pos_embed.proj.weight.shape[0], -1))
+    xavier(model)
     time, text = model.adaln_single, model.caption_projection
     for layer in (time.emb.timestep_embedder.linear_1, time.emb.timestep_embedder.linear_2, time.linear,
                   text.linear_1, text.linear_2):  # fmt: skip
