@@ -25,9 +25,13 @@ def recipe_for(scale: str, routed: int) -> Recipe:
     return Recipe(rounds=60, batch=8, lr=0.3, betas=(0.7, 0.7), eps=1e-16)
 
 
-def routed_steps(steps: int) -> range:
-    """The released code's even countdown indices, in execution order: each follows a step that computes everything."""
-    return range(1 + steps % 2, steps, 2)
+def routed_steps(steps: int, stages: int = 1) -> range:
+    """Every second step; each follows one that computes everything.
+
+    For a sampler with one evaluation a step (`stages`) they are the released DiT code's even countdown indices. With
+    DPM-Solver-2 the released U-ViT code caches in the middle of an interval and reuses at the beginning of the next.
+    """
+    return range(stages if stages > 1 else 1 + steps % 2, steps, 2)
 
 
 def make(task, settings: Settings) -> Router:
@@ -37,7 +41,7 @@ def make(task, settings: Settings) -> Router:
     from harmonica import distributed
     from harmonica.training import draw_seeds, train_router
 
-    routed = routed_steps(task.steps)
+    routed = routed_steps(task.steps, task.sampler.stages)
     recipe = settings.recipe(recipe_for(task.model.scale, len(routed)))
     latents, labels = task.training_latents()
     backbone, sampler = task.backbone, task.sampler
@@ -65,23 +69,25 @@ def make(task, settings: Settings) -> Router:
 
 
 def pair(backbone, sampler, logits, s: int, x0, labels, noise, seeds=None):
-    """Outputs (n, C_out, H, W) of teacher and student at step `s`, from images x0 noised to the step before.
+    """Outputs (n, C_out, H, W) of teacher and student at step `s`, from images x0 noised to the step before (with
+    DPM-Solver-2, to the beginning of the interval before).
 
     `seeds(s)`, one an image, are for the noise that a stochastic sampler adds on the way.
     """
     import torch
 
     from harmonica.executor import Plain, Soft, evaluate
-    from harmonica.samplers import linear_alpha_bar
 
     plain, soft = Plain(backbone), Soft(backbone, None)
-    before, now = sampler.timesteps[s - 1], sampler.timesteps[s]
-    bar = float(linear_alpha_bar()[before])
+    first, now = s - sampler.stages, sampler.timesteps[s]
+    bar, channels = sampler.alpha_bar(first), x0.shape[1]
     with torch.no_grad():
-        x = bar**0.5 * x0 + (1 - bar) ** 0.5 * noise
         condition = backbone.condition(labels)
-        output = evaluate(backbone, x, before, condition, soft.row(None))
-        alone = sampler.starting_at(s - 1)
-        x = alone.step(s - 1, output, alone.begin(x), seeds)[:, : x.shape[1]]
+        alone = sampler.starting_at(first)
+        x = alone.begin(bar**0.5 * x0 + (1 - bar) ** 0.5 * noise)
+        for k in range(first, s):
+            output = evaluate(backbone, x[:, :channels], sampler.timesteps[k], condition, soft.row(None))
+            x = alone.step(k, output, x, seeds)
+        x = x[:, :channels]
         teacher = evaluate(backbone, x, now, condition, plain)
     return teacher, evaluate(backbone, x, now, condition, soft.row(logits.ratios(s)))

@@ -122,10 +122,10 @@ def build_parser() -> argparse.ArgumentParser:
     p = command("import-router", import_router, "Read a released router file (Learning-to-Cache, HarmoniCa).",
                 "harmonica import-router ddim20_router.pt --threshold 0.1 -o released.safetensors")  # fmt: skip
     p.add_argument("file", type=Path)
-    p.add_argument("--threshold", type=float, default=0.1, help="τ, compute where r > τ; default: %(default)s")
+    p.add_argument("--threshold", type=float, help="τ, compute where r > τ; default: 0.1, for U-ViT 0.9, as released")
     p.add_argument("--model", help="default: the one that the file names or fits")
     p.add_argument("--method", choices=["harmonica", "learning_to_cache"], help="default: told from the file")
-    p.add_argument("--cfg", type=float, default=1.5, help="guidance scale; default: %(default)s")
+    p.add_argument("--cfg", type=float, help="guidance scale; default: the model's own")
     p.add_argument("-o", "--out", type=Path, help="write the plan here, and the router beside it")
 
     p = command("export-router", export_router, "Write a trained router in the released layout.",
@@ -156,7 +156,7 @@ def build_parser() -> argparse.ArgumentParser:
     p = command("pocket", pocket, "Make the shipped pocket models again from their data.",
                 "harmonica pocket train --data /usr/share/datasets/fashion-mnist -o my-pocket/")  # fmt: skip
     p.add_argument("action", choices=["train"])
-    p.add_argument("--model", choices=["pocket-dit", "pocket-pixart"], default="pocket-dit",
+    p.add_argument("--model", choices=["pocket-dit", "pocket-pixart", "pocket-uvit"], default="pocket-dit",
                    help="default: %(default)s")  # fmt: skip
     p.add_argument("--data", type=Path, required=True,
                    help="folder with Fashion-MNIST's four .gz files, or Noto emoji's unpacked npm package")  # fmt: skip
@@ -369,15 +369,20 @@ def latency(args) -> None:
 
 def import_router(args) -> None:
     from harmonica import released
-    from harmonica.router import sigmoid
+    from harmonica.plan import COMPUTE
+    from harmonica.router import LIMIT, sigmoid
 
     found = released.read(args.file)
     router = found.router(args.model, args.method, args.cfg)
-    plan, o = router.plan(args.threshold), router.origin
+    threshold = released.threshold(router.origin.model) if args.threshold is None else args.threshold
+    plan, o = router.plan(threshold), router.origin
     steps, branches = router.logits.shape
-    below = 100 * float((sigmoid(found.logits) <= args.threshold).mean())
+    below = 100 * float((sigmoid(found.logits) <= threshold).mean())
     print(f"{args.file}: {o.method} for {o.model}, {o.sampler}, {steps} steps × {branches} branches")
-    print(f"{below:.2f} % of its entries are at or below {args.threshold:g}")
+    routed = (router.logits < LIMIT).any(1)
+    left = 100 * float((plan.actions[routed] != COMPUTE).mean()) if routed.any() else 0.0
+    print(f"{below:.2f} % of its entries are at or below {threshold:g}; of the {routed.sum()} routed steps' branches, "
+          f"{left:.2f} % are reused")  # fmt: skip
     print(_summary(plan))
     if args.out:
         _save(plan, router, args.out)
@@ -431,6 +436,8 @@ def timing(args) -> None:
 def pocket(args) -> None:
     if args.model == "pocket-dit":
         from harmonica.pocket.build import build
+    elif args.model == "pocket-uvit":
+        from harmonica.pocket.build_uvit import build
     else:
         from harmonica.pocket.build_text import build
     options = {} if args.images is None else {"images": args.images}

@@ -1,4 +1,5 @@
-"""Original DiT checkpoints (facebookresearch/DiT parameter names) and diffusers `transformer/` folders, both ways."""
+"""Original DiT checkpoints (facebookresearch/DiT parameter names) and diffusers `transformer/` folders, both ways; and
+original U-ViT checkpoints, whose names are kept."""
 
 import json
 import re
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from harmonica.backbones.dit import DiT
 from harmonica.backbones.parts import sincos_position
+from harmonica.backbones.uvit import UViT
 from harmonica.errors import UserError
 from harmonica.pickles import load_pickle, save_pickle
 from harmonica.provenance import write_whole
@@ -121,7 +123,7 @@ def to_diffusers_folder(source: str | Path, folder: str | Path, heads: int | Non
             raise UserError(f"a width of {width} cannot be divided among {heads} heads")
         config = original_config(state, heads)
         renamed = original_to_diffusers(state)
-        DiT(config, original=True).load_diffusers(renamed)
+        DiT(config, original=True).load_weights(renamed)
     except (KeyError, RuntimeError) as e:
         raise UserError(f"{source} does not hold the weights of a DiT ({e})") from None
     renamed = {k: v.clone().contiguous() for k, v in renamed.items()}
@@ -129,6 +131,21 @@ def to_diffusers_folder(source: str | Path, folder: str | Path, heads: int | Non
     record = {"_class_name": "DiTTransformer2DModel"} | config
     write_whole(Path(folder) / "config.json", json.dumps(record, indent=2) + "\n")
     return config
+
+
+def to_uvit_folder(source: str | Path, folder: str | Path, config: dict) -> None:
+    """Write an original U-ViT checkpoint as a `transformer/` folder, the names unchanged. Raises UserError for a file
+    that is no U-ViT of this configuration."""
+    state = read_original(source)
+    try:
+        with torch.device("meta"):
+            model = UViT(config)
+        model.load_state_dict(state, assign=True)
+    except RuntimeError as e:
+        raise UserError(f"{source} does not hold the weights of this U-ViT ({e})") from None
+    state = {k: v.clone().contiguous() for k, v in state.items()}
+    write_whole(Path(folder) / "diffusion_pytorch_model.safetensors", save(state, {"format": "pt"}))
+    write_whole(Path(folder) / "config.json", json.dumps(config, indent=2) + "\n")
 
 
 def to_original_file(folder: str | Path, path: str | Path) -> None:

@@ -19,6 +19,7 @@ from harmonica.provenance import file_hash, weights_folder
 
 _ADM = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batches/imagenet"
 _LTC = "https://raw.githubusercontent.com/horseee/learning-to-cache/23d80454a9ff42f8eec55a68db83ec88cf859c62/DiT/ckpt"
+_LTC_UVIT = "https://raw.githubusercontent.com/horseee/learning-to-cache/be8c5d2c2f9d7baa82c9efef90a97c0ab5e208d4/U-ViT/ckpt"
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,12 @@ FILES = {
              "c3134cfe7a69e31f188ac3d8ace7f6b586db92daa30c99f17e46d3f24e7408c7"),
         File("DDIM50_router.pt", f"{_LTC}/DDIM50_router.pt", "Learning-to-Cache's released router for 50 steps",
              "fd83c172f77ad71f8695d5972497d1a4d113119e0e0415861812ca8eea9f60b2"),
+        File("dpm20_router.pth", f"{_LTC_UVIT}/dpm20_router.pth",
+             "Learning-to-Cache's released router for U-ViT, 20 evaluations",
+             "836ee44bd212985cc7e03e619691cd5530677dcbd0121b2558674fdca9bf59a1"),
+        File("dpm50_router.pth", f"{_LTC_UVIT}/dpm50_router.pth",
+             "Learning-to-Cache's released router for U-ViT, 50 evaluations",
+             "6778122d7b4ac1816d98d7c0de18727f42956bb6de0233a30215bfebf91c8578"),
     )
 }  # fmt: skip
 
@@ -125,12 +132,17 @@ def fetch_model(model: Model) -> list[Path]:
     Raises UserError when a part is neither there nor to be had.
     """
     if model.hub:
-        original = weights_folder() / f"{model.name}.pt"
-        if model.original and original.is_file() and "transformer" in _missing_parts(model):
-            from harmonica.convert import to_diffusers_folder
+        original = weights_folder() / model.original
+        if original.is_file() and "transformer" in _missing_parts(model):
+            from harmonica.convert import to_diffusers_folder, to_uvit_folder
 
-            to_diffusers_folder(original, model.place("transformer"), model.config["num_attention_heads"])
+            if model.kind == "uvit":
+                to_uvit_folder(original, model.place("transformer"), model.config)
+            else:
+                to_diffusers_folder(original, model.place("transformer"), model.config["num_attention_heads"])
         for part in _missing_parts(model):
+            if not model.repository(part):
+                raise _missing_model(model, [part], "are in no repository")
             _download_part(model, part)
         missing = _missing_parts(model)
         if missing:
@@ -170,7 +182,7 @@ def _whole(folder: Path) -> bool:
 
 def _missing_model(model: Model, missing: list[str], why: str) -> UserError:
     parts = " and ".join(f"{p}/" for p in missing)
-    places = "; ".join(f"the hub's {model.repository(p)}/{p} into {model.place(p)}" for p in missing)
-    convertible = model.original and "transformer" in missing
-    original = f", or the original checkpoint as {weights_folder() / model.name}.pt" if convertible else ""
-    return UserError(f"{parts} of {model.title} {model.resolution} {why}: put {places}{original}")
+    ways = [f"the hub's {model.repository(p)}/{p} into {model.place(p)}" for p in missing if model.repository(p)]
+    if model.original and "transformer" in missing:
+        ways.append(f"or the original checkpoint as {weights_folder() / model.original}")
+    return UserError(f"{parts} of {model.title} {model.resolution} {why}: put {', '.join(ways).removeprefix('or ')}")

@@ -12,17 +12,20 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from harmonica.errors import UserError
-from harmonica.plan import COMPUTE, REUSE, SPAN_DELTA, Op, Plan
+from harmonica.plan import COMPUTE, REUSE, SPAN_DELTA, SPAN_TIMED, Op, Plan
 
 
 def evaluate(backbone, latents: Tensor, t, condition, policy: Callable) -> Tensor:
     """The model's output (B, C_out, H, W) for latents (B, C, H, W) at timestep `t` under `policy`.
 
-    `condition` is `backbone.condition(labels)`.
+    `condition` is `backbone.condition(labels)`. Long skips begin and end between branches, wherever the policy comes to
+    stand; a policy that carries some from step to step brings its own `skips`.
     """
     x, ctx = backbone.embed(latents, t, condition)
-    i, last = 0, len(backbone.shape.branches)
+    i, last, skips = 0, len(backbone.shape.branches), getattr(policy, "skips", {})
     while i < last:
+        if i in backbone.joins:
+            x = backbone.join(i, x, skips)
         x, i = policy(i, x, ctx)
     return backbone.head(x, ctx)
 
@@ -53,6 +56,7 @@ class Following:
     reused: int = 0
     steps_done: int = 0
     peak_bytes: int = 0
+    condition_tokens: int = 0  # of the backbone: those before the patches
 
     def start(self, s: int) -> None:
         """Stand before step `s`; step 0 starts anew with an empty cache."""
@@ -80,18 +84,33 @@ class Following:
     def take_span(self, i: int, op: Op, x: Tensor) -> Tensor:
         """The stream behind a span that is reused."""
         stored = self.take(i, op)
-        return x + stored if op.action == SPAN_DELTA else stored
+        if op.action == SPAN_DELTA:
+            return x + stored
+        if op.action == SPAN_TIMED:
+            n = self.condition_tokens
+            return torch.cat([x[:, :n] + stored[:, :n], stored[:, n:]], 1)
+        return stored
 
     def close(self, op: Op, x: Tensor) -> None:
         """Store the spans that end here."""
         for key in op.closes:
-            action, start, stop = key
-            self._store(key, x - self._open[start, stop] if action == SPAN_DELTA else x)
+            action, *span = key
+            before, n = self._open[tuple(span)], self.condition_tokens
+            if action == SPAN_DELTA:
+                self._store(key, x - before)
+            elif action == SPAN_TIMED:
+                self._store(key, torch.cat([x[:, :n] - before[:, :n], x[:, n:]], 1))
+            else:
+                self._store(key, x)
 
     def _store(self, key, value: Tensor) -> None:
         self.cache[key] = value
-        held = sum(v.nbytes for v in self.cache.values())
-        self.peak_bytes = max(self.peak_bytes, held)
+        self.peak_bytes = max(self.peak_bytes, self.held_bytes)
+
+    @property
+    def held_bytes(self) -> int:
+        """What is kept for later steps at this moment."""
+        return sum(v.nbytes for v in self.cache.values())
 
     @property
     def cur(self) -> float:
@@ -114,13 +133,21 @@ class Planned(Following):
 
     def __init__(self, backbone: torch.nn.Module, plan: Plan, cache: dict | None = None):
         plan._check_shape(backbone.shape)
-        super().__init__(plan, {} if cache is None else cache)
-        self.backbone = backbone
+        super().__init__(plan, {} if cache is None else cache, condition_tokens=backbone.shape.condition_tokens)
+        self.backbone, self.skips = backbone, {}
+        self._carried = plan.carried(backbone.shape)
 
     def at(self, s: int) -> Callable:
         """The policy of step `s`."""
         self.start(s)
+        self.skips = {k: v for k, v in self.skips.items() if s and k in self._carried[s - 1]}
+        self._counted = self._carried[s] | self._carried[s - 1] if s else self._carried[s]
         return self
+
+    @property
+    def held_bytes(self) -> int:
+        """With the long skips that are carried into or out of this step."""
+        return super().held_bytes + sum(v.nbytes for k, v in self.skips.items() if k in self._counted)
 
     def __call__(self, i, x, ctx):
         op = self.ops[i]

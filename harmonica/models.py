@@ -8,9 +8,9 @@ from pathlib import Path
 
 from harmonica.captions import CaptionList, embedded, embeddings_folder
 from harmonica.errors import UserError, unknown
-from harmonica.pocket import CLASS_CONDITIONAL, TEXT_TO_IMAGE
+from harmonica.pocket import CLASS_CONDITIONAL, LONG_SKIPS, TEXT_TO_IMAGE
 from harmonica.provenance import digest, source_hash, weights_folder
-from harmonica.shape import Shape, dit_shape, pixart_shape
+from harmonica.shape import Shape, dit_shape, pixart_shape, uvit_shape
 
 _SD_VAE = dict(
     in_channels=3, out_channels=3, latent_channels=4, layers_per_block=2, norm_num_groups=32,
@@ -26,14 +26,15 @@ _PIXART_XL_2 = dict(
     num_attention_heads=16, attention_head_dim=72, num_layers=28, in_channels=4, out_channels=8, patch_size=2,
     cross_attention_dim=1152, caption_channels=4096, norm_eps=1e-6,
 )  # fmt: skip
+_UVIT_H_2 = dict(
+    img_size=32, patch_size=2, in_chans=4, embed_dim=1152, depth=28, num_heads=16, mlp_ratio=4, qkv_bias=False,
+    num_classes=1001,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Model:
-    """One model: where its weights are and what its official protocol fixes.
-
-    With `captions` it is a PixArt, otherwise a DiT.
-    """
+    """One model: where its weights are and what its official protocol fixes."""
 
     name: str
     title: str
@@ -41,11 +42,14 @@ class Model:
     source: str  # a diffusers folder, or a hub repository
     scale: str  # "pocket" or "paper"
     extractor: str  # the feature network of its metrics
+    kind: str = "dit"  # of backbone: "dit", "pixart" or "uvit"
+    sampler: str = "ddim"  # what it is mostly sampled with, and at which guidance scale
+    cfg: float = 1.5
     captions: CaptionList | None = None
     text_tokens: int = 0  # captions are padded or cut to so many
-    companion: str = ""  # hub repository of autoencoder and text encoder, where it is not `source`
+    companion: str = ""  # folder or repository of autoencoder and text encoder, where it is not `source`
     vae_config: tuple = ()  # of a hub model
-    original: bool = False  # weights of the original DiT code, see backbones/dit.py
+    original: str = ""  # file that an original checkpoint of the transformer may be put in; see backbones/dit.py, too
     hub_config: tuple[tuple[str, int], ...] = ()  # for a hub model: the configuration, known without a download
     revision: str = "main"  # of the hub repository
     reference: str = ""  # file of reference statistics, where the extractor does not bring its own
@@ -67,14 +71,14 @@ class Model:
 
     @cached_property
     def shape(self) -> Shape:
-        if self.captions:
+        if self.kind == "pixart":
             return pixart_shape(self.title, self.config, self.text_tokens)
-        return dit_shape(self.title, self.config)
+        return {"dit": dit_shape, "uvit": uvit_shape}[self.kind](self.title, self.config)
 
     def guided_channels(self, sampler: str) -> int:
         """Latent channels that guidance acts on. The official DiT code guides three of four, and so does PixArt's with
-        IDDPM; with the other samplers PixArt's guides all."""
-        return 3 if not self.captions or sampler == "iddpm" else 4
+        IDDPM; with the other samplers PixArt's guides all, and so does U-ViT's."""
+        return 3 if self.kind == "dit" or sampler == "iddpm" else 4
 
     @cached_property
     def fingerprint(self) -> str:
@@ -82,10 +86,9 @@ class Model:
         its repository's name."""
         weights = self.source
         if not self.hub:
-            folder = Path(self.source)
-            files = [p for part in ("transformer", "vae") for p in (folder / part).iterdir()]
-            weights = source_hash(*map(str, files + list(folder.glob("train_images.npz"))))
-        about = [weights, self.original]
+            files = [p for part in ("transformer", "vae") for p in self.folder(part).iterdir()]
+            weights = source_hash(*map(str, files + list(self.folder("vae").parent.glob("train_images.npz"))))
+        about = [weights, bool(self.original)]
         if self.captions:
             about.append(self.captions.name if self.hub else embeddings_folder(self).name)
         return digest(about)
@@ -103,25 +106,36 @@ class Model:
         from harmonica.backbones.dit import DiT
         from harmonica.backbones.parts import load
         from harmonica.backbones.pixart import PixArt
+        from harmonica.backbones.uvit import UViT
         from harmonica.devices import default_device
 
         folder = self.folder("transformer")
-        if not self.captions:
-            return load(DiT, folder, self.title, original=self.original).to(default_device())
+        if self.kind == "dit":
+            return load(DiT, folder, self.title, original=bool(self.original)).to(default_device())
+        if self.kind == "uvit":
+            return load(UViT, folder, self.title).to(default_device())
         backbone = load(PixArt, folder, self.title, text_tokens=self.text_tokens).to(default_device())
         backbone.captions = embedded(self)
         return backbone
 
-    def build_backbone(self, **changes):
-        """The backbone at its true shape with random weights; `changes` to its configuration (fewer blocks)."""
+    @property
+    def depth(self) -> int:
+        """Blocks; U-ViT's own figure leaves out the one in the middle."""
+        return self.config["depth" if self.kind == "uvit" else "num_layers"]
+
+    def build_backbone(self, depth: int | None = None):
+        """The backbone at its true shape with random weights, or with fewer blocks."""
         from harmonica.backbones.dit import DiT
         from harmonica.backbones.parts import sincos_position
         from harmonica.backbones.pixart import PixArt
+        from harmonica.backbones.uvit import UViT
 
-        config = self.config | changes
-        if self.captions:
+        config = self.config | {"depth" if self.kind == "uvit" else "num_layers": depth or self.depth}
+        if self.kind == "pixart":
             return PixArt(config, self.title, self.text_tokens)
-        backbone = DiT(config, self.title, original=self.original)
+        if self.kind == "uvit":
+            return UViT(config, self.title)
+        backbone = DiT(config, self.title, original=bool(self.original))
         backbone.position.copy_(sincos_position(backbone.width, backbone.grid))
         return backbone
 
@@ -179,7 +193,7 @@ class Model:
     def folder(self, part: str) -> Path:
         """The local folder of one component. Raises UserError when a hub model's has not been fetched."""
         if not self.hub:
-            return Path(self.source) / part
+            return Path(self.repository(part)) / part
         folder = self.place(part)
         if not folder.is_dir():
             raise UserError(
@@ -193,7 +207,7 @@ class Model:
         return self.name if repository == self.source else repository.split("/")[1].lower()
 
     def repository(self, part: str) -> str:
-        """The hub repository of one component."""
+        """The hub repository, or local folder, that has one component."""
         return self.companion if self.companion and part != "transformer" else self.source
 
 
@@ -204,8 +218,9 @@ def decoder(vae) -> Callable:
 
 def _dit_xl_2(resolution: int, reference: str) -> Model:
     config = _DIT_XL_2 | {"sample_size": resolution // 8}
-    return Model(f"dit-xl-2-{resolution}", "DiT-XL/2", resolution, f"facebook/DiT-XL-2-{resolution}", "paper",
-                 "inception-2015-12-05", original=True, hub_config=tuple(config.items()),
+    name = f"dit-xl-2-{resolution}"
+    return Model(name, "DiT-XL/2", resolution, f"facebook/DiT-XL-2-{resolution}", "paper",
+                 "inception-2015-12-05", original=f"{name}.pt", hub_config=tuple(config.items()),
                  vae_config=tuple(_SD_VAE.items()), reference=reference)  # fmt: skip
 
 
@@ -219,7 +234,7 @@ def _pixart(kind: str, resolution: int, repository: str) -> Model:
     vae = _SDXL_VAE if sigma else _SD_VAE
     size = "2k" if resolution == 2048 else resolution
     return Model(f"pixart-{kind}-{size}", f"PixArt-{'Σ' if sigma else 'α'}", resolution, f"PixArt-alpha/{repository}",
-                 "paper", "inception-2015-12-05", captions=_COCO, text_tokens=300 if sigma else 120,
+                 "paper", "inception-2015-12-05", "pixart", "dpmsolver++", 4.5, captions=_COCO, text_tokens=300 if sigma else 120,
                  companion=f"PixArt-alpha/{companion}", hub_config=tuple(config.items()),
                  vae_config=tuple(vae.items()), reference="coco-2014-val")  # fmt: skip
 
@@ -230,10 +245,15 @@ MODELS = {
     m.name: m
     for m in (
         Model("pocket-dit", "pocket DiT", 32, str(CLASS_CONDITIONAL), "pocket", "fashion-mnist-cnn"),
-        Model("pocket-pixart", "pocket PixArt", 32, str(TEXT_TO_IMAGE), "pocket", "noto-emoji-cnn", captions=_EMOJI,
-              text_tokens=24),
+        Model("pocket-pixart", "pocket PixArt", 32, str(TEXT_TO_IMAGE), "pocket", "noto-emoji-cnn", "pixart", "dpmsolver++", 4.5,
+              captions=_EMOJI, text_tokens=24),
+        Model("pocket-uvit", "pocket U-ViT", 32, str(LONG_SKIPS), "pocket", "fashion-mnist-cnn", "uvit", "dpm-solver", 1.4,
+              companion=str(CLASS_CONDITIONAL)),
         _dit_xl_2(256, "VIRTUAL_imagenet256_labeled.npz"),
         _dit_xl_2(512, "VIRTUAL_imagenet512.npz"),
+        Model("uvit-h-2-256", "U-ViT-H/2", 256, "", "paper", "inception-2015-12-05", "uvit", "dpm-solver", 1.4,
+              companion="facebook/DiT-XL-2-256", original="imagenet256_uvit_huge.pth", hub_config=tuple(_UVIT_H_2.items()),
+              vae_config=tuple(_SD_VAE.items()), reference="VIRTUAL_imagenet256_labeled.npz"),
         _pixart("alpha", 256, "PixArt-XL-2-256x256"),
         _pixart("alpha", 512, "PixArt-XL-2-512x512"),
         _pixart("alpha", 1024, "PixArt-XL-2-1024-MS"),

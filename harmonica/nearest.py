@@ -16,5 +16,6 @@ def nearest(target_cur: float, plans: Iterable[Plan], shape: Shape) -> Plan:
         raise UserError(f"a CUR lies between 0 and 100 %, not at {target_cur:g}")
     plans = list(plans)
     steps = plans[0].steps
-    target = steps * (shape.branch_macs.sum() * (1 - target_cur / 100) + shape.other_macs) + shape.once_macs
+    whole = steps * shape.macs + shape.once_macs
+    target = whole - steps * shape.branch_macs.sum() * target_cur / 100
     return min(plans, key=lambda p: abs(p.macs(shape) - target))

@@ -20,6 +20,7 @@ COMPUTE = 0  # run the branch
 REUSE = 1  # take the branch's stored output, before the gate; the gate is this step's own
 SPAN_DELTA = 2  # a run of these: add the stored out - in of the whole run (Δ-DiT)
 SPAN_OUTPUT = 3  # a run of these: go on from the stored output of the whole run (DeepCache)
+SPAN_TIMED = 4  # the same, but the tokens of time and label go on from this step's (Faster Diffusion on a U-ViT)
 
 FORMAT = "harmonica-plan-1"
 _NUMBER, _TEXT = {"type": "number"}, {"type": "string"}
@@ -42,6 +43,7 @@ ORIGIN_SCHEMA = {
             "properties": {"training_s": _NUMBER, "images": _NUMBER, "updates": _NUMBER, "rounds": _NUMBER},
         },
         "notes": {"type": "object"},
+        "prior_noise": _NUMBER,
     },
 }
 
@@ -60,6 +62,7 @@ class Origin:
     versions: dict[str, str] = field(default_factory=dict)
     cost: dict[str, float] = field(default_factory=dict)  # training_s, images, updates, rounds of the β search
     notes: dict[str, Any] = field(default_factory=dict)  # what the method found: β, threshold, loss
+    prior_noise: float = 0.0  # share of the starting noise that is added again after each of the later steps
 
 
 class Op(NamedTuple):
@@ -88,7 +91,7 @@ class Plan:
             raise UserError(f"a plan is a table of steps × branches, not an array of shape {a.shape}")
         if len(a) != self.origin.steps:
             raise UserError(f"the plan has {len(a)} rows but says it is for {self.origin.steps} steps")
-        if a.max() > SPAN_OUTPUT:
+        if a.max() > SPAN_TIMED:
             raise UserError(f"action {a.max()} is not known; a newer version may have written this plan")
         if a[0].any():
             raise UserError("the first step of a plan must compute every branch: there is nothing to reuse yet")
@@ -110,7 +113,8 @@ class Plan:
         """Multiply-accumulates of the whole run, all steps, for one image and one guidance half."""
         self._check_shape(shape)
         branches = ((self.actions == COMPUTE) @ shape.branch_macs).sum()
-        return float(branches + self.steps * shape.other_macs + shape.once_macs)
+        joins = sum(target in ops for ops in self.program for _, target in shape.skips)
+        return float(branches + joins * shape.skip_macs + self.steps * shape.other_macs + shape.once_macs)
 
     def theoretical_speedup(self, shape: Shape) -> float:
         """MACs of the uncached run of as many steps over those of the plan."""
@@ -119,18 +123,33 @@ class Plan:
     def cache_bytes(self, shape: Shape, batch: int = 1, itemsize: int = 4, guided: bool = True) -> int:
         """Peak bytes that the executor holds in its cache, for `batch` images."""
         self._check_shape(shape)
-        held, peak = 0, 0
+        peak = 0
         stored: set[tuple[int, int, int]] = set()
-        for ops in self.program:
+        skips: set[int] = set()
+        carried = self.carried(shape)
+        for s, ops in enumerate(self.program):
+            counted = carried[s] | carried[s - 1] if s else carried[s]
+            skips &= carried[s - 1] if s else set()
             for start, op in sorted(ops.items()):
+                if start in counted:
+                    skips.add(start)
                 if op.drop:
                     stored.remove((op.action, start, op.stop))
-                    held -= 1
                 for key in [(REUSE, start, op.stop)] * op.store + list(op.closes):
-                    held += key not in stored
                     stored.add(key)
-                peak = max(peak, held)
+                    peak = max(peak, len(stored) + len(skips))
         return peak * shape.stream_elements * batch * itemsize * (2 if guided else 1)
+
+    def carried(self, shape: Shape) -> tuple[frozenset[int], ...]:
+        """For every step, where the long skips begin that are kept after it: a later step joins them and does not come
+        by their beginning itself."""
+        after: list[frozenset[int]] = []
+        wanted: set[int] = set()  # by the steps behind
+        for ops in reversed(self.program):
+            after.append(frozenset(wanted))
+            joined = {source for source, target in shape.skips if target in ops}
+            wanted = {k for k in wanted | joined if k not in ops}
+        return tuple(reversed(after))
 
     @cached_property
     def program(self) -> tuple[dict[int, Op], ...]:
@@ -211,7 +230,7 @@ def _row_ops(row: np.ndarray) -> Iterable[tuple[int, Op]]:
     i = 0
     while i < len(row):
         action, stop = int(row[i]), i + 1
-        if action in (SPAN_DELTA, SPAN_OUTPUT):
+        if action in (SPAN_DELTA, SPAN_OUTPUT, SPAN_TIMED):
             while stop < len(row) and row[stop] == action:
                 stop += 1
         yield i, Op(action, stop)

@@ -14,7 +14,8 @@ ROOT = Path(__file__).resolve().parent.parent
 SAMPLING_SOURCES = tuple(
     f"harmonica/{f}.py"
     for f in (
-        "backbones/dit", "backbones/parts", "backbones/pixart", "executor", "plan", "samplers", "sampling", "schedulers"
+        "backbones/dit", "backbones/parts", "backbones/pixart", "backbones/uvit", "dpm_solver", "executor", "plan",
+        "samplers", "sampling", "schedulers",
     )
 )  # fmt: skip
 PACKAGES = ("torch", "diffusers", "numpy", "scipy", "snakemake")

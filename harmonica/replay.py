@@ -70,7 +70,7 @@ class Trace:
                 self.config = json.loads((f.metadata() or {})["config"])
             weights = {k.removeprefix("weights."): v for k, v in self.tensors.items() if k.startswith("weights.")}
             self.backbone = DiT(original_config(weights, self.config["heads"]), Path(path).stem, original=True)
-            self.backbone.load_diffusers(original_to_diffusers(weights))
+            self.backbone.load_weights(original_to_diffusers(weights))
             self.steps, self.cfg = int(self.config["steps"]), float(self.config["cfg"])
             self.threshold, self.beta, self.lr = (float(self.config[k]) for k in ("thres", "l1", "lr"))
         except (OSError, SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as e:

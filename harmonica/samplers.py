@@ -2,7 +2,8 @@
 
 `timesteps` are in execution order; `begin(x)` gives the latents room for what a multistep sampler remembers, as further
 channels; `step(s, output, x, seeds)` goes from step s to s+1; `starting_at(s)` is the sampler for a trajectory that
-begins there. A stochastic sampler calls `seeds(s)` for a seed an image.
+begins there, which it can wherever s is a multiple of `stages`. A stochastic sampler calls `seeds(s)` for a seed an
+image. A step is one evaluation of the model.
 """
 
 from __future__ import annotations
@@ -12,16 +13,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from harmonica.dpm_solver import DPMSolver
 from harmonica.errors import UserError, unknown
-from harmonica.schedulers import IDDPM, DPMSolverPP, SASolver, respaced
+from harmonica.schedulers import IDDPM, DPMSolverPP, SASolver, linear_alpha_bar, respaced
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-def linear_alpha_bar() -> np.ndarray:
-    """ᾱ of the linear β schedule 1e-4 … 0.02 over 1000 steps, float64 (1000,)."""
-    return np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
 
 
 class DDIM:
@@ -31,7 +28,7 @@ class DDIM:
     instead, so its images differ. The learned variance is not used.
     """
 
-    stochastic = False
+    stochastic, stages = False, 1
 
     def __init__(self, steps: int):
         if not 1 <= steps <= 1000:
@@ -45,6 +42,10 @@ class DDIM:
         b = np.sqrt(1 - previous) - a * np.sqrt(1 - bar)
         self._coefficients = [(float(u), float(v)) for u, v in zip(a, b, strict=True)][::-1]
 
+    def alpha_bar(self, s: int) -> float:
+        """ᾱ at step `s`, of the training's noise schedule."""
+        return float(linear_alpha_bar()[self.timesteps[s]])
+
     def starting_at(self, s: int) -> DDIM:
         return self
 
@@ -57,7 +58,7 @@ class DDIM:
         return a * x + b * output[:, : x.shape[1]]
 
 
-SAMPLERS = {"ddim": DDIM, "dpmsolver++": DPMSolverPP, "iddpm": IDDPM, "sa-solver": SASolver}
+SAMPLERS = {"ddim": DDIM, "dpmsolver++": DPMSolverPP, "iddpm": IDDPM, "sa-solver": SASolver, "dpm-solver": DPMSolver}
 
 
 def make_sampler(name: str, steps: int):

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from harmonica.executor import evaluate
+from harmonica.executor import Planned, evaluate
 
 
 @dataclass
@@ -79,11 +80,34 @@ def denoise(
     return x
 
 
+@dataclass(frozen=True)
+class WithPriorNoise:
+    """A sampler that adds `share` of the starting noise (n, C, H, W) after each step from a time under 500 (Faster
+    Diffusion); a sampler of several evaluations a step does so after the last of them."""
+
+    sampler: Any
+    share: float
+    noise: Tensor
+
+    def __getattr__(self, name: str):
+        return getattr(self.sampler, name)
+
+    def step(self, s: int, output: Tensor, x: Tensor, seeds: Seeds | None = None) -> Tensor:
+        first = s + 1 - self.sampler.stages  # the evaluation where this step began
+        x = self.sampler.step(s, output, x, seeds)
+        if (s + 1) % self.sampler.stages == 0 and self.sampler.timesteps[first] < 500:
+            x[:, : self.noise.shape[1]] += self.share * self.noise
+        return x
+
+
 def sample(model: Guided, sampler, policy, x: Tensor, seeds: Seeds | None = None) -> Tensor:
     """Latents (n, C, H, W) from noise `x` under `policy` (Plain or Planned), which is checked afterwards.
 
     `seeds(s)` gives a seed an image for the noise of step s (StepSeeds); only a stochastic sampler needs it.
     """
+    share = policy.plan.origin.prior_noise if isinstance(policy, Planned) else 0.0
+    if share:
+        sampler = WithPriorNoise(sampler, share, x)
     with torch.inference_mode():
         begun = sampler.begin(x)
         end = denoise(begun, sampler, lambda x, s: model(x, sampler.timesteps[s], policy.at(s)), seeds=seeds)

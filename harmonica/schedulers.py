@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 LINEAR = dict(num_train_timesteps=1000, beta_start=1e-4, beta_end=0.02, beta_schedule="linear")
 
 
+def linear_alpha_bar() -> np.ndarray:
+    """ᾱ of the linear β schedule 1e-4 … 0.02 over 1000 steps, float64 (1000,)."""
+    return np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
+
+
 def respaced(steps: int) -> tuple[int, ...]:
     """The training steps that the DiT code keeps, round(linspace(0, 999, T)), noisiest first."""
     return tuple(int(t) for t in np.round(np.linspace(0, 999, steps))[::-1])
@@ -33,7 +38,7 @@ class Scheduled:
     kind: str  # diffusers' class
     options: dict[str, Any] = {}  # its configuration, besides the noise schedule
     memory = 0  # tensors remembered besides the latents
-    stochastic = False
+    stochastic, stages = False, 1
 
     def __init__(self, steps: int, first: int = 0):
         if not 1 <= steps <= 999:
@@ -55,6 +60,10 @@ class Scheduled:
 
     def set_timesteps(self, scheduler: Any) -> None:
         scheduler.set_timesteps(self.steps)
+
+    def alpha_bar(self, s: int) -> float:
+        """ᾱ at step `s`, of the training's noise schedule."""
+        return float(linear_alpha_bar()[self.timesteps[s]])
 
     def starting_at(self, s: int) -> Scheduled:
         """This sampler for a trajectory that begins at step `s`: nothing is remembered there."""

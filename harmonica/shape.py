@@ -16,11 +16,14 @@ class Shape:
     other_macs: float  # embedding, gates, output head: paid at every step
     stream_elements: int  # numbers in one branch output: tokens · width
     once_macs: float = 0.0  # what depends on the condition alone: paid once a trajectory
+    skips: tuple[tuple[int, int], ...] = ()  # long skips: the stream before the first branch is joined before the second
+    skip_macs: float = 0.0  # of one join
+    condition_tokens: int = 0  # of time and label, before the patches
 
     @property
     def macs(self) -> float:
         """Of one step with every branch."""
-        return float(self.branch_macs.sum() + self.other_macs)
+        return float(self.branch_macs.sum() + self.other_macs + len(self.skips) * self.skip_macs)
 
     @cached_property
     def kinds(self) -> tuple[str, ...]:
@@ -87,4 +90,23 @@ def pixart_shape(name: str, config: dict, text_tokens: int) -> Shape:
         other_macs=float(other),
         stream_elements=tokens * width,
         once_macs=float(once),
+    )
+
+
+def uvit_shape(name: str, config: dict) -> Shape:
+    """U-ViT (Bao et al. 2023) from the original's configuration: `depth` + 1 blocks, time and label as tokens."""
+    width, patch, depth = config["embed_dim"], config["patch_size"], config["depth"]
+    patches = (config["img_size"] // patch) ** 2
+    tokens = patches + 2
+    attention = 4 * tokens * width**2 + 2 * tokens**2 * width
+    mlp = 2 * tokens * width * int(config["mlp_ratio"] * width)
+    return Shape(
+        name=name,
+        branches=tuple(f"block {i} / {kind}" for i in range(depth + 1) for kind in ("attention", "mlp")),
+        branch_macs=np.array([attention, mlp] * (depth + 1), dtype=np.float64),
+        other_macs=float(2 * patches * width * patch**2 * config["in_chans"]),
+        stream_elements=tokens * width,
+        skips=tuple((2 * i + 2, 2 * (depth - i)) for i in range(depth // 2)),
+        skip_macs=float(2 * tokens * width**2),
+        condition_tokens=2,
     )

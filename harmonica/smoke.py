@@ -56,16 +56,15 @@ def smoke(model: str, steps: int | None = None, blocks: int | None = None) -> No
     about = get_model(model)
     if not about.hub:
         raise UserError(f"{model} is shipped with its weights: try `harmonica sample`")
-    on_gpu, depth = default_device().type == "cuda", about.config["num_layers"]
+    on_gpu, depth = default_device().type == "cuda", about.depth
     if blocks is None:
         blocks = 2 if about.resolution > 1024 and not on_gpu else depth
     if not 1 <= blocks <= depth:
         raise UserError(f"{about.title} has {depth} blocks, not {blocks}")
     steps = steps or (10 if about.resolution < 1024 else 2)
-    sampler, cfg = ("dpmsolver++", 4.5) if about.captions else ("ddim", 1.5)
     torch.manual_seed(0)
     with stage(f"build {about.title} {about.resolution}, random weights"):
-        backbone = about.build_backbone(num_layers=blocks).to(default_device()).eval().requires_grad_(False)
+        backbone = about.build_backbone(blocks).to(default_device()).eval().requires_grad_(False)
     parameters, branches = sum(p.numel() for p in backbone.parameters()), len(backbone.shape.branches)
     print(f"  {parameters / 1e6:.0f} M parameters, {branches} branches")
     if blocks < depth:
@@ -76,17 +75,17 @@ def smoke(model: str, steps: int | None = None, blocks: int | None = None) -> No
 
     actions = np.zeros((steps, branches), np.uint8)
     actions[1::2] = REUSE
-    plan = Plan(actions, Origin(model, sampler, steps, cfg, "every second step"))
-    guided, noise, _ = begin(plan.origin, backbone, about.guided_channels(sampler), 0, 1)
+    plan = Plan(actions, Origin(model, about.sampler, steps, about.cfg, "every second step"))
+    guided, noise, _ = begin(plan.origin, backbone, about.guided_channels(about.sampler), 0, 1)
     with stage(f"sample 1 image, {steps} steps, guided, CUR {plan.cur:.0f} %"):
-        latents = sample(guided, make_sampler(sampler, steps), Planned(backbone, plan), noise)
+        latents = sample(guided, make_sampler(about.sampler, steps), Planned(backbone, plan), noise)
 
     recipe = RECIPES[about.scale]
     logits = Logits.drawn(2, branches, range(1, 2), recipe, torch.Generator(), backbone.device)
     before = logits.numpy().copy()
     with stage("SDT: a step that fills the cache, and one update"):
         _, (loss,) = trajectory(
-            guided, make_sampler(sampler, 2), logits, Soft(backbone, 0.1), noise, torch.ones(2), 7e-8
+            guided, make_sampler(about.sampler, 2), logits, Soft(backbone, 0.1), noise, torch.ones(2), 7e-8
         )
     print(f"  loss {float(loss.total):.3g}; {(logits.numpy() != before).sum()} logits moved")
 

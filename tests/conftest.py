@@ -40,7 +40,7 @@ def tiny_diffusers():
 def tiny(tiny_diffusers):
     from harmonica.backbones.dit import DiT
 
-    return DiT(TINY, "tiny").load_diffusers(tiny_diffusers.state_dict())
+    return DiT(TINY, "tiny").load_weights(tiny_diffusers.state_dict())
 
 
 def origin(steps: int, **more) -> Origin:

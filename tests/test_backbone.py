@@ -39,4 +39,4 @@ def test_blocks_with_embedders_of_their_own_are_refused(tiny_diffusers):
     state = {k: v.clone() for k, v in tiny_diffusers.state_dict().items()}
     state["transformer_blocks.2.norm1.emb.timestep_embedder.linear_1.bias"] += 1
     with pytest.raises(UserError, match="block 2 has its own"):
-        DiT(TINY).load_diffusers(state)
+        DiT(TINY).load_weights(state)

@@ -34,7 +34,7 @@ def test_original_to_folder_and_back(tmp_path, original, wrap):
     assert all(torch.equal(back[k], original[k]) for k in original)
     x, y = torch.randn(2, 4, 4, 4), torch.tensor([1, 5])
     from_folder = load(DiT, tmp_path / "transformer", "tiny", original=True)
-    in_memory = DiT(from_folder.config, original=True).load_diffusers(original_to_diffusers(original))
+    in_memory = DiT(from_folder.config, original=True).load_weights(original_to_diffusers(original))
     with torch.no_grad():
         assert torch.equal(
             evaluate(from_folder, x, 9, from_folder.condition(y), Plain(from_folder)),
@@ -130,13 +130,13 @@ def test_a_harmonica_checkpoint_routes_every_step(tmp_path):
 
 
 def test_router_files_that_do_not_fit(tmp_path, capsys):
-    released_file(tmp_path / "a.pt", branches=58)
+    released_file(tmp_path / "a.pt", branches=60)
     released_file(tmp_path / "b.pt")
     torch.save({"1.prob": torch.zeros(56)}, tmp_path / "c.pt")
     torch.save([1, 2], tmp_path / "d.pt")
     (tmp_path / "e.pt").write_bytes((tmp_path / "a.pt").read_bytes()[:500])
     for name, words in [
-        ("a", "58 branches a step and does not say for which model"),
+        ("a", "60 branches a step and does not say for which model"),
         ("b", "does not say for which model"),
         ("c", "should be called 0.prob"),
         ("d", "holds no routers"),
@@ -147,4 +147,4 @@ def test_router_files_that_do_not_fit(tmp_path, capsys):
         err = capsys.readouterr().err
         assert words in err and err.count("\n") == 1
     assert main(["import-router", str(tmp_path / "a.pt"), "--model", "dit-xl-2-256"]) == 2
-    assert "has 58 branches a step, but dit-xl-2-256 has 56" in capsys.readouterr().err
+    assert "has 60 branches a step, but dit-xl-2-256 has 56" in capsys.readouterr().err

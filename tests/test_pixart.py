@@ -21,7 +21,7 @@ def pair(**changes):
     with torch.no_grad():
         for p in theirs.parameters():
             p.normal_(std=0.25)
-    return theirs, PixArt(TINY | changes, text_tokens=5).load_diffusers(theirs.state_dict())
+    return theirs, PixArt(TINY | changes, text_tokens=5).load_weights(theirs.state_dict())
 
 
 def prompts(count: int):

@@ -101,7 +101,7 @@ def synthetic(path, ltc: bool, steps=7, cfg=3.0, depth=2, width=48, heads=3, cla
             state[k] = state["transformer_blocks.0.norm1.emb." + k.split(".norm1.emb.")[1]]
     state["pos_embed.pos_embed"] = torch.randn(1, 16, width)
     weights = diffusers_to_original(state)
-    backbone = DiT(original_config(weights, heads), "x", original=True).load_diffusers(original_to_diffusers(weights))
+    backbone = DiT(original_config(weights, heads), "x", original=True).load_weights(original_to_diffusers(weights))
     sampler, n, batch, beta, lr = DDIM(steps), 3, 2, 1e-3, 0.05
     z, labels = torch.randn(n, 4, 8, 8), torch.randint(classes, (n,))
     init = torch.randn(steps, 2 * depth)

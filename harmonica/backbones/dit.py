@@ -32,6 +32,8 @@ class DiT(nn.Module):
     LayerNorm of the MLPs.
     """
 
+    joins: frozenset[int] = frozenset()  # it has no long skips
+
     def __init__(self, config: dict, name: str = "DiT", original: bool = False):
         super().__init__()
         self.config = config
@@ -94,7 +96,7 @@ class DiT(nn.Module):
         x = self.out(torch.addcmul(shift, F.layer_norm(x, (self.width,), eps=1e-6), 1 + scale))
         return unpatchify(x, self.grid, self.patch)
 
-    def load_diffusers(self, state: dict[str, Tensor]) -> "DiT":
+    def load_weights(self, state: dict[str, Tensor]) -> "DiT":
         """Take the weights of a DiTTransformer2DModel. Raises UserError when its blocks embed differently."""
         get, emb = state.__getitem__, "norm1.emb."
         copies = [k.split(emb)[1] for k in state if k.startswith(f"transformer_blocks.0.{emb}")]

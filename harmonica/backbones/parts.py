@@ -11,14 +11,13 @@ from torch import Tensor
 from harmonica.errors import UserError
 
 
-def frequencies(shift: bool = False) -> Tensor:
-    """Of the sine-cosine embedding of timesteps and sizes, (128,); diffusers' DiT shifts them by one."""
-    half = torch.arange(128, dtype=torch.float32)
-    return torch.exp(-math.log(10000) * half / (128 - shift))
+def frequencies(shift: bool = False, half: int = 128) -> Tensor:
+    """Of the sine-cosine embedding of timesteps and sizes, (half,); diffusers' DiT shifts them by one."""
+    return torch.exp(-math.log(10000) * torch.arange(half, dtype=torch.float32) / (half - shift))
 
 
 def wave(t: Tensor | float, frequencies: Tensor, like: Tensor) -> Tensor:
-    """Cosines and sines of one number or of numbers (B,): (1 or B, 256), on the device and in the type of `like`."""
+    """Cosines and sines of one number or of numbers (B,): (1 or B, 2·half), on the device and in the type of `like`."""
     angle = torch.as_tensor(t, device=like.device).reshape(-1, 1).float() * frequencies
     return torch.cat([angle.cos(), angle.sin()], 1).to(like.dtype)
 
@@ -71,6 +70,6 @@ def load(kind: type, folder: str | Path, name: str, **options):
             raise UserError(f"{path} is missing; {name} needs it")
     model = kind(json.loads(config.read_text()), name, **options)
     try:
-        return model.load_diffusers(load_pickle(weights) if weights.suffix == ".bin" else load_file(weights))
+        return model.load_weights(load_pickle(weights) if weights.suffix == ".bin" else load_file(weights))
     except (KeyError, RuntimeError) as e:
         raise UserError(f"{weights} does not hold the weights that {config} describes ({e})") from None

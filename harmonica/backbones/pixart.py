@@ -46,6 +46,8 @@ class PixArt(nn.Module):
 
     in_order = True
 
+    joins: frozenset[int] = frozenset()  # it has no long skips
+
     def __init__(self, config: dict, name: str = "PixArt", text_tokens: int = 120):
         super().__init__()
         self.config = config
@@ -152,7 +154,7 @@ class PixArt(nn.Module):
         x = self.out(torch.addcmul(shift, F.layer_norm(x, (self.width,), eps=1e-6), 1 + scale))
         return unpatchify(x, self.grid, self.patch)
 
-    def load_diffusers(self, state: dict[str, Tensor]) -> "PixArt":
+    def load_weights(self, state: dict[str, Tensor]) -> "PixArt":
         """Take the weights of a PixArtTransformer2DModel. Raises KeyError or RuntimeError when they do not fit."""
         own: dict[str, Tensor] = {"final_table": state["scale_shift_table"]}
 

@@ -55,7 +55,7 @@ def training_latents(model, vae) -> tuple[torch.Tensor, torch.Tensor]:
 
     Raises UserError for a model that ships none.
     """
-    path = Path(model.source) / "train_images.npz"
+    path = model.folder("vae").parent / "train_images.npz"
     if not path.is_file():
         raise UserError(
             f"no training images of {model.title} at hand ({path}); a method that trains on images needs them"

@@ -155,7 +155,7 @@ def plan_needs(row: suite.Row) -> list[str]:
     if is_learned(row):
         needs += parts_of([row])
     return needs + fetched(
-        *getattr(made_by, "files", lambda steps: [])(row.experiment.steps)
+        *getattr(made_by, "files", lambda experiment: [])(row.experiment)
     )
 
 

@@ -1,0 +1,132 @@
+"""U-ViT (Bao et al. 2023, arXiv 2209.12152): time and label are tokens, and long skips join the first half to the second.
+
+Parameters carry the original's names (in_blocks.0.attn.qkv.weight …), so that its checkpoints load as they are. Block i
+of `depth` + 1 has branches 2i (attention) and 2i + 1 (MLP): in-blocks, the middle block, out-blocks. The output of
+in-block i is joined to the stream before block depth − i by that block's `skip_linear`, which belongs to no branch.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from harmonica.backbones.parts import frequencies, self_attention, unpatchify, wave
+from harmonica.shape import Shape, uvit_shape
+
+EXTRAS = 2  # tokens before the patches: label, time
+
+
+class Attention(nn.Module):
+    def __init__(self, width: int, heads: int, bias: bool):
+        super().__init__()
+        self.heads = heads
+        self.qkv, self.proj = nn.Linear(width, 3 * width, bias=bias), nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj(self_attention(self.qkv(x), self.heads))
+
+
+class MLP(nn.Module):
+    def __init__(self, width: int, ratio: float):
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(width, int(ratio * width)), nn.Linear(int(ratio * width), width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class Block(nn.Module):
+    def __init__(self, config: dict, skip: bool):
+        super().__init__()
+        D = config["embed_dim"]
+        self.norm1, self.norm2 = nn.LayerNorm(D), nn.LayerNorm(D)
+        self.attn = Attention(D, config["num_heads"], config["qkv_bias"])
+        self.mlp = MLP(D, config["mlp_ratio"])
+        if skip:
+            self.skip_linear = nn.Linear(2 * D, D)
+
+
+@dataclass
+class Context:
+    """What every branch of one evaluation needs besides the stream."""
+
+    tokens: Tensor  # label and time as they entered, (B, 2, D)
+
+
+class UViT(nn.Module):
+    """The backbone: `embed`, then for every branch `delta` and `add`, `join` where a long skip begins or ends, `head`.
+
+    `config` has the original's keys: img_size, patch_size, in_chans, embed_dim, depth, num_heads, mlp_ratio, qkv_bias,
+    num_classes (the last is "no label"). The variants with an MLP on the time or a final convolution are not built.
+    """
+
+    in_order = False
+
+    def __init__(self, config: dict, name: str = "U-ViT"):
+        super().__init__()
+        self.config = config
+        self.shape: Shape = uvit_shape(name, config)
+        self.width, self.patch, self.in_channels = config["embed_dim"], config["patch_size"], config["in_chans"]
+        self.depth, self.classes = config["depth"], config["num_classes"] - 1
+        self.grid = config["img_size"] // self.patch
+        self.latent_shape = (self.in_channels, config["img_size"], config["img_size"])
+        self.null_label, self.training_labels = self.classes, (0, self.classes)
+        self.joins = frozenset(at for skip in self.shape.skips for at in skip)
+        half, D = self.depth // 2, self.width
+        self.patch_embed = nn.Module()
+        self.patch_embed.proj = nn.Conv2d(self.in_channels, D, self.patch, self.patch)
+        self.label_emb = nn.Embedding(config["num_classes"], D)
+        self.pos_embed = nn.Parameter(torch.zeros(1, EXTRAS + self.grid**2, D))
+        self.in_blocks = nn.ModuleList(Block(config, False) for _ in range(half))
+        self.mid_block = Block(config, False)
+        self.out_blocks = nn.ModuleList(Block(config, True) for _ in range(half))
+        self.norm = nn.LayerNorm(D)
+        self.decoder_pred = nn.Linear(D, self.patch**2 * self.in_channels)
+        self.register_buffer("frequencies", frequencies(half=D // 2), persistent=False)
+
+    @property
+    def blocks(self) -> list[Block]:
+        return [*self.in_blocks, self.mid_block, *self.out_blocks]
+
+    @property
+    def device(self) -> torch.device:
+        return self.pos_embed.device
+
+    def condition(self, labels: Tensor) -> Tensor:
+        """What depends on the labels (B,) alone: their embeddings (B, D)."""
+        return self.label_emb(labels)
+
+    def embed(self, latents: Tensor, t: Tensor | float, labels: Tensor) -> tuple[Tensor, Context]:
+        """Latents (B, C, H, W), timestep in (0, 1000] (one for all or (B,)), embedded labels (B, D) -> stream
+        (B, 2 + N, D)."""
+        patches = self.patch_embed.proj(latents).flatten(2).transpose(1, 2)
+        time = wave(t, self.frequencies, latents).expand(len(latents), -1)
+        tokens = torch.stack([labels, time], 1) + self.pos_embed[:, :EXTRAS]
+        return torch.cat([tokens, patches + self.pos_embed[:, EXTRAS:]], 1), Context(tokens)
+
+    def join(self, i: int, x: Tensor, skips: dict[int, Tensor]) -> Tensor:
+        """The stream before branch `i`, where a long skip begins (it is left in `skips`) or ends."""
+        block = i // 2
+        if block <= self.depth // 2:
+            skips[i] = x
+            return x
+        source = 2 * (self.depth - block + 1)
+        return self.out_blocks[block - self.depth // 2 - 1].skip_linear(torch.cat([x, skips[source]], -1))
+
+    def delta(self, i: int, x: Tensor, ctx: Context) -> Tensor:
+        """Output of branch `i`: (B, 2 + N, D)."""
+        block = self.blocks[i // 2]
+        return block.mlp(block.norm2(x)) if i % 2 else block.attn(block.norm1(x))
+
+    def add(self, i: int, x: Tensor, delta: Tensor, ctx: Context) -> Tensor:
+        return x + delta
+
+    def head(self, x: Tensor, ctx: Context) -> Tensor:
+        """Stream (B, 2 + N, D) -> predicted noise (B, C, H, W)."""
+        return unpatchify(self.decoder_pred(self.norm(x[:, EXTRAS:])), self.grid, self.patch)
+
+    def load_weights(self, state: dict[str, Tensor]) -> "UViT":
+        """Take a state dict of the original."""
+        self.load_state_dict(state)
+        return self.eval().requires_grad_(False)

@@ -1,0 +1,230 @@
+"""U-ViT: the model, long skips under a plan, its sampler."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import origin
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
+
+from harmonica.backbones.uvit import UViT
+from harmonica.dpm_solver import DPMSolver, scaled_linear_alpha_bar
+from harmonica.errors import UserError
+from harmonica.executor import Plain, Planned, evaluate
+from harmonica.models import get_model
+from harmonica.plan import COMPUTE, REUSE, SPAN_DELTA, SPAN_OUTPUT, SPAN_TIMED, Plan, all_compute
+from harmonica.sampling import Guided, denoise, noise_and_labels, sample
+
+TINY = dict(
+    img_size=4, patch_size=2, in_chans=4, embed_dim=16, depth=4, num_heads=2, mlp_ratio=4, qkv_bias=False, num_classes=6
+)  # fmt: skip
+BRANCHES = 2 * (TINY["depth"] + 1)
+LABELS = torch.tensor([0, 3, 4])
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    torch.manual_seed(0)
+    model = UViT(TINY, "tiny").eval().requires_grad_(False)
+    for p in model.parameters():
+        p.normal_(std=0.25)
+    return model
+
+
+def written_down(w: dict, x, t, y, config):
+    """U-ViT from its paper, on a state dict, one head after the other."""
+    D, patch, heads = config["embed_dim"], config["patch_size"], config["num_heads"]
+
+    def linear(name, x):
+        return x @ w[f"{name}.weight"].T + w.get(f"{name}.bias", 0)
+
+    def norm(name, x):
+        x = (x - x.mean(-1, keepdim=True)) / (x.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt()
+        return x * w[f"{name}.weight"] + w[f"{name}.bias"]
+
+    def block(name, x, skip=None):
+        if skip is not None:
+            x = linear(f"{name}.skip_linear", torch.cat([x, skip], -1))
+        q, k, v = linear(f"{name}.attn.qkv", norm(f"{name}.norm1", x)).chunk(3, -1)
+        out = []
+        for part in zip(*(m.split(D // heads, -1) for m in (q, k, v)), strict=True):
+            scores = part[0] @ part[1].transpose(1, 2) / math.sqrt(D // heads)
+            out.append(scores.softmax(-1) @ part[2])
+        x = x + linear(f"{name}.attn.proj", torch.cat(out, -1))
+        return x + linear(f"{name}.mlp.fc2", F.gelu(linear(f"{name}.mlp.fc1", norm(f"{name}.norm2", x))))
+
+    patches = F.conv2d(x, w["patch_embed.proj.weight"], w["patch_embed.proj.bias"], patch).flatten(2).transpose(1, 2)
+    freq = torch.exp(-math.log(10000) * torch.arange(D // 2) / (D // 2))
+    angle = t[:, None] * freq
+    time = torch.cat([angle.cos(), angle.sin()], 1)
+    x = torch.cat([w["label_emb.weight"][y][:, None], time[:, None], patches], 1) + w["pos_embed"]
+    skips = []
+    for i in range(config["depth"] // 2):
+        x = block(f"in_blocks.{i}", x)
+        skips.append(x)
+    x = block("mid_block", x)
+    for i in range(config["depth"] // 2):
+        x = block(f"out_blocks.{i}", x, skips.pop())
+    x = linear("decoder_pred", norm("norm", x))[:, 2:]
+    side = config["img_size"] // patch
+    x = x.view(len(x), side, side, patch, patch, config["in_chans"])
+    return torch.einsum("bhwpqc->bchpwq", x).reshape(len(x), config["in_chans"], config["img_size"], config["img_size"])
+
+
+@pytest.mark.parametrize("t", [1.0, 37.25, 1000.0])
+def test_equals_the_paper(tiny, t):
+    x, y = torch.randn(3, 4, 4, 4), torch.tensor([0, 5, 2])
+    theirs = written_down(tiny.state_dict(), x, torch.full((3,), t), y, TINY)
+    torch.testing.assert_close(evaluate(tiny, x, t, tiny.condition(y), Plain(tiny)), theirs, atol=1e-4, rtol=1e-4)
+
+
+def test_macs_are_those_that_torch_counts(tiny):
+    with FlopCounterMode(display=False) as counter:
+        evaluate(tiny, torch.randn(1, 4, 4, 4), 500.0, tiny.condition(LABELS[:1]), Plain(tiny))
+    assert counter.get_total_flops() == 2 * tiny.shape.macs
+
+
+def test_names_and_branches_of_the_huge_model():
+    about = get_model("uvit-h-2-256")
+    with torch.device("meta"):
+        model = about.build_backbone()
+    names = set(model.state_dict())
+    assert {"in_blocks.13.attn.qkv.weight", "mid_block.mlp.fc1.bias", "out_blocks.13.skip_linear.weight", "norm.weight",
+            "pos_embed", "label_emb.weight", "decoder_pred.bias", "patch_embed.proj.weight"} <= names  # fmt: skip
+    assert not any("attn.qkv.bias" in n for n in names)
+    assert len(about.shape.branches) == 58 and sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(501, abs=1)
+
+
+@st.composite
+def plans(draw):
+    """Plans with single reuses, and spans anywhere, also over the beginnings of long skips that are joined later."""
+    steps = 2 * draw(st.integers(1, 3))
+    actions = np.zeros((steps, BRANCHES), np.uint8)
+    for s in range(1, steps):
+        kind = draw(st.sampled_from([0, REUSE, SPAN_DELTA, SPAN_OUTPUT, SPAN_TIMED]))
+        if kind == REUSE:
+            actions[s] = draw(st.lists(st.sampled_from([0, REUSE]), min_size=BRANCHES, max_size=BRANCHES))
+        elif kind:
+            start = draw(st.integers(0, BRANCHES - 1))
+            actions[s, start : draw(st.integers(start + 1, BRANCHES))] = kind
+    return Plan(actions, origin(steps, sampler="dpm-solver"))
+
+
+def slowly(model, plan):
+    """What a plan means on a model with long skips, with every stream of every step kept."""
+    noise, _ = noise_and_labels(0, 0, 3, model.latent_shape, 5)
+    guided, sampler, skips = Guided(model, LABELS, 1.4, 4), DPMSolver(plan.steps), {}
+    last_delta, last_span = {}, {}
+
+    class Policy:
+        def __init__(self, row):
+            self.row, self.skips, self.streams, self.ends = row, skips, {}, {}
+
+        def __call__(self, i, x, ctx):
+            action, stop = self.row[i], i + 1
+            self.streams[i] = x
+            if action in (COMPUTE, REUSE):
+                last_delta[i] = model.delta(i, x, ctx) if action == COMPUTE else last_delta[i]
+                x = model.add(i, x, last_delta[i], ctx)
+            else:
+                while stop < len(self.row) and self.row[stop] == action:
+                    stop += 1
+                before, after = last_span[i, stop]
+                moved = x + (after - before)
+                if action == SPAN_TIMED:
+                    after = torch.cat([moved[:, :2], after[:, 2:]], 1)
+                x = moved if action == SPAN_DELTA else after
+            self.ends[stop] = x
+            return x, stop
+
+    def output(x, s):
+        policy = Policy(plan.actions[s].tolist())
+        out = guided(x, sampler.timesteps[s], policy)
+        for a in range(BRANCHES):
+            for b in range(a + 1, BRANCHES + 1):
+                if (plan.actions[s, a:b] <= REUSE).all():
+                    last_span[a, b] = (policy.streams[a], policy.ends[b])
+        return out
+
+    with torch.inference_mode():
+        return denoise(sampler.begin(noise), sampler, output)[:, :4]
+
+
+@given(plans())
+def test_a_plan_does_what_it_means(tiny, plan):
+    noise, _ = noise_and_labels(0, 0, 3, tiny.latent_shape, 5)
+    policy = Planned(tiny, plan)
+    own = sample(Guided(tiny, LABELS, 1.4, 4), DPMSolver(plan.steps), policy, noise)
+    torch.testing.assert_close(own, slowly(tiny, plan), atol=1e-4, rtol=1e-4)
+    assert policy.peak_bytes == plan.cache_bytes(tiny.shape, batch=3)
+
+
+def test_joins_that_are_left_out_cost_nothing(tiny):
+    actions = np.zeros((2, BRANCHES), np.uint8)
+    actions[1, 2:8] = SPAN_OUTPUT  # of the two joins the outer one is left
+    plan, full = Plan(actions, origin(2)), all_compute(origin(2), BRANCHES)
+    saved = tiny.shape.branch_macs[2:8].sum() + tiny.shape.skip_macs
+    assert full.macs(tiny.shape) - plan.macs(tiny.shape) == saved
+    assert full.macs(tiny.shape) == 2 * tiny.shape.macs
+
+
+def test_solver_equals_its_formula():
+    """The update as the paper writes it, with both data predictions of an interval."""
+    sampler, x = DPMSolver(6), torch.randn(2, 4, 3, 3, dtype=torch.float64)
+    outputs = [torch.randn_like(x) for _ in range(6)]
+    own, state = [], sampler.begin(x)
+    for s in range(6):
+        state = sampler.step(s, outputs[s], state)
+        own.append(state[:, :4])
+    bar, grid = scaled_linear_alpha_bar(), np.arange(1, 1001) / 1000
+
+    def at(t):
+        log_alpha = np.interp(t, grid, 0.5 * np.log(bar))
+        alpha = math.exp(log_alpha)
+        sigma = math.sqrt(1 - alpha**2)
+        return alpha, sigma, math.log(alpha / sigma)
+
+    edges = np.linspace(1, 1e-3, 4)
+    for k in range(3):
+        (a, sg, lam), (a2, sg2, lam2) = at(edges[k]), at(edges[k + 1])
+        middle = sampler.timesteps[2 * k + 1] / 1000
+        a1, sg1, lam1 = at(middle)
+        assert sampler.timesteps[2 * k] == pytest.approx(1000 * edges[k])
+        assert lam1 == pytest.approx((lam + lam2) / 2)
+        h = lam2 - lam
+        first = (x - sg * outputs[2 * k]) / a
+        between = sg1 / sg * x - a1 * math.expm1(-h / 2) * first
+        second = (between - sg1 * outputs[2 * k + 1]) / a1
+        x = sg2 / sg * x - a2 * math.expm1(-h) * first - a2 * math.expm1(-h) * (second - first)
+        torch.testing.assert_close(own[2 * k], between)
+        torch.testing.assert_close(own[2 * k + 1], x)
+
+
+def test_solver_is_of_second_order():
+    """On Gaussian data the noise and the solution are known: halving the steps divides the error by about four."""
+
+    def variance(bar):
+        return bar * 0.3**2 + 1 - bar
+
+    def error(steps):
+        sampler = DPMSolver(steps)
+        x = sampler.begin(torch.full((1, 1, 1, 1), 1.5, dtype=torch.float64))
+
+        def noise(x, s):
+            bar = sampler.alpha_bar(s)
+            return (1 - bar) ** 0.5 * x[:, :1] / variance(bar)
+
+        bar = scaled_linear_alpha_bar()
+        return abs(float(denoise(x, sampler, noise)[0, 0]) - 1.5 * math.sqrt(variance(bar[0]) / variance(bar[-1])))
+
+    assert 3 < error(200) / error(400) < 5
+
+
+@pytest.mark.parametrize("steps", [0, 7, 1002])
+def test_numbers_of_steps_that_the_solver_refuses(steps):
+    with pytest.raises(UserError, match="even number of steps"):
+        DPMSolver(steps)
