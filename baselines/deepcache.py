@@ -1,12 +1,12 @@
 """DeepCache: Accelerating Diffusion Models for Free (Ma et al. 2024, arXiv 2312.00858).
 
-DeepCache recomputes what lies outside a skip level and reuses the deep feature that enters it. The outer k blocks on each
-side run at every step; between full steps the output of the span inside them is reused. Full steps come every N-th
+DeepCache recomputes what lies outside a skip level and reuses the deep feature that enters it. The outer k blocks on
+each side run at every step; between full steps the output of the span inside them is reused. Full steps come every N-th
 ("uniform"), or closer together at the beginning ("quadratic": the distinct whole parts of squares, in general of p-th
 powers, of evenly spaced numbers up to the p-th root of T).
 
-On a U-ViT the last k blocks get what the first k computed through the long skips, as DeepCache wants it. A DiT has none:
-the stored output replaces the stream, so what the front blocks computed is lost at those steps.
+On a U-ViT the last k blocks get what the first k computed through the long skips, as DeepCache wants it. A DiT has
+none: the stored output replaces the stream, so what the front blocks computed is lost at those steps.
 """
 
 from dataclasses import dataclass
@@ -44,8 +44,7 @@ def make(task, settings: Settings) -> Plan:
         if settings.schedule == "uniform":
             return np.arange(0, task.steps, interval)
         roots = np.linspace(0, task.steps ** (1 / settings.power), -(-task.steps // interval) + 1)
-        at = np.unique((roots**settings.power).astype(int))
-        return at[at < task.steps]
+        return np.unique((roots[:-1] ** settings.power).astype(int))
 
     def plan(interval: int, outer: int) -> Plan:
         actions = np.zeros((task.steps, len(task.shape.branches)), np.uint8)

@@ -1,13 +1,14 @@
-"""Faster Diffusion: Rethinking the Role of the Encoder for Diffusion Model Inference (Li et al. 2024, arXiv 2312.09608).
+"""Faster Diffusion: Rethinking the Role of the Encoder for Diffusion Model Inference (Li et al. 2024,
+arXiv 2312.09608).
 
 The encoder (in-blocks and the middle block, in front of the first out-block) runs at key steps only; at the steps that
-follow, the out-blocks run on its last output and its long skips. Key steps are the published list for 50 steps, or every
-N-th. Once t/1000 < 0.5, a share of the starting noise is added after each step again ("prior noise injection").
+follow, the out-blocks run on its last output and its long skips. Key steps are the published list for 50 steps, or
+every N-th. Once t/1000 < 0.5, a share of the starting noise is added after each step ("prior noise injection").
 
-A U-Net tells every decoder block the time. A U-ViT has time as a token, which comes through the encoder: here that token
-(and the label's) goes on from this step's, or the decoders would compute the same between key steps. Its authors did not
-publish their U-ViT code. They also run the decoders between two key steps as one batch: what is computed is the same, and
-on a CPU nothing is won.
+A U-Net tells every decoder block the time. A U-ViT has time as a token, which comes through the encoder: here that
+token (and the label's) goes on from this step's, or the decoders would compute the same between key steps. Its authors
+did not publish their U-ViT code. They also run the decoders between two key steps as one batch: what is computed is the
+same, and on a CPU nothing is won.
 """
 
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from harmonica.nearest import nearest
 from harmonica.plan import SPAN_TIMED, Plan
 
 TITLE = "Faster Diffusion"
+KINDS = ("uvit",)  # it needs an encoder and a decoder
 KEYS_50 = (0, 1, 2, 3, 5, 10, 15, 25, 35)
 
 
@@ -33,8 +35,6 @@ class Settings:
 
 def make(task, settings: Settings) -> Plan:
     shape, steps = task.shape, task.steps
-    if not shape.skips:
-        raise UserError(f"faster_diffusion needs an encoder and a decoder with long skips; {shape.name} has none")
     if settings.keys == "published" and steps != 50:
         raise UserError(f"faster_diffusion: the published key steps are for 50 steps, not for {steps}")
     if settings.interval is not None and settings.interval < 1:
@@ -46,7 +46,9 @@ def make(task, settings: Settings) -> Plan:
     def plan(keys) -> Plan:
         actions = np.zeros((steps, len(shape.branches)), np.uint8)
         actions[np.setdiff1d(np.arange(steps), keys), :decoder] = SPAN_TIMED
-        return Plan(actions, replace(task.origin(notes={"keys": [int(k) for k in keys]}), prior_noise=settings.prior_noise))
+        return Plan(
+            actions, replace(task.origin(notes={"keys": [int(k) for k in keys]}), prior_noise=settings.prior_noise)
+        )
 
     if settings.keys == "published":
         return plan(KEYS_50)

@@ -2,9 +2,11 @@
 
 Every second step is routed; the cache is filled by the step before and dropped after it, so CUR is at most 50 %. It
 trains on noised real images: one uncached step t → t−1 fills the cache, and the logits of step t−1 learn to reuse it.
+
+`iepo` is of the HarmoniCa paper's ablation: its image-error proxy λ as the weight of a step's loss, in this training.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from harmonica.learning import LearnedSettings, Recipe
 from harmonica.router import Router
@@ -15,14 +17,14 @@ LABEL_DROPOUT = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(LearnedSettings):
-    pass
+    iepo: bool = False  # weigh the steps by λ, as HarmoniCa does
 
 
 def recipe_for(scale: str, routed: int) -> Recipe:
     """Rounds are updates of every routed step; the released code does 50 000 updates in all."""
     if scale == "paper":
-        return Recipe(rounds=round(50_000 / routed), batch=64, lr=1e-3)
-    return Recipe(rounds=60, batch=8, lr=0.3, betas=(0.7, 0.7), eps=1e-16)
+        return Recipe(rounds=round(50_000 / routed), batch=64, lr=1e-3, refresh=500)
+    return Recipe(rounds=60, batch=8, lr=0.3, refresh=20, betas=(0.7, 0.7), eps=1e-16)
 
 
 def routed_steps(steps: int, stages: int = 1) -> range:
@@ -38,14 +40,25 @@ def make(task, settings: Settings) -> Router:
     import numpy as np
     import torch
 
-    from harmonica import distributed
+    from harmonica import distributed, iepo
+    from harmonica.sdt import draw
     from harmonica.training import draw_seeds, train_router
 
     routed = routed_steps(task.steps, task.sampler.stages)
     recipe = settings.recipe(recipe_for(task.model.scale, len(routed)))
     latents, labels = task.training_latents()
     backbone, sampler = task.backbone, task.sampler
-    kept = {"seen": torch.zeros(len(latents), dtype=torch.bool)}
+    kept = {"seen": torch.zeros(len(latents), dtype=torch.bool), "measured": torch.zeros(())}
+    form = "official" if settings.iepo else "one"
+    if settings.iepo:
+        kept["weights"] = torch.ones(task.steps)
+
+    def measured(k, logits, g) -> list[float]:
+        if settings.iepo and k % recipe.refresh == 0:
+            kept["measured"] += 1
+            model, noise, seeds = draw(task, recipe.batch, g)
+            kept["weights"] = iepo.measure(task, form, model, logits, settings.threshold, noise, seeds, {})
+        return kept["weights"].tolist() if settings.iepo else [1.0] * task.steps
 
     def outputs(logits, s: int, g):
         at = torch.randint(len(latents), (recipe.batch,), generator=g)
@@ -57,15 +70,17 @@ def make(task, settings: Settings) -> Router:
         return pair(backbone, sampler, logits, s, *own, draw_seeds(sampler, len(own[0]), g))
 
     def guess(logits, g):
-        return np.stack([logits.balance(s, *outputs(logits, s, g), 1.0, settings.threshold) for s in routed])
+        lam = measured(0, logits, g)
+        return np.stack([logits.balance(s, *outputs(logits, s, g), lam[s], settings.threshold) for s in routed])
 
     def one_round(k, logits, search, g):
         order = torch.tensor(routed)[torch.randperm(len(routed), generator=g)].tolist()
-        return [logits.learn(s, *outputs(logits, s, g), 1.0, search.beta) for s in order]
+        lam = measured(k, logits, g)
+        return [logits.learn(s, *outputs(logits, s, g), lam[s], search.beta) for s in order]
 
-    router = train_router(task, settings, recipe, routed, guess, one_round, kept)
-    cost = router.origin.cost | {"images": int(kept["seen"].sum())}
-    return Router(router.logits, replace(router.origin, cost=cost))
+    router = train_router(task, settings, recipe, routed, guess, one_round, kept, **{"lambda": form})
+    generated = float(kept["measured"]) * iepo.passes(form, task.steps)
+    return router.with_cost(images=int(kept["seen"].sum()), generation_passes=generated)
 
 
 def pair(backbone, sampler, logits, s: int, x0, labels, noise, seeds=None):

@@ -19,6 +19,7 @@ EXAMPLES = """examples:
   harmonica show hc.safetensors                                  CUR, MACs, theoretical speed-up, steps x branches
   harmonica sample hc.safetensors --images 1000 -o samples/ --grid grid.png
   harmonica latency full.safetensors hc.safetensors
+  harmonica drift fora.safetensors hc.safetensors -o drift.json
   harmonica replay tests/data/ltc_dit_T10.safetensors            compare with the published code's recorded numbers
   harmonica import-router DDIM20_router.pt -o ltc.safetensors    a released router as a plan
   harmonica fetch dit-xl-2-256                                   weights for the paper scale
@@ -119,6 +120,12 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--rounds", type=int, default=7, help="measurements a plan; default: %(default)s")
     p.add_argument("-o", "--out", type=Path, help="write JSON here")
 
+    p = command("drift", drift, "Measure how far the latents of several plans drift from the uncached ones.",
+                "harmonica drift fora.safetensors hc.safetensors -o drift.json")  # fmt: skip
+    p.add_argument("plans", type=Path, nargs="+", metavar="PLAN")
+    p.add_argument("--images", type=int, default=64, help="default: %(default)s")
+    p.add_argument("-o", "--out", type=Path, required=True)
+
     p = command("import-router", import_router, "Read a released router file (Learning-to-Cache, HarmoniCa).",
                 "harmonica import-router ddim20_router.pt --threshold 0.1 -o released.safetensors")  # fmt: skip
     p.add_argument("file", type=Path)
@@ -181,8 +188,8 @@ def list_methods(args) -> None:
             continue
         print(f"{name:20} {module.TITLE}: {(module.__doc__ or '').strip().splitlines()[0]}")
         for f in dataclasses.fields(module.Settings):
-            default = "by scale" if f.default is None and f.metadata.get("training") else f.default
-            print(f"    --set {f.name}={default}")
+            by_scale = f.default is None and f.name in getattr(module.Settings, "RECIPE", ())
+            print(f"    --set {f.name}={'by scale' if by_scale else f.default}")
 
 
 def make_plan(args) -> None:
@@ -367,6 +374,16 @@ def latency(args) -> None:
                                "threads": torch.get_num_threads(), "plans": result})  # fmt: skip
 
 
+def drift(args) -> None:
+    import torch  # noqa: F401
+
+    from harmonica.drift import measure
+
+    plans = _load_plans(args.plans)
+    _started()
+    _write_json(args.out, measure(plans, args.images))
+
+
 def import_router(args) -> None:
     from harmonica import released
     from harmonica.plan import COMPUTE
@@ -529,7 +546,7 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     keep_freed_memory()
     status = guarded("harmonica", lambda: args.function(args))
-    if status == 0 and args.command in ("plan", "sample", "metrics", "latency", "reference"):
+    if status == 0 and args.command in ("plan", "sample", "metrics", "latency", "drift", "reference"):
         log_times(_start_up)
     return status
 

@@ -19,7 +19,9 @@ from harmonica.provenance import file_hash, weights_folder
 
 _ADM = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batches/imagenet"
 _LTC = "https://raw.githubusercontent.com/horseee/learning-to-cache/23d80454a9ff42f8eec55a68db83ec88cf859c62/DiT/ckpt"
-_LTC_UVIT = "https://raw.githubusercontent.com/horseee/learning-to-cache/be8c5d2c2f9d7baa82c9efef90a97c0ab5e208d4/U-ViT/ckpt"
+_LTC_UVIT = (
+    "https://raw.githubusercontent.com/horseee/learning-to-cache/be8c5d2c2f9d7baa82c9efef90a97c0ab5e208d4/U-ViT/ckpt"
+)
 
 
 @dataclass(frozen=True)

@@ -169,14 +169,16 @@ class Soft:
     """The student in training: each output is m = r·fresh + (1−r)·cached; where r > τ the cache takes m.
 
     With `threshold` None the cache is only read (Learning-to-Cache). A branch without a cached output is computed
-    plainly and stored. For streams of `checkpoint_tokens` and more, what is inside a branch is computed again for its
-    gradients instead of kept: a PixArt of 1024 pixels would keep 30 GB.
+    plainly and stored. What is stored takes no gradient, unless `detach` is off. For streams of `checkpoint_tokens` and
+    more, what is inside a branch is computed again for its gradients instead of kept: a PixArt of 1024 pixels would
+    keep 30 GB.
     """
 
     backbone: torch.nn.Module
     threshold: float | None
     cache: dict[int, Tensor] = field(default_factory=dict)
     checkpoint_tokens: int = 4096
+    detach: bool = True
 
     def row(self, ratios: Tensor | None) -> Callable:
         """The policy of one step with ratios (branches,); None computes everything and fills the cache."""
@@ -191,9 +193,9 @@ class Soft:
         else:
             out = self.backbone.delta(i, x, ctx)
         if self._ratios is None or i not in self.cache:
-            self.cache[i] = out.detach()
+            self.cache[i] = out.detach() if self.detach else out
         else:
             out = torch.lerp(self.cache[i], out, self._ratios[i])
             if self._refresh is not None and self._refresh[i]:
-                self.cache[i] = out.detach()
+                self.cache[i] = out.detach() if self.detach else out
         return self.backbone.add(i, x, out, ctx), i + 1

@@ -10,6 +10,7 @@ from typing import Any
 
 from harmonica import methods
 from harmonica.errors import UserError
+from harmonica.memory import Peak
 from harmonica.models import Model, get_model
 from harmonica.plan import Origin, Plan
 from harmonica.provenance import versions
@@ -33,7 +34,9 @@ class Experiment:
     @staticmethod
     def of(model: str, sampler: str, steps: int, cfg: float, method: str, settings: dict, seed: int = 0):
         """Check every name and value. Raises UserError for the first that is wrong."""
-        get_model(model)
+        kind, kinds = get_model(model).kind, getattr(methods.get_method(method), "KINDS", None)
+        if kinds and kind not in kinds:
+            raise UserError(f"{method} is for {' and '.join(kinds)}, and {model} is a {kind}")
         make_sampler(sampler, steps)
         if not 0 <= seed < 2**31:
             raise UserError(f"a seed lies between 0 and {2**31 - 1}, not at {seed}")
@@ -77,8 +80,7 @@ class Experiment:
         if isinstance(made, Router):
             before = made.origin.cost.get("training_s", 0)  # what an interrupted run had spent
             spent = round(before + time.perf_counter() - task.clock[0], 2)
-            cost = made.origin.cost | {"training_s": spent}
-            router = Router(made.logits, replace(made.origin, cost=cost))
+            router = made.with_cost(training_s=spent, peak_MB=round(task.peak[0].megabytes(), 1))
             return router.plan(router.origin.notes["threshold"]), router
         return made, None
 
@@ -92,6 +94,7 @@ class Task:
     checkpoint: Path | None = None
     loaded: Callable[[], None] = lambda: None
     clock: list[float] = field(default_factory=list)  # when the weights were loaded
+    peak: list[Peak] = field(default_factory=list)  # of memory since then
 
     @property
     def model(self) -> Model:
@@ -110,6 +113,7 @@ class Task:
         """The model with its weights (a torch module)."""
         backbone = self.model.load_backbone()
         self.clock.append(time.perf_counter())
+        self.peak.append(Peak())
         self.loaded()
         return backbone
 

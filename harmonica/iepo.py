@@ -8,10 +8,35 @@ squared error between the image with the router at every step and the image with
 import torch
 from torch import Tensor
 
+from harmonica import distributed
 from harmonica.executor import Plain, Planned, Soft
 from harmonica.logits import Logits
 from harmonica.plan import Plan
+from harmonica.router import Router
 from harmonica.sampling import Guided, Seeds, denoise
+
+
+def measure(
+    task, form: str, model: Guided, logits: Logits, threshold: float, noise: Tensor, seeds: Seeds | None, cache: dict
+) -> Tensor:
+    """λ (steps,) in the given form: "official", "paper", or "one" for λ ≡ 1, over the images of all processes.
+
+    `cache` is the one that the training goes on with; the official form leaves it as its last pass did.
+    """
+    if form == "one":
+        return torch.ones(task.steps)
+    if form == "paper":
+        plan = Router(logits.numpy(), task.origin()).plan(threshold)
+        return distributed.mean(paper(model, task.sampler, plan, noise, seeds))
+    cache.clear()
+    soft = Soft(task.backbone, threshold, cache)
+    return distributed.mean(official(model, task.sampler, logits, soft, noise, seeds))
+
+
+def passes(form: str, steps: int) -> float:
+    """How many whole trajectories' evaluations of the model one measurement takes."""
+    tails = steps * (steps - 1) / 2
+    return {"one": 0, "official": (tails + 1 + steps) / steps, "paper": (tails + steps) / steps}[form]
 
 
 @torch.no_grad()

@@ -1,7 +1,8 @@
 """What all learned methods share and needs no torch: their settings, and the search for β within one training."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -17,32 +18,30 @@ RATE = 0.25  # of log β a round, at the largest gap
 TOLERANCE = 5.0  # percentage points of CUR: a training that ends farther off has not met its target
 
 
-def _how_long(default=None):
-    """A field that says how long or how fast to train, not what is asked of the router: it is not in a slug."""
-    return field(default=default, metadata={"training": True})
-
-
 @dataclass(frozen=True, kw_only=True)
 class LearnedSettings:
-    """Settings of every learned method; the four of the training default to the recipe of the model's scale."""
+    """Settings of every learned method; the last four default to the recipe of the model's scale."""
+
+    RECIPE: ClassVar = ("rounds", "batch", "lr", "refresh")
 
     target_cur: float = 25.0  # percent; β is searched so that the router's plan has this CUR
     beta: float | None = None  # β, weight of Σr; given, it is used as it is and target_cur is not
     threshold: float = 0.1  # τ, compute where r > τ
-    rounds: int | None = _how_long()  # trajectories (SDT), or updates of every routed step (LTC)
-    batch: int | None = _how_long()  # images a round, before guidance doubles them
-    lr: float | None = _how_long()  # of AdamW, without weight decay
+    rounds: int | None = None  # trajectories (SDT), or updates of every routed step (LTC)
+    batch: int | None = None  # images a round, before guidance doubles them
+    lr: float | None = None  # of AdamW, without weight decay
+    refresh: int | None = None  # C, rounds between two measurements of λ
 
     def __post_init__(self):
         if not 0 <= self.threshold < 1:
             raise UserError(f"threshold lies in [0, 1), not at {self.threshold:g}")
-        for key in ("beta", "rounds", "batch", "lr"):
+        for key in ("beta", *self.RECIPE):
             value = getattr(self, key)
             if value is not None and not value > 0:
                 raise UserError(f"{key} is above 0, not {value:g}")
 
     def recipe(self, default: "Recipe") -> "Recipe":
-        given = {k: v for k in ("rounds", "batch", "lr") if (v := getattr(self, k)) is not None}
+        given = {k: v for k in self.RECIPE if (v := getattr(self, k)) is not None}
         return Recipe(**{**default.__dict__, **given})
 
 

@@ -1,5 +1,6 @@
 """Router logits while they are learned: a parameter a step, one optimiser, the loss all learned methods share."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -45,26 +46,38 @@ class Logits:
 
     def learn(self, s: int, teacher: Tensor, student: Tensor, weight: float, beta: float) -> Loss:
         """One update of row `s`. `student` must come from `ratios(s)`."""
-        data = (teacher - student).square().mean()
-        ratios = self.ratios(s).sum()
+        return self.descend([s], (teacher - student).square().mean(), weight, beta)
+
+    def descend(self, rows: Iterable[int], data: Tensor, weight: float, beta: float) -> Loss:
+        """One update of these rows, for the loss weight · data + β · Σ r."""
+        rows = list(rows)
+        ratios = sum(self.ratios(s).sum() for s in rows)
         total = weight * data + beta * ratios
         total.backward()
-        distributed.mean(self.rows[s].grad)
+        for s in rows:
+            distributed.mean(self.rows[s].grad)
         self._optimiser.step()
         self._optimiser.zero_grad(set_to_none=True)
         with torch.no_grad():
-            self.rows[s].clamp_(-LIMIT, LIMIT)
+            for s in rows:
+                self.rows[s].clamp_(-LIMIT, LIMIT)
         return Loss(data.detach(), ratios.detach(), total.detach())
 
     def balance(self, s: int, teacher: Tensor, student: Tensor, weight: float, threshold: float) -> np.ndarray:
-        """The β at which each branch of row `s` would settle at the threshold, were it alone; nothing is updated.
+        """The β at which each branch of row `s` would settle at the threshold, were it alone; nothing is updated."""
+        return self.balances([s], weight * (teacher - student).square().mean(), threshold)[0]
+
+    def balances(self, rows: Iterable[int], data: Tensor, threshold: float) -> np.ndarray:
+        """The same for several rows that one loss depends on: (rows, branches).
 
         Alone, a branch's loss is c·(1−r)² + β·r, so c follows from one gradient and β = 2c·(1−τ).
         """
-        data = weight * (teacher - student).square().mean()
-        (gradient,) = torch.autograd.grad(data, self.rows[s])
-        r, gradient = self.ratios(s).detach(), distributed.mean(gradient)
-        return (-gradient / (r * (1 - r)) / (1 - r) * (1 - threshold)).cpu().numpy()
+        rows = list(rows)
+        gradients, out = torch.autograd.grad(data, [self.rows[s] for s in rows]), []
+        for s, gradient in zip(rows, gradients, strict=True):
+            r, gradient = self.ratios(s).detach(), distributed.mean(gradient)
+            out.append((-gradient / (r * (1 - r)) / (1 - r) * (1 - threshold)).cpu().numpy())
+        return np.stack(out)
 
     def cur(self, threshold: float, ahead: float = 0) -> tuple[float, float]:
         """Cache utilisation ratio in percent of all steps and branches: now, and `ahead` rounds from now if every logit

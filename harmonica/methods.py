@@ -25,8 +25,9 @@ class Method(Protocol):
     """What a method module offers."""
 
     TITLE: str  # as tables print it
-    Settings: type  # a frozen dataclass; a field may carry metadata {"training": True}: how long or where, not what
+    Settings: type  # a frozen dataclass
 
+    # KINDS: tuple[str, ...], optional: the kinds of backbone it is for (models.py); default: all
     # REQUIRES: str, optional: the method whose plan, in task.plans, this one starts from
     # source(settings) -> (sampler, steps), optional: of that plan; "" and 0 for this experiment's own
     # title(settings) -> str, optional: as tables print it, where that depends on the settings
@@ -116,6 +117,5 @@ def _typed(method: str, key: str, value: Any, hint: Any):
 
 
 def spelled(settings) -> dict[str, Any]:
-    """Settings that differ from their default, without those that only say how long or how fast to train."""
-    fields = [f for f in dataclasses.fields(settings) if not f.metadata.get("training")]
-    return {f.name: v for f in fields if (v := getattr(settings, f.name)) != f.default}
+    """Settings that differ from their default."""
+    return {f.name: v for f in dataclasses.fields(settings) if (v := getattr(settings, f.name)) != f.default}

@@ -169,6 +169,14 @@ class Model:
 
         return encode
 
+    @property
+    def weight_bytes(self) -> int:
+        """Of the backbone, float32."""
+        import torch
+
+        with torch.device("meta"):
+            return 4 * sum(p.numel() for p in self.build_backbone().parameters())
+
     def load_autoencoder(self):
         """The AutoencoderKL, float32, ready for inference, on the same device."""
         from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -234,9 +242,10 @@ def _pixart(kind: str, resolution: int, repository: str) -> Model:
     vae = _SDXL_VAE if sigma else _SD_VAE
     size = "2k" if resolution == 2048 else resolution
     return Model(f"pixart-{kind}-{size}", f"PixArt-{'Σ' if sigma else 'α'}", resolution, f"PixArt-alpha/{repository}",
-                 "paper", "inception-2015-12-05", "pixart", "dpmsolver++", 4.5, captions=_COCO, text_tokens=300 if sigma else 120,
-                 companion=f"PixArt-alpha/{companion}", hub_config=tuple(config.items()),
-                 vae_config=tuple(vae.items()), reference="coco-2014-val")  # fmt: skip
+                 "paper", "inception-2015-12-05", "pixart", "dpmsolver++", 4.5, captions=_COCO,
+                 text_tokens=300 if sigma else 120, companion=f"PixArt-alpha/{companion}",
+                 hub_config=tuple(config.items()), vae_config=tuple(vae.items()),
+                 reference="coco-2014-val")  # fmt: skip
 
 
 _EMOJI = CaptionList("noto-emoji", str(TEXT_TO_IMAGE / "captions.csv"), 400)
@@ -245,15 +254,16 @@ MODELS = {
     m.name: m
     for m in (
         Model("pocket-dit", "pocket DiT", 32, str(CLASS_CONDITIONAL), "pocket", "fashion-mnist-cnn"),
-        Model("pocket-pixart", "pocket PixArt", 32, str(TEXT_TO_IMAGE), "pocket", "noto-emoji-cnn", "pixart", "dpmsolver++", 4.5,
-              captions=_EMOJI, text_tokens=24),
-        Model("pocket-uvit", "pocket U-ViT", 32, str(LONG_SKIPS), "pocket", "fashion-mnist-cnn", "uvit", "dpm-solver", 1.4,
-              companion=str(CLASS_CONDITIONAL)),
+        Model("pocket-pixart", "pocket PixArt", 32, str(TEXT_TO_IMAGE), "pocket", "noto-emoji-cnn", "pixart",
+              "dpmsolver++", 4.5, captions=_EMOJI, text_tokens=24),
+        Model("pocket-uvit", "pocket U-ViT", 32, str(LONG_SKIPS), "pocket", "fashion-mnist-cnn", "uvit",
+              "dpm-solver", 1.4, companion=str(CLASS_CONDITIONAL)),
         _dit_xl_2(256, "VIRTUAL_imagenet256_labeled.npz"),
         _dit_xl_2(512, "VIRTUAL_imagenet512.npz"),
         Model("uvit-h-2-256", "U-ViT-H/2", 256, "", "paper", "inception-2015-12-05", "uvit", "dpm-solver", 1.4,
-              companion="facebook/DiT-XL-2-256", original="imagenet256_uvit_huge.pth", hub_config=tuple(_UVIT_H_2.items()),
-              vae_config=tuple(_SD_VAE.items()), reference="VIRTUAL_imagenet256_labeled.npz"),
+              companion="facebook/DiT-XL-2-256", original="imagenet256_uvit_huge.pth",
+              hub_config=tuple(_UVIT_H_2.items()), vae_config=tuple(_SD_VAE.items()),
+              reference="VIRTUAL_imagenet256_labeled.npz"),
         _pixart("alpha", 256, "PixArt-XL-2-256x256"),
         _pixart("alpha", 512, "PixArt-XL-2-512x512"),
         _pixart("alpha", 1024, "PixArt-XL-2-1024-MS"),

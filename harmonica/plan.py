@@ -40,7 +40,9 @@ ORIGIN_SCHEMA = {
         "cost": {
             "type": "object",
             "additionalProperties": False,
-            "properties": {"training_s": _NUMBER, "images": _NUMBER, "updates": _NUMBER, "rounds": _NUMBER},
+            "properties": dict.fromkeys(
+                ("training_s", "images", "updates", "rounds", "generation_passes", "peak_MB"), _NUMBER
+            ),
         },
         "notes": {"type": "object"},
         "prior_noise": _NUMBER,
@@ -60,7 +62,9 @@ class Origin:
     settings: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
     versions: dict[str, str] = field(default_factory=dict)
-    cost: dict[str, float] = field(default_factory=dict)  # training_s, images, updates, rounds of the β search
+    # of a training: training_s, images, updates of a row of logits, rounds, generation_passes (whole trajectories that
+    # λ took), peak_MB (memory above that of the loaded model)
+    cost: dict[str, float] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)  # what the method found: β, threshold, loss
     prior_noise: float = 0.0  # share of the starting noise that is added again after each of the later steps
 

@@ -2,12 +2,13 @@
 
 Layout: {"routers": {"<t>.prob": logits (branches,)}, "opt": …, "args": argparse.Namespace}, or the routers alone.
 
-For DiT, t counts down to 0, so that the noisiest step comes last. For U-ViT, sampled by DPM-Solver-2 with T evaluations,
-entry j counts the T/2 intervals from the noisiest on: the evaluation at the beginning of interval j ≥ 1 is routed, after
-the one in the middle of interval j − 1, which computes all. Entries 0 and T/2 … T−1 were never trained: they look like the
-N(0, 1) they were drawn from. An entry has 58 logits, 29 blocks (14 in, 1 in the middle, 14 out) × {attention, MLP},
-attention first: the original code reads logit 2·block for attention and 2·block + 1 for the MLP. That reading gives the
-ratio that the same code prints for its file, 93.68 % of the routed steps' branches left out at 50 evaluations and τ 0.9.
+For DiT, t counts down to 0, so that the noisiest step comes last. For U-ViT, sampled by DPM-Solver-2 with T
+evaluations, entry j counts the T/2 intervals from the noisiest on: the evaluation at the beginning of interval j ≥ 1 is
+routed, after the one in the middle of interval j − 1, which computes all. Entries 0 and T/2 … T−1 were never trained:
+they look like the N(0, 1) they were drawn from. An entry has 58 logits, 29 blocks (14 in, 1 in the middle, 14 out) ×
+{attention, MLP}, attention first: the original code reads logit 2·block for attention and 2·block + 1 for the MLP. That
+reading gives the ratios that its authors state: at τ 0.9, 93.68 % of the routed steps' branches are left out at 50
+evaluations, and 63.79 % at 20.
 """
 
 import re

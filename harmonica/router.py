@@ -1,6 +1,6 @@
 """The router: what a learned method trains. Logits (steps, branches) in execution order, row 0 the noisiest step."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +38,10 @@ class Router:
         actions = np.where(sigmoid(self.logits) > threshold, COMPUTE, REUSE).astype(np.uint8)
         actions[0] = COMPUTE
         return Plan(actions, self.origin)
+
+    def with_cost(self, **more: float) -> "Router":
+        """The same, with more said of what it cost."""
+        return Router(self.logits, replace(self.origin, cost=self.origin.cost | more))
 
     def save(self, path: str | Path) -> None:
         write_tables(path, FORMAT, {"logits": self.logits}, self.origin)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from harmonica.executor import Planned, evaluate
+from harmonica.plan import Plan
 
 
 @dataclass
@@ -100,14 +101,19 @@ class WithPriorNoise:
         return x
 
 
+def with_prior_noise(sampler, plan: Plan, noise: Tensor):
+    """The sampler as the plan wants it: most want no noise added."""
+    share = plan.origin.prior_noise
+    return WithPriorNoise(sampler, share, noise) if share else sampler
+
+
 def sample(model: Guided, sampler, policy, x: Tensor, seeds: Seeds | None = None) -> Tensor:
     """Latents (n, C, H, W) from noise `x` under `policy` (Plain or Planned), which is checked afterwards.
 
     `seeds(s)` gives a seed an image for the noise of step s (StepSeeds); only a stochastic sampler needs it.
     """
-    share = policy.plan.origin.prior_noise if isinstance(policy, Planned) else 0.0
-    if share:
-        sampler = WithPriorNoise(sampler, share, x)
+    if isinstance(policy, Planned):
+        sampler = with_prior_noise(sampler, policy.plan, x)
     with torch.inference_mode():
         begun = sampler.begin(x)
         end = denoise(begun, sampler, lambda x, s: model(x, sampler.timesteps[s], policy.at(s)), seeds=seeds)

@@ -68,44 +68,42 @@ def balances(
     return np.stack(out)
 
 
+def draw(task, batch: int, g: torch.Generator) -> tuple[Guided, Tensor, Seeds | None]:
+    """What a trajectory starts from: the guided model for labels drawn at random, noise, and seeds of the sampler's own
+    noise; of `batch` images this process' share."""
+    e = task.experiment
+    labels = torch.randint(*task.backbone.training_labels, (batch,), generator=g)
+    noise = torch.randn(batch, *task.backbone.latent_shape, generator=g)
+    labels, noise = (x.to(task.backbone.device) for x in distributed.own_share(labels, noise))
+    seeds = draw_seeds(task.sampler, len(noise), g)
+    return Guided(task.backbone, labels, e.cfg, task.model.guided_channels(e.sampler)), noise, seeds
+
+
 def train(task, settings: LearnedSettings, form: str, stale: bool = True) -> Router:
     """A router for the task. `form` of λ: "official" or "paper" (see iepo.py), or "one" for λ ≡ 1 (L_LTC).
 
     No images are used. Raises UserError when the target CUR cannot be, or was not, reached.
     """
-    e, tau = task.experiment, settings.threshold
-    recipe = settings.recipe(RECIPES[task.model.scale])
+    tau, recipe = settings.threshold, settings.recipe(RECIPES[task.model.scale])
     soft_cache: dict[int, Tensor] = {}
-    kept = {"weights": torch.ones(task.steps), "cache": soft_cache}
-
-    def draw(g: torch.Generator) -> tuple[Guided, Tensor, Seeds | None]:
-        labels = torch.randint(*task.backbone.training_labels, (recipe.batch,), generator=g)
-        noise = torch.randn(recipe.batch, *task.backbone.latent_shape, generator=g)
-        labels, noise = (x.to(task.backbone.device) for x in distributed.own_share(labels, noise))
-        seeds = draw_seeds(task.sampler, len(noise), g)
-        return Guided(task.backbone, labels, e.cfg, task.model.guided_channels(e.sampler)), noise, seeds
+    kept = {"weights": torch.ones(task.steps), "cache": soft_cache, "measured": torch.zeros(())}
 
     def image_error(model: Guided, logits: Logits, noise: Tensor, seeds: Seeds | None) -> Tensor:
-        if form == "one":
-            return torch.ones(task.steps)
-        if form == "paper":
-            plan = Router(logits.numpy(), task.origin()).plan(tau)
-            return distributed.mean(iepo.paper(model, task.sampler, plan, noise, seeds))
-        soft_cache.clear()
-        soft = Soft(task.backbone, tau, soft_cache)
-        return distributed.mean(iepo.official(model, task.sampler, logits, soft, noise, seeds))
+        kept["measured"] += 1
+        return iepo.measure(task, form, model, logits, tau, noise, seeds, soft_cache)
 
     def guess(logits: Logits, g: torch.Generator) -> np.ndarray:
-        model, noise, seeds = draw(g)
+        model, noise, seeds = draw(task, recipe.batch, g)
         weights = image_error(model, logits, noise, seeds)
         return balances(model, task.sampler, logits, Soft(task.backbone, tau), noise, weights, seeds)
 
     def one_round(k: int, logits: Logits, search: BetaSearch, g: torch.Generator) -> list[Loss]:
-        model, noise, seeds = draw(g)
+        model, noise, seeds = draw(task, recipe.batch, g)
         if k % recipe.refresh == 0 and k < recipe.rounds:  # in the rounds that are added for the target, λ rests
             kept["weights"] = image_error(model, logits, noise, seeds)
         soft = Soft(task.backbone, tau, soft_cache)
         weights = kept["weights"]
         return trajectory(model, task.sampler, logits, soft, noise, weights, search.beta, stale, seeds)[1]
 
-    return train_router(task, settings, recipe, range(1, task.steps), guess, one_round, kept, **{"lambda": form})
+    router = train_router(task, settings, recipe, range(1, task.steps), guess, one_round, kept, **{"lambda": form})
+    return router.with_cost(generation_passes=float(kept["measured"]) * iepo.passes(form, task.steps))

@@ -16,7 +16,9 @@ class Shape:
     other_macs: float  # embedding, gates, output head: paid at every step
     stream_elements: int  # numbers in one branch output: tokens · width
     once_macs: float = 0.0  # what depends on the condition alone: paid once a trajectory
-    skips: tuple[tuple[int, int], ...] = ()  # long skips: the stream before the first branch is joined before the second
+    skips: tuple[
+        tuple[int, int], ...
+    ] = ()  # long skips: the stream before the first branch is joined before the second
     skip_macs: float = 0.0  # of one join
     condition_tokens: int = 0  # of time and label, before the patches
 

@@ -21,7 +21,7 @@ def folder_name(plan: Plan, stem: str) -> str:
     o = plan.origin
     model = get_model(o.model)
     asked = model.captions.hash if model.captions else ""
-    about = [o.model, model.fingerprint, asked, o.sampler, o.cfg, o.seed, source_hash(*SOURCES)]
+    about = [o.model, model.fingerprint, asked, o.sampler, o.cfg, o.seed, o.prior_noise, source_hash(*SOURCES)]
     key = digest([plan.actions.tolist(), *about])
     return f"{stem}-{key}"
 

@@ -96,10 +96,11 @@ def rows(config: dict[str, Any]) -> list[Row]:
             raise UserError("the methods must begin with `full`: it is what the other rows are compared with")
         out += case_rows
     out = [replace(r, requires=_required(r, out)) for r in out]
-    slugs = [r.slug for r in out]
-    twice = {s for s in slugs if slugs.count(s) > 1}
-    if twice:
-        raise UserError(f"two rows are the same experiment: {', '.join(sorted(twice))}")
+    for case in config["cases"]:  # in several blocks an experiment may stand
+        slugs = [r.slug for r in out if r.case == case]
+        twice = {s for s in slugs if slugs.count(s) > 1}
+        if twice:
+            raise UserError(f"two rows are the same experiment: {', '.join(sorted(twice))}")
     return out
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from harmonica import distributed
@@ -84,7 +85,9 @@ def train_router(
         "beta_moves": search.moves,
         "recipe": recipe.__dict__ | {"betas": list(recipe.betas)},
     }
-    cost = {"training_s": spent, "images": 0, "updates": k * len(routed), "rounds": k}
+    cost = {"training_s": spent, "images": 0, "updates": k * len(routed), "rounds": k, "generation_passes": 0}
+    if isinstance(weights := kept.get("weights"), Tensor):
+        notes["lambda_by_step"] = weights.tolist()
     return Router(logits.numpy(), task.origin(cost=cost, notes={**found, "loss": loss, **notes}))
 
 
@@ -102,7 +105,8 @@ def _identity(task, recipe: Recipe) -> str:
     """A checkpoint goes on only where everything but the number of rounds is as it was."""
     e = task.experiment
     settings = {k: v for k, v in e.settings.__dict__.items() if k != "rounds"}
-    return digest([e.slug, settings, recipe.batch, recipe.lr, e.seed, task.model.fingerprint, source_hash(*SOURCES)])
+    about = [e.model, e.sampler, e.steps, e.cfg, e.method]
+    return digest([about, settings, recipe.batch, recipe.lr, e.seed, task.model.fingerprint, source_hash(*SOURCES)])
 
 
 def _checkpoint_file(plan_file: Path, identity: str) -> Path:

@@ -17,13 +17,30 @@ from harmonica.router import Router, sigmoid  # noqa: E402
 from harmonica.suite import Row  # noqa: E402
 
 MARKERS = "o^sDvP*Xh<>dp8"
+# Okabe and Ito's colours, which the colour-blind tell apart; grey and brown for more
+COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#999999", "#7F5539", "#F0E442",
+           "#5D3FD3")  # fmt: skip
+COLUMN = 3.5  # inches, of a page of two columns
+matplotlib.rcParams.update({"pdf.fonttype": 42, "svg.hashsalt": "harmonica"})  # text stays text
 
 
 def save(figure, path: Path) -> None:
-    data = io.BytesIO()
-    figure.savefig(data, format="png", dpi=130)
+    """Write the figure as `path` (.png) and beside it as .pdf."""
+    for kind in ("png", "pdf"):
+        data = io.BytesIO()
+        figure.savefig(data, format=kind, dpi=200 if figure.get_figwidth() <= COLUMN else 130)
+        write_whole(path.with_suffix(f".{kind}"), data.getvalue())
     plt.close(figure)
-    write_whole(path, data.getvalue())
+
+
+def style(k: int) -> dict:
+    """Colour and marker of the k-th method."""
+    return {"color": COLOURS[k % len(COLOURS)], "marker": MARKERS[k % len(MARKERS)]}
+
+
+def named(table: pd.DataFrame) -> pd.Series:
+    """What tells the rows of a block apart."""
+    return (table.method + " " + table.settings).str.strip() if "settings" in table else table.method
 
 
 def speedup(table: pd.DataFrame, metrics: tuple[str, str], path: Path) -> None:
@@ -32,21 +49,21 @@ def speedup(table: pd.DataFrame, metrics: tuple[str, str], path: Path) -> None:
     figure, axes = plt.subplots(
         2, len(cases), figsize=(4 * len(cases) + 1.6, 6), squeeze=False, sharex="col", layout="constrained"
     )
-    titles = list(table.method.unique())
+    table = table.assign(name=named(table))
+    titles = list(table.name.unique())
     for column, case in enumerate(cases):
         block = table[table.case == case]
         for ax, metric in zip(axes[:, column], metrics, strict=True):
             for _, row in block.iterrows():
-                k = titles.index(row.method)
-                ax.scatter(row.theoretical_speedup, row[metric], marker=MARKERS[k % len(MARKERS)], s=60,
-                           color=plt.cm.tab10(k % 10), label=row.method, zorder=3)  # fmt: skip
+                k = titles.index(row["name"])
+                ax.scatter(row.theoretical_speedup, row[metric], s=60, label=row["name"], zorder=3, **style(k))
             ax.axhline(block.iloc[0][metric], color="0.6", lw=0.8, ls=":")
             ax.grid(color="0.92")
             ax.set_ylabel(metric + (" (lower is better)" if metric == "FID" else " (higher is better)"))
         axes[0, column].set_title(f"{block['sampler'].iloc[0]}, case {case}")
         axes[1, column].set_xlabel("theoretical speed-up (MACs)")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", frameon=False)
+    known = {label: handle for ax in axes[0] for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    figure.legend(known.values(), known, loc="outside right center", frameon=False)
     first = table.iloc[0]
     figure.suptitle(f"{first.model}: {first['samples']} images a point, features of {first.extractor}", fontsize=10)
     save(figure, path)
@@ -55,8 +72,14 @@ def speedup(table: pd.DataFrame, metrics: tuple[str, str], path: Path) -> None:
 def routers(rows: list[Row], plans: dict[str, Plan], files: dict[str, Path], path: Path) -> None:
     """r (steps × branches) of every HarmoniCa router (without one, of the last row); a dot where the plan reuses."""
     own = [r for r in rows if r.experiment.method == "harmonica"] or rows[-1:]
-    figure, axes = plt.subplots(1, len(own), figsize=(4.2 * len(own) + 0.8, 4.6), squeeze=False, layout="constrained")
-    for ax, row in zip(axes[0], own, strict=True):
+    columns = min(4, len(own))
+    lines = -(-len(own) // columns)
+    figure, axes = plt.subplots(
+        lines, columns, figsize=(4.2 * columns + 0.8, 4.6 * lines), squeeze=False, layout="constrained"
+    )
+    for ax in axes.flat[len(own) :]:
+        ax.set_axis_off()
+    for ax, row in zip(axes.flat, own, strict=False):
         plan, router = plans[row.slug], files[row.slug].with_suffix(".router.safetensors")
         values = sigmoid(Router.load(router).logits) if router.is_file() else (plan.actions == COMPUTE).astype(float)
         values[0] = 1
@@ -68,17 +91,17 @@ def routers(rows: list[Row], plans: dict[str, Plan], files: dict[str, Path], pat
         ax.yaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set_xlabel("branch (attention, MLP, …)")
         ax.set_ylabel("step (noisiest first)")
-    figure.colorbar(picture, ax=axes[0, -1], label="r = sigmoid(logit); dots: reused")
+    figure.colorbar(picture, ax=axes[:, -1], label="r = sigmoid(logit); dots: reused")
     save(figure, path)
 
 
 def grid(
-    rows: list[Row], images: dict[str, np.ndarray], titles: dict[str, str], asked: dict[str, list[str]], path: Path
+    rows: list[Row], images: dict[str, np.ndarray], titles: list[str], asked: dict[str, list[str]], path: Path
 ) -> None:
-    """The first images of equal seeds: a line a method, a block of columns a case, under what was asked for if it was a
-    caption."""
+    """The first images of equal seeds: a line a method (`titles`, one a row), a block of columns a case, under what was
+    asked for if it was a caption."""
     cases = list(dict.fromkeys(r.case for r in rows))
-    methods = list(dict.fromkeys(titles[r.slug] for r in rows))
+    methods = list(dict.fromkeys(titles))
     figure, axes = plt.subplots(
         len(methods), len(cases), figsize=(5.2 * len(cases) + 1.2, 0.66 * len(methods) + (2.4 if asked else 0.5)),
         squeeze=False,
@@ -88,8 +111,8 @@ def grid(
         ax.set_xticks([])
         ax.set_yticks([])
         ax.set_frame_on(False)
-    for r in rows:
-        ax = axes[methods.index(titles[r.slug]), cases.index(r.case)]
+    for r, title in zip(rows, titles, strict=True):
+        ax = axes[methods.index(title), cases.index(r.case)]
         own = images[r.slug]
         ax.imshow(np.concatenate(list(own), 1).squeeze(), cmap="gray", vmin=0, vmax=255)
         if r.experiment.method == "full" and r.case in asked:
@@ -107,3 +130,104 @@ def grid(
 
 def _cut(text: str, most: int = 34) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def small(rows: int = 1, height: float = 2.4):
+    """A figure of one column."""
+    return plt.subplots(rows, 1, figsize=(COLUMN, height * rows), squeeze=False, layout="constrained", sharex=True)
+
+
+def sweep(table: pd.DataFrame, published: pd.DataFrame, path: Path) -> None:
+    """IS and FID against the real speed-up for Learning-to-Cache and HarmoniCa; the paper's points on an axis of their
+    own, where they are of another model."""
+    with plt.rc_context({"font.size": 8}):
+        figure, axes = small(2)
+        same = table.model.iloc[0] == published.model.iloc[0]
+        for ax, metric in zip(axes[:, 0], ("IS", "FID"), strict=True):
+            other = ax if same else ax.twinx()
+            for k, method in enumerate(("Learning-to-Cache", "HarmoniCa"), 1):
+                own = table[table.method.isin(["Full", method])].sort_values("speedup")
+                ax.plot(own.speedup, own[metric], label=f"{method}, here", lw=1.2, ms=5, **style(k))
+                paper = published[published.method == method]
+                other.plot(paper.speedup, paper[metric], label=f"{method}, paper", lw=0.8, ls=":", ms=4, mfc="white",
+                           **style(k))  # fmt: skip
+            ax.set_ylabel(f"{metric}, {table.model.iloc[0]}")
+            if not same:
+                other.set_ylabel(f"{metric}, {published.model.iloc[0]} (paper)")
+            ax.grid(color="0.92")
+            ax.set_zorder(other.get_zorder() + 1)
+            ax.patch.set_visible(False)
+        axes[-1, 0].set_xlabel("real speed-up")
+        handles = [a for ax in figure.axes[:1] + figure.axes[2:3] for a in ax.get_legend_handles_labels()[0]]
+        figure.legend(handles, [h.get_label() for h in handles], loc="outside lower center", ncols=2, frameon=False,
+                      fontsize=7)  # fmt: skip
+        first = table.iloc[0]
+        figure.suptitle(f"{first.steps} steps, {first['samples']} images a point, {first.extractor}", fontsize=7)
+        save(figure, path)
+
+
+def drift(errors: dict[str, list[float]], titles: dict[str, str], about: str, path: Path) -> None:
+    """Mean squared error of x_t to the uncached latents along the trajectory, a line a method."""
+    with plt.rc_context({"font.size": 8}):
+        figure, axes = small(height=2.9)
+        ax = axes[0, 0]
+        for k, (name, values) in enumerate(errors.items(), 1):
+            shown = [v if v > 0 else float("nan") for v in values]
+            ax.plot(range(1, len(values) + 1), shown, label=titles[name], lw=1, ms=3, **style(k))
+        ax.set_yscale("log")
+        ax.set_xlabel("step (noisiest first)")
+        ax.set_ylabel("mean squared error of $x_t$")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.grid(color="0.92")
+        figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=7)
+        figure.suptitle(about, fontsize=7)
+        save(figure, path)
+
+
+def lambdas(plans: dict[str, Plan], path: Path) -> None:
+    """λ of every step as it was measured last, one line a plan, over the share of the trajectory."""
+    with plt.rc_context({"font.size": 8}):
+        figure, axes = small()
+        ax = axes[0, 0]
+        for k, plan in enumerate(plans.values(), 1):
+            values = np.array(plan.origin.notes["lambda_by_step"][1:])
+            at = np.arange(1, plan.steps) / (plan.steps - 1)
+            ax.plot(at, np.where(values > 0, values, np.nan), label=f"T = {plan.steps}", lw=1, ms=3, **style(k))
+        ax.set_yscale("log")
+        ax.set_xlabel("share of the trajectory (noisiest first)")
+        ax.set_ylabel("λ")
+        ax.grid(color="0.92")
+        ax.legend(frameon=False, fontsize=7)
+        save(figure, path)
+
+
+def memory(table: pd.DataFrame, weights: float, path: Path) -> None:
+    """The cache of every method for one image, and in percent of the weights (bytes)."""
+    with plt.rc_context({"font.size": 8}):
+        block = table[(table.case == table.case.iloc[0]) & (table.cache_MB > 0)]
+        figure, axes = small(height=0.5 + 0.24 * max(4, len(block)))
+        ax = axes[0, 0]
+        bars = ax.barh(block.method, block.cache_MB, color=COLOURS[4])
+        ax.bar_label(bars, [f"{100 * v * 1e6 / weights:.1f} %" for v in block.cache_MB], fontsize=7, padding=2)
+        ax.margins(x=0.2)
+        ax.invert_yaxis()
+        ax.set_xlabel("cache, MB an image with both guidance halves (and % of the weights)")
+        ax.xaxis.label.set_size(6.5)
+        save(figure, path)
+
+
+def released(routers: dict[str, Router], thresholds: dict[str, float], path: Path) -> None:
+    """r of the routed steps of released routers."""
+    figure, axes = plt.subplots(
+        1, len(routers), figsize=(4.2 * len(routers) + 0.8, 4.2), squeeze=False, layout="constrained"
+    )
+    for ax, (name, router) in zip(axes[0], routers.items(), strict=True):
+        picture = ax.imshow(
+            sigmoid(router.logits), aspect="auto", cmap="viridis", vmin=0, vmax=1, interpolation="nearest"
+        )
+        plan = router.plan(thresholds[name])
+        ax.set_title(f"{name}: CUR {plan.cur:.1f} % at τ {thresholds[name]:g}", fontsize=10)
+        ax.set_xlabel("branch (attention, MLP, …)")
+        ax.set_ylabel("step (noisiest first)")
+    figure.colorbar(picture, ax=axes[0, -1], label="r = sigmoid(logit)")
+    save(figure, path)

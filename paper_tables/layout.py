@@ -18,13 +18,13 @@ SAMPLERS = {"ddim": "DDIM", "dpmsolver++": "DPM-Solver++", "iddpm": "IDDPM", "sa
 FORMATS = {
     "CLIP": "{:.2f}", "IS": "{:.3f}", "FID": "{:.3f}", "sFID": "{:.3f}", "precision": "{:.1f}", "recall": "{:.1f}",
     "PSNR": "{:.2f}", "CUR": "{:.2f}", "GMACs": "{:.4g}", "theoretical_speedup": "{:.2f}", "latency_s": "{:.4f}",
-    "speedup": "{:.2f}",
-    "cache_MB": "{:.3f}", "training_s": "{:.0f}", "training_images": "{:.0f}",
+    "speedup": "{:.2f}", "cache_MB": "{:.3f}", "training_s": "{:.0f}", "training_images": "{:.0f}",
 }  # fmt: skip
 HEADS = {
-    "method": "Method", "steps": "Steps", "CLIP": "CLIP ↑", "IS": "IS ↑", "FID": "FID ↓", "sFID": "sFID ↓",
-    "precision": "Prec. ↑", "recall": "Recall ↑", "PSNR": "PSNR ↑", "CUR": "CUR %", "GMACs": "GMACs",
-    "theoretical_speedup": "Theory ×", "latency_s": "Latency s", "speedup": "Real ×", "cache_MB": "Cache MB",
+    "method": "Method", "settings": "Settings", "steps": "Steps", "CLIP": "CLIP ↑", "IS": "IS ↑",
+    "FID": "FID ↓", "sFID": "sFID ↓", "precision": "Prec. ↑", "recall": "Recall ↑", "PSNR": "PSNR ↑",
+    "CUR": "CUR %", "GMACs": "GMACs", "theoretical_speedup": "Theory ×", "latency_s": "Latency s",
+    "speedup": "Real ×", "cache_MB": "Cache MB",
     "training_s": "Training s", "training_images": "Images used", "paper_CLIP": "paper CLIP", "paper_IS": "paper IS",
     "paper_FID": "paper FID", "paper_speedup": "paper ×",
 }  # fmt: skip
@@ -40,22 +40,26 @@ class Table:
     figure: tuple[str, str]  # those drawn against the speed-up
     published: Callable[[Experiment, int, Model], dict]  # the paper's row of an experiment, of a plan's steps
     source: str  # what the paper's columns are; "" without any
+    settings: bool = False  # whether rows are told apart by what is set
 
 
 def build(
     about: Table, rows: list[Row], plans: dict[str, Plan], metrics: dict[str, dict], latency: dict
 ) -> pd.DataFrame:
-    """One row an experiment. GMACs and cache are for one image with both guidance halves; latency is for the batch."""
+    """One row an experiment and block; `metrics` are by case and experiment.
+
+    GMACs and cache are for one image with both guidance halves; latency is for the batch."""
     out = []
     for r in rows:
         e, plan, model = r.experiment, plans[r.slug], get_model(r.experiment.model)
         base = uncached(rows, r.case)
-        m, own, full = metrics[r.slug], latency["plans"][r.slug], latency["plans"][base.slug]
+        m, own, full = metrics[r.case][r.slug], latency["plans"][r.slug], latency["plans"][base.slug]
         halves = 1 if e.cfg == 1 else 2
         macs = plan.macs(model.shape)
         out.append({
             "model": model.title, "resolution": model.resolution, "sampler": SAMPLERS[e.sampler], "cfg": e.cfg,
-            "case": r.case, "method": methods.title(e.method, e.settings), "steps": plan.steps,
+            "case": r.case, "method": methods.title(e.method, e.settings),
+            **({"settings": _said(r)} if about.settings else {}), "steps": plan.steps,
             **{k: m[k] for k in about.metrics},
             "CUR": plan.cur, "GMACs": halves * macs / 1e9,
             "theoretical_speedup": plans[base.slug].macs(model.shape) / macs,
@@ -73,6 +77,11 @@ def build(
         if f"paper_{k}" in table:
             table[f"delta_{k}"] = table[k] - table[f"paper_{k}"]
     return table
+
+
+def _said(row: Row) -> str:
+    """What the configuration sets besides the ratio that is asked for."""
+    return ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.given if k != "target_cur")
 
 
 SHORT = (
@@ -137,6 +146,13 @@ def _beside(block: pd.DataFrame, heads: dict[str, str]) -> list[dict[str, str]]:
         known = [k for k in heads if f"delta_{k}" in block and not pd.isna(row[f"delta_{k}"])]
         out.append({k: f" ({row[f'paper_{k}']:g}, {row[f'delta_{k}']:+.2f})" for k in known})
     return out
+
+
+def rows_of_table(block: pd.DataFrame, heads: dict[str, str], cell: Callable[[str, object], str]) -> str:
+    """Markdown of these columns; `cell` writes a value."""
+    lines = ["| " + " | ".join(heads.values()) + " |", "|" + "---|" * len(heads)]
+    lines += ["| " + " | ".join(cell(k, row[k]) for k in heads) + " |" for _, row in block.iterrows()]
+    return "\n".join(lines)
 
 
 def _block(block: pd.DataFrame, heads: dict[str, str], published: bool = False) -> str:

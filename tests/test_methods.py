@@ -17,9 +17,10 @@ STEPS = 6
 
 
 def experiment(name: str, **settings) -> Experiment:
+    about = MODELS["pocket-uvit" if hasattr(methods.get_method(name), "KINDS") else "pocket-dit"]
     if issubclass(methods.get_method(name).Settings, LearnedSettings):
         settings = {"beta": 1e-4, "rounds": 2, "batch": 2} | settings
-    return Experiment.of("pocket-dit", "ddim", STEPS, 1.5, name, settings)
+    return Experiment.of(about.name, about.sampler, STEPS, about.cfg, name, settings)
 
 
 def make(name: str, **settings):
@@ -36,10 +37,10 @@ def test_contract(name, tmp_path):
     plan, router = make(name)
     again, _ = make(name)
     assert (plan.actions == again.actions).all()
-    assert plan.branches == len(MODELS["pocket-dit"].shape.branches) and plan.steps <= STEPS
+    e, o = experiment(name), plan.origin
+    assert plan.branches == len(MODELS[e.model].shape.branches) and plan.steps <= STEPS
     assert (plan.actions[0] == COMPUTE).all()
-    o = plan.origin
-    assert (o.model, o.sampler, o.cfg, o.method, o.steps) == ("pocket-dit", "ddim", 1.5, name, plan.steps)
+    assert (o.model, o.sampler, o.cfg, o.method, o.steps) == (e.model, e.sampler, e.cfg, name, plan.steps)
     assert methods.make_settings(name, o.settings) == experiment(name).settings
     plan.save(tmp_path / "p.safetensors")
     assert Plan.load(tmp_path / "p.safetensors").origin == o
@@ -103,11 +104,43 @@ def test_heuristics_take_the_nearest_macs(name):
         ("harmonica", {"beta": None, "target_cur": 90}, "cannot reach a CUR of 90 %"),
         ("learning_to_cache", {"beta": None, "target_cur": 51}, "cannot reach a CUR of 51 %"),
         ("harmonica", {"batch": 0}, "batch is above 0"),
+        ("faster_diffusion", {"keys": "published"}, "for 50 steps, not for 6"),
+        ("deepcache", {"power": 0.5}, "the power is at least 1"),
     ],
 )
 def test_bad_settings(name, settings, says):
     with pytest.raises(UserError, match=says):
         make(name, **settings)
+
+
+def test_a_method_for_another_kind_of_backbone():
+    with pytest.raises(UserError, match="faster_diffusion is for uvit, and pocket-dit is a dit"):
+        Experiment.of("pocket-dit", "ddim", STEPS, 1.5, "faster_diffusion", {})
+
+
+def test_quadratic_schedule_of_deepcache():
+    """unique(int(linspace(0, T^(1/p), n + 1)^p)): for T = 6, N = 2, p = 2 they are 0, 0.67, 2.67 and 6."""
+    plan, _ = make("deepcache", schedule="quadratic", interval=2, outer=1)
+    assert plan.actions[:, 4].tolist() == [0, 3, 0, 3, 3, 3]
+    uniform, _ = make("deepcache", interval=2, outer=1)
+    assert uniform.actions[:, 4].tolist() == [0, 3, 0, 3, 0, 3]
+
+
+def test_keys_of_faster_diffusion():
+    """At key steps everything runs, between them the out-blocks; the paper's list has 9 keys of 50."""
+    e = Experiment.of("pocket-uvit", "dpm-solver", 50, 1.4, "faster_diffusion", {"keys": "published"})
+    plan, _ = e.make()
+    keys = [s for s in range(50) if not plan.actions[s].any()]
+    assert keys == [0, 1, 2, 3, 5, 10, 15, 25, 35] and plan.origin.prior_noise == 0.003
+    first_out_block = plan.branches // 2 + 1
+    assert (plan.actions[4, :first_out_block] != COMPUTE).all() and (plan.actions[4, first_out_block:] == COMPUTE).all()
+
+
+def test_direct_optimisation_differentiates_the_whole_trajectory():
+    """Its gradients are those of autograd through every step; SDT's reach one step's logits only."""
+    plan, router = make("direct", beta=1e-9, rounds=1)
+    assert plan.origin.cost["updates"] == STEPS - 1 and plan.origin.cost["generation_passes"] == 0
+    assert (router.logits[1:] != router.logits[1]).any()
 
 
 def test_a_missing_source():

@@ -96,7 +96,9 @@ def test_names_and_branches_of_the_huge_model():
     assert {"in_blocks.13.attn.qkv.weight", "mid_block.mlp.fc1.bias", "out_blocks.13.skip_linear.weight", "norm.weight",
             "pos_embed", "label_emb.weight", "decoder_pred.bias", "patch_embed.proj.weight"} <= names  # fmt: skip
     assert not any("attn.qkv.bias" in n for n in names)
-    assert len(about.shape.branches) == 58 and sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(501, abs=1)
+    assert len(about.shape.branches) == 58 and sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(
+        501, abs=1
+    )
 
 
 @st.composite

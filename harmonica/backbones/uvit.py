@@ -1,4 +1,4 @@
-"""U-ViT (Bao et al. 2023, arXiv 2209.12152): time and label are tokens, and long skips join the first half to the second.
+"""U-ViT (Bao et al. 2023, arXiv 2209.12152): time and label are tokens, long skips join the first half to the second.
 
 Parameters carry the original's names (in_blocks.0.attn.qkv.weight …), so that its checkpoints load as they are. Block i
 of `depth` + 1 has branches 2i (attention) and 2i + 1 (MLP): in-blocks, the middle block, out-blocks. The output of

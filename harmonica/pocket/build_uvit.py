@@ -24,8 +24,8 @@ QUALITY_STEPS = (50, 20, 10)
 def build(data: Path, out: Path, work: Path, steps: int | None = None, images: int = 1000) -> None:
     """Make the pocket folder `out`, or replace it; checkpoints go to `work`, and a stopped run goes on from them.
 
-    Autoencoder, classifier and reference are those of the pocket DiT. `steps` replaces the recipe's number of steps, for
-    a trial; quality is measured with `images` images a seed.
+    Autoencoder, classifier and reference are those of the pocket DiT. `steps` replaces the recipe's number of steps,
+    for a trial; quality is measured with `images` images a seed.
     """
     pictures, labels = fashion_mnist(data, "train")
     about = get_model("pocket-uvit")
@@ -50,7 +50,9 @@ def measure_quality(own: Model, n: int) -> dict:
     for steps in QUALITY_STEPS:
         fids, agreement = [], []
         for seed in range(QUALITY_SEEDS):
-            plan = all_compute(Origin(own.name, own.sampler, steps, own.cfg, "full", seed=seed), len(own.shape.branches))
+            plan = all_compute(
+                Origin(own.name, own.sampler, steps, own.cfg, "full", seed=seed), len(own.shape.branches)
+            )
             drawn, asked = draw_in_memory(plan, n, parts)
             f = extract(drawn)
             fids.append(frechet_distance(Gaussian.of(f.pooled), reference.pooled))

@@ -32,9 +32,9 @@ def initialise(model: UViT) -> None:
 
 
 def train_uvit(mean: Tensor, std: Tensor, labels: np.ndarray, checkpoint: Path, steps: int = 7000, lr: float = 1.5e-3):
-    """U-ViT on latents (n, 4, 8, 8) of unit variance: the mean squared error of the noise, labels dropped at 10 %, Stable
-    Diffusion's noise schedule. The blocks' matrices are trained by Muon. Returns the average of the weights and the run.
-    """
+    """U-ViT on latents (n, 4, 8, 8) of unit variance: the mean squared error of the noise, labels dropped at 10 %,
+    Stable Diffusion's noise schedule. The blocks' matrices are trained by Muon. Returns the average of the weights and
+    the run."""
     torch.manual_seed(0)
     model = UViT(UVIT).train()
     initialise(model)

@@ -62,6 +62,7 @@ BY_SLUG = {r.slug: r for rows in ROWS.values() for r in rows}
 
 
 wildcard_constraints:
+    figure="[A-Za-z0-9@-]+",
     experiment="[A-Za-z0-9._-]+",
     group="[A-Za-z0-9._@-]+",
     table="[a-z0-9]+",
@@ -69,12 +70,67 @@ wildcard_constraints:
     shard=r"\d+",
 
 
+def is_of_costs(table: str) -> bool:
+    """Whether a table is of what training costs, and of nothing that is drawn."""
+    return TABLES[table].get("costs", False)
+
+
+def drift_plans(case: str) -> list[str]:
+    """Plans of a case of table 1 that take all its steps."""
+    rows = [r for r in ROWS["table1"] if r.case == case]
+    return [
+        plan_file(r.slug)
+        for r in rows
+        if r.experiment.method not in ("full", "fewer_steps")
+    ]
+
+
+def extra_figures() -> dict[str, dict]:
+    """The figures that are of no single table: what draws them, and from which files."""
+    first = ROWS["table1"][0].experiment.model
+    harmonica = [
+        plan_file(r.slug) for r in ROWS["table1"] if r.experiment.method == "harmonica"
+    ]
+    out = {
+        "sweep": {"what": "sweep", "files": ["results/sweep.csv"]},
+        "memory": {
+            "what": "memory",
+            "files": ["results/table1.csv"],
+            "more": f"--model {first}",
+        },
+    }
+    if harmonica:
+        out["lambda"] = {"what": "lambdas", "files": harmonica}
+    for case in TABLES["table1"]["cases"]:
+        if drift_plans(case):
+            out[f"drift-{case}"] = {
+                "what": "drift",
+                "files": [f"{OUT}/drift/{case}.json"],
+                "others": drift_plans(case),
+                "more": "--plans {others}",
+            }
+    names = [n for n in downloads.FILES if "router" in n]
+    if SCALE == "paper":
+        released = [f"{OUT}/fetched/{n}.json" for n in names]
+    else:
+        names = [n for n in names if (provenance.weights_folder() / n).is_file()]
+        released = []
+    if names:
+        files = [str(provenance.weights_folder() / n) for n in names]
+        out["released-routers"] = {
+            "what": f"routers {' '.join(files)}",
+            "files": [],
+            "others": released,
+        }
+    return out
+
+
 def plan_file(slug: str) -> str:
     return f"{OUT}/plans/{slug}.safetensors"
 
 
 def plans_of(table: str) -> list[str]:
-    return [plan_file(r.slug) for r in ROWS[table]]
+    return [plan_file(slug) for slug in dict.fromkeys(r.slug for r in ROWS[table])]
 
 
 def group_of(table: str, row: suite.Row) -> str:
@@ -82,7 +138,9 @@ def group_of(table: str, row: suite.Row) -> str:
 
 
 def rows_of_group(table: str, group: str) -> list[suite.Row]:
-    return [r for r in ROWS[table] if group_of(table, r) == group]
+    """What one sampling job draws; an experiment that stands in several blocks once."""
+    by_slug = {r.slug: r for r in ROWS[table] if group_of(table, r) == group}
+    return list(by_slug.values())
 
 
 def chunks_of(table: str) -> int:
@@ -190,3 +248,6 @@ def clip_options(table: str, case: str) -> str:
         return ""
     tag = f"--clip-pretrained {clip['pretrained']}" if clip["pretrained"] else ""
     return f"--clip {clip['model']} {tag} --captions {case_model(table, case).name}"
+
+
+FIGURES = extra_figures()

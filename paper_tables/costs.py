@@ -1,0 +1,65 @@
+"""Table 6: what training a router costs, from the records in the plans: no images are drawn."""
+
+import pandas as pd
+
+from harmonica import methods
+from harmonica.models import get_model
+from harmonica.plan import Plan
+from harmonica.suite import Row
+from paper_tables.layout import rows_of_table
+from paper_tables.published import lookup
+
+HEADS = {
+    "method": "Method", "steps": "Steps", "batch": "Batch", "training_images": "Images", "training_s": "Time s",
+    "time": "Time ×", "peak_MB": "Peak MB", "memory": "Memory ×", "rounds": "Rounds", "updates_per_s": "Updates/s",
+    "generation_passes": "λ passes", "beta_moves": "β moves", "CUR": "CUR %", "paper_images": "paper images",
+    "paper_time_h": "paper time h", "paper_memory": "paper GB/GPU",
+}  # fmt: skip
+FORMATS = {
+    "training_s": "{:.1f}", "time": "{:.2f}", "peak_MB": "{:.0f}", "memory": "{:.2f}", "updates_per_s": "{:.1f}",
+    "generation_passes": "{:.1f}", "CUR": "{:.2f}", "training_images": "{:.0f}", "rounds": "{:.0f}",
+    "beta_moves": "{:.0f}",
+}  # fmt: skip
+
+
+def build(rows: list[Row], plans: dict[str, Plan]) -> pd.DataFrame:
+    """One row a trained router. Time and memory are also given as multiples of HarmoniCa's in the same case."""
+    out = []
+    for r in rows:
+        e, plan = r.experiment, plans[r.slug]
+        cost, notes = plan.origin.cost, plan.origin.notes
+        if "rounds" not in cost:
+            continue
+        title = methods.title(e.method, e.settings)
+        paper = lookup("table6_training_cost", method=title)
+        out.append({
+            "model": get_model(e.model).title, "case": r.case, "method": title, "steps": plan.steps,
+            "batch": notes["recipe"]["batch"], "training_images": cost["images"], "training_s": cost["training_s"],
+            "peak_MB": cost["peak_MB"], "rounds": cost["rounds"], "updates_per_s": cost["updates"] / cost["training_s"],
+            "generation_passes": cost["generation_passes"], "beta_moves": notes["beta_moves"], "CUR": plan.cur,
+            "paper_images": paper.get("images"), "paper_time_h": paper.get("time_h"),
+            "paper_memory": paper.get("memory_GB_per_GPU"),
+        })  # fmt: skip
+    table = pd.DataFrame(out)
+    for column, of in (("time", "training_s"), ("memory", "peak_MB")):
+        own = table[table.method == methods.get_method("harmonica").TITLE].set_index("case")[of]
+        table[column] = table[of] / table.case.map(own)
+    return table
+
+
+def markdown(table: pd.DataFrame, device: str, scale: str) -> str:
+    """A readable table a case."""
+    parts = [
+        f"# Table 6: what training costs, {scale} scale",
+        f"On {device}, one process and one thread a training. Time counts from the moment the weights are loaded, with "
+        "the search for β that meets the row's CUR (it is part of the one training; *β moves* is how often β changed), "
+        "and, for Learning-to-Cache, the encoding of its images. Peak is the memory above that of the loaded model. "
+        "*Updates/s*: rows of logits that were updated; direct optimisation updates all at once, once a trajectory. "
+        "*λ passes*: whole trajectories that were generated to measure λ. Time × and Memory ×: HarmoniCa's are 1. The "
+        "paper's columns are its table 6 (DiT-XL/2 256, 4 GPUs).",
+    ]
+    for case, block in table.groupby("case", sort=False):
+        heads = {k: v for k, v in HEADS.items() if not block[k].isna().all()}
+        lines = rows_of_table(block, heads, lambda k, v: "–" if pd.isna(v) else FORMATS.get(k, "{}").format(v))
+        parts += [f"## {block.model.iloc[0]}, case {case}", lines]
+    return "\n\n".join(parts) + "\n"
