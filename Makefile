@@ -2,7 +2,9 @@ PYTHON ?= python3
 CORES ?= all
 BIN := .venv/bin
 
-.PHONY: setup table1 table2 test reference lint clean
+TABLES := table1 table2 table3 table6 transfer sweep ablations
+
+.PHONY: setup $(TABLES) figures report test reference lint clean
 
 setup: .venv/.done
 
@@ -16,9 +18,18 @@ setup: .venv/.done
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
 	@touch $@
 
-table1 table2: setup
+$(TABLES): setup
 	$(BIN)/snakemake --cores $(CORES) results/$@.csv
 	@cat results/$@.md
+
+# every figure, .png and .pdf, in results/figures
+figures: setup
+	$(BIN)/snakemake --cores $(CORES) figures
+
+# one page with all tables and figures, their captions and where the numbers come from
+report: setup
+	$(BIN)/snakemake --cores $(CORES) all
+	$(BIN)/snakemake all --report report.html
 
 test: setup
 	$(BIN)/python -m pytest
@@ -29,13 +40,19 @@ lint: setup
 	$(BIN)/snakefmt --check workflow
 	$(BIN)/snakemake --lint
 
-# the committed run: more images a row, then its table, figures and provenance beside the code
+# the committed run: every table with its figures and provenance beside the code, table 1 with more images a row
 reference: setup
 	$(BIN)/snakemake --cores $(CORES) results/table1.csv --config images=5000
 	mkdir -p results/reference/pocket/figures
 	$(BIN)/harmonica timing results/ > results/reference/pocket/timing.txt
-	cp results/table1.* results/reference/pocket/
-	cp results/figures/table1-* results/reference/pocket/figures/
+	cp results/table1.csv results/table1.md results/table1.provenance.json results/reference/pocket/
+	cp results/figures/table1-*.png results/reference/pocket/figures/
+	$(BIN)/snakemake --cores $(CORES) all
+	for t in $(filter-out table1,$(TABLES)); do \
+		cp results/$$t.csv results/$$t.md results/$$t.provenance.json results/reference/pocket/; \
+		cp results/figures/$$t-*.png results/reference/pocket/figures/ 2>/dev/null || true; done
+	cp results/figures/sweep.png results/figures/memory.png results/figures/lambda.png results/figures/drift-*.png \
+		results/reference/pocket/figures/
 
 clean:
-	rm -rf results/pocket results/paper results/table*.* results/figures .snakemake
+	rm -rf results/pocket results/paper results/*.* results/figures report.html .snakemake

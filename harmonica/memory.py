@@ -37,6 +37,9 @@ class Peak:
             self._cuda.reset_peak_memory_stats()
             self._before = self._cuda.memory_allocated()
             return
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform.startswith("linux") else None
+        if trim is not None:
+            trim(0)  # or what was freed before would hide what is used from now on
         try:
             Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
         except OSError:

@@ -148,3 +148,38 @@ def test_router_files_that_do_not_fit(tmp_path, capsys):
         assert words in err and err.count("\n") == 1
     assert main(["import-router", str(tmp_path / "a.pt"), "--model", "dit-xl-2-256"]) == 2
     assert "has 60 branches a step, but dit-xl-2-256 has 56" in capsys.readouterr().err
+
+
+def test_a_router_of_uvit_is_read_by_intervals(tmp_path, capsys):
+    """Entry j is the beginning of interval j, for 1 ≤ j < T/2; the middles, and the rest of the file, are not used."""
+    rows = {f"{j}.prob": torch.full((58,), -9.0 if j in (1, 3) else 9.0) for j in range(8)}
+    rows["2.prob"][:2] = 2.0  # 0.88: reused at 0.9, computed at 0.8
+    rows["5.prob"][:] = -9.0  # behind T/2
+    rows["7.prob"] = torch.randn(58)
+    torch.save(rows, tmp_path / "r.pth")
+    router = released.read(tmp_path / "r.pth").router()
+    o = router.origin
+    assert (o.model, o.sampler, o.steps, o.cfg, o.method) == ("uvit-h-2-256", "dpm-solver", 8, 1.4, "learning_to_cache")
+    reused = (router.plan(released.threshold(o.model)).actions != 0).sum(1)
+    assert reused.tolist() == [0, 0, 58, 0, 2, 0, 58, 0]
+    assert (router.plan(0.8).actions[4] == 0).all()
+    assert main(["import-router", str(tmp_path / "r.pth")]) == 0
+    assert "of the 3 routed steps' branches, 67.82 % are reused" in capsys.readouterr().out
+
+
+def test_an_original_uvit_is_read_by_its_names(tmp_path):
+    """A file with the original's parameter names and nothing but its configuration; another depth is refused."""
+    from harmonica.backbones.parts import load
+    from harmonica.backbones.uvit import UViT
+    from harmonica.convert import to_uvit_folder
+
+    config = dict(img_size=4, patch_size=2, in_chans=4, embed_dim=16, depth=2, num_heads=2, mlp_ratio=4, qkv_bias=False,
+                  num_classes=6)  # fmt: skip
+    model = UViT(config)
+    torch.save(model.state_dict(), tmp_path / "uvit.pth")
+    to_uvit_folder(tmp_path / "uvit.pth", tmp_path / "transformer", config)
+    again = load(UViT, tmp_path / "transformer", "tiny")
+    assert all(torch.equal(v, model.state_dict()[k]) for k, v in again.state_dict().items())
+    with pytest.raises(UserError, match="does not hold the weights of this U-ViT"):
+        to_uvit_folder(tmp_path / "uvit.pth", tmp_path / "other", config | {"depth": 4})
+    assert not (tmp_path / "other").exists()

@@ -230,3 +230,44 @@ def test_solver_is_of_second_order():
 def test_numbers_of_steps_that_the_solver_refuses(steps):
     with pytest.raises(UserError, match="even number of steps"):
         DPMSolver(steps)
+
+
+def test_prior_noise_is_added_at_the_ends_of_late_intervals(tiny):
+    """With a plan that computes all, prior noise is all that differs: it comes at the ends of intervals that began under
+    t = 500."""
+    steps, share = 6, 0.01
+    noise, _ = noise_and_labels(0, 0, 3, tiny.latent_shape, 5)
+    guided, sampler = Guided(tiny, LABELS, 1.4, 4), DPMSolver(steps)
+    plan = all_compute(origin(steps, sampler="dpm-solver", prior_noise=share), BRANCHES)
+    own = sample(guided, sampler, Planned(tiny, plan), noise)
+    with torch.inference_mode():
+        x = sampler.begin(noise)
+        for s in range(steps):
+            x = sampler.step(s, guided(x, sampler.timesteps[s], Plain(tiny)), x)
+            if s == 5:  # intervals begin at 1000, 667 and 334
+                x = torch.cat([x[:, :4] + share * noise, x[:, 4:]], 1)
+    torch.testing.assert_close(own, x[:, :4])
+
+
+def test_learning_to_cache_trains_as_it_samples(tiny):
+    """The student of an even step reuses what the middle of the interval before it computed."""
+    from baselines.learning_to_cache import pair, routed_steps
+    from harmonica.logits import Logits
+
+    sampler = DPMSolver(6)
+    assert list(routed_steps(6, sampler.stages)) == [2, 4]
+    logits = Logits(torch.full((6, BRANCHES), -90.0), range(2, 6, 2), 0.1)
+    x0, noise = torch.randn(3, 4, 4, 4), torch.randn(3, 4, 4, 4)
+    teacher, student = pair(tiny, sampler, logits, 2, x0, LABELS, noise)
+    actions = np.zeros((6, BRANCHES), np.uint8)
+    actions[2] = REUSE
+    planned, seen = Planned(tiny, Plan(actions, origin(6, sampler="dpm-solver"))), []
+    bar = sampler.alpha_bar(0)
+    x = sampler.begin(bar**0.5 * x0 + (1 - bar) ** 0.5 * noise)
+    with torch.no_grad():
+        for s in range(3):
+            seen.append(evaluate(tiny, x[:, :4], sampler.timesteps[s], tiny.condition(LABELS), planned.at(s)))
+            plain = evaluate(tiny, x[:, :4], sampler.timesteps[s], tiny.condition(LABELS), Plain(tiny))
+            x = sampler.step(s, seen[-1], x)
+    torch.testing.assert_close(student.detach(), seen[2], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(teacher, plain, atol=1e-5, rtol=1e-4)
