@@ -25,6 +25,7 @@ EXAMPLES = """examples:
   harmonica fetch dit-xl-2-256                                   weights for the paper scale
   harmonica captions captions_val2014.json -o weights/coco-2014-val.txt
   harmonica smoke --scale paper                                  DiT-XL/2 at its true shape, random weights
+  harmonica bench inference                                      real against theoretical speed-up
   harmonica timing results/                                      where a run of the workflow spent its time
   harmonica pocket train --data fashion-mnist/ -o my-pocket/     make the shipped models again
 """
@@ -156,6 +157,12 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--model", default="dit-xl-2-256", help="default: %(default)s")
     p.add_argument("--steps", type=int, help="T, sampling steps; default: 10, for 1024 pixels and more 2")
     p.add_argument("--blocks", type=int, help="default: all, for more than 1024 pixels on a CPU 2")
+
+    p = command("bench", bench, "Measure what is promised of speed and memory; a line a case, the ratio and its spread.",
+                "harmonica bench inference --rounds 5\n  harmonica bench training memory metrics -o b.csv")  # fmt: skip
+    p.add_argument("suites", nargs="+", choices=["inference", "training", "memory", "metrics"])
+    p.add_argument("--rounds", type=int, default=3, help="of both sides, interleaved; default: %(default)s")
+    p.add_argument("-o", "--out", type=Path, help="also write the lines here (csv), with their provenance beside")
 
     p = command("timing", timing, "Say where a run of the workflow spent its time.", "harmonica timing results/")
     p.add_argument("folder", type=Path)
@@ -442,6 +449,27 @@ def smoke(args) -> None:
     from harmonica.smoke import smoke
 
     smoke(args.model, args.steps, args.blocks)
+
+
+def bench(args) -> None:
+    import pandas as pd
+
+    from harmonica import bench, provenance
+
+    if args.rounds < 1:
+        raise UserError(f"a benchmark needs at least one round, not {args.rounds}")
+    lines = []
+    for suite in args.suites:
+        for line in bench.SUITES[suite](args.rounds):
+            print(f"{suite:10} {line}", flush=True)
+            lines.append(line.record())
+    if args.out:
+        import torch
+
+        about = {"commit": provenance.commit(), "versions": provenance.versions(), "device": provenance.device(),
+                 "threads": torch.get_num_threads(), "rounds": args.rounds}  # fmt: skip
+        _write_json(args.out.with_suffix(".provenance.json"), about)
+        provenance.write_whole(args.out, pd.DataFrame(lines).to_csv(index=False, float_format="%.6g"))
 
 
 def timing(args) -> None:

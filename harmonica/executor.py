@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from harmonica.backbones.parts import add, add_run
 from harmonica.errors import UserError
 from harmonica.plan import COMPUTE, REUSE, SPAN_DELTA, SPAN_TIMED, Op, Plan
 
@@ -40,7 +41,7 @@ class Plain:
         return self
 
     def __call__(self, i, x, ctx):
-        return self.backbone.add(i, x, self.backbone.delta(i, x, ctx), ctx), i + 1
+        return add(x, self.backbone.delta(i, x, ctx), self.backbone.gate(i, ctx)), i + 1
 
     def finish(self) -> None:
         pass
@@ -136,10 +137,12 @@ class Planned(Following):
         super().__init__(plan, {} if cache is None else cache, condition_tokens=backbone.shape.condition_tokens)
         self.backbone, self.skips = backbone, {}
         self._carried = plan.carried(backbone.shape)
+        self._runs_of = [runs(ops, backbone.joins) for ops in plan.program]
 
     def at(self, s: int) -> Callable:
         """The policy of step `s`."""
         self.start(s)
+        self._runs = self._runs_of[s]
         self.skips = {k: v for k, v in self.skips.items() if s and k in self._carried[s - 1]}
         self._counted = self._carried[s] | self._carried[s - 1] if s else self._carried[s]
         return self
@@ -155,13 +158,30 @@ class Planned(Following):
         if op.action == COMPUTE:
             delta = self.backbone.delta(i, x, ctx)
             self.keep(i, op, delta)
-            x = self.backbone.add(i, x, delta, ctx)
+            x = add(x, delta, self.backbone.gate(i, ctx))
         elif op.action == REUSE:
-            x = self.backbone.add(i, x, self.take(i, op), ctx)
+            run = self._runs[i]
+            deltas = [self.take(k, self.ops[k]) for k in run]
+            x = add_run(x, deltas, [self.backbone.gate(k, ctx) for k in run])
+            op = self.ops[run[-1]]
         else:
             x = self.take_span(i, op, x)
         self.close(op, x)
         return x, op.stop
+
+
+def runs(ops: dict[int, Op], joins: frozenset[int]) -> dict[int, list[int]]:
+    """The runs of reused branches of a step, by their first: nothing is computed, joined or stored inside one."""
+    out: dict[int, list[int]] = {}
+    run: list[int] = []
+    for i, op in sorted(ops.items()):
+        if op.action != REUSE:
+            run = []
+            continue
+        if not run or i in joins or op.opens or ops[run[-1]].closes:
+            run = out.setdefault(i, [])
+        run.append(i)
+    return out
 
 
 @dataclass
@@ -198,4 +218,4 @@ class Soft:
             out = torch.lerp(self.cache[i], out, self._ratios[i])
             if self._refresh is not None and self._refresh[i]:
                 self.cache[i] = out.detach() if self.detach else out
-        return self.backbone.add(i, x, out, ctx), i + 1
+        return add(x, out, self.backbone.gate(i, ctx)), i + 1

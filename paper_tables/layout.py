@@ -14,7 +14,13 @@ from harmonica.suite import Row, uncached
 
 PUBLISHED = ("IS", "CLIP", "FID", "sFID", "precision", "recall", "CUR", "speedup")
 HIGHER, LOWER = ("IS", "CLIP", "precision", "recall", "PSNR"), ("FID", "sFID")
-SAMPLERS = {"ddim": "DDIM", "dpmsolver++": "DPM-Solver++", "iddpm": "IDDPM", "sa-solver": "SA-Solver"}
+SAMPLERS = {
+    "ddim": "DDIM",
+    "dpmsolver++": "DPM-Solver++",
+    "iddpm": "IDDPM",
+    "sa-solver": "SA-Solver",
+    "dpm-solver": "DPM-Solver",
+}
 FORMATS = {
     "CLIP": "{:.2f}", "IS": "{:.3f}", "FID": "{:.3f}", "sFID": "{:.3f}", "precision": "{:.1f}", "recall": "{:.1f}",
     "PSNR": "{:.2f}", "CUR": "{:.2f}", "GMACs": "{:.4g}", "theoretical_speedup": "{:.2f}", "latency_s": "{:.4f}",

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -36,6 +37,32 @@ TABLE2 = {
     "sampling": {"grouping": "all", "shards": 1, "chunk": 10, "batch": 5},
     "latency": {"batch": 2, "rounds": 1},
 }
+TINY = {
+    "images": 16,
+    "sampling": {"grouping": "all", "shards": 1, "chunk": 16, "batch": 8},
+    "latency": {"batch": 2, "rounds": 1},
+}
+TRAINING = {"beta": 1.0, "rounds": 2, "batch": 2, "lr": 1.5}
+TABLE3 = TINY | {
+    "cases": {"6": {"model": "pocket-uvit", "steps": 6}},
+    "methods": ["full", {"faster_diffusion": {"interval": 2}}, {"deepcache": {"schedule": "quadratic"}}, "delta_dit"]
+    + [{name: TRAINING} for name in ("learning_to_cache", "harmonica")],
+}
+TABLE6 = {
+    "cases": {"4": {"model": "pocket-dit", "steps": 4}},
+    "methods": ["full"] + [{name: TRAINING} for name in ("learning_to_cache", "harmonica", "direct")],
+}
+SWEEP = TINY | {
+    "cases": {"4": {"model": "pocket-dit", "steps": 4}},
+    "methods": ["full"]
+    + [{name: TRAINING | {"beta": b}} for name in ("learning_to_cache", "harmonica") for b in (1, 2)],
+}
+ABLATIONS = TINY | {
+    "cases": {k: {"model": "pocket-dit", "steps": 4} for k in ("lambda", "threshold")},
+    "methods": ["full", {"harmonica": TRAINING}]
+    + [{"harmonica": TRAINING | {"compat": "paper", "cases": ["lambda"]}}]
+    + [{"harmonica": TRAINING | {"threshold": 0.5, "cases": ["threshold"]}}],
+}
 TOY = '''"""A toy: reuse every MLP at odd steps."""
 
 from dataclasses import dataclass
@@ -69,7 +96,10 @@ class Project:
         self.write(TABLE1)
 
     def write(self, table1: dict) -> None:
-        config = {"tables": {"table1": table1, "table2": TABLE2}}
+        config = {
+            "tables": {"table1": table1, "table2": TABLE2, "table3": TABLE3, "table6": TABLE6, "sweep": SWEEP,
+                       "ablations": ABLATIONS}
+        }  # fmt: skip
         (self.folder / "micro.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
 
     def snakemake(self, *args: str, cores: str = "2") -> tuple[int, str]:
@@ -171,3 +201,51 @@ def test_table_of_captions(project):
     assert set(t.sampler) == {"SA-Solver", "DPM-Solver++"}
     assert t[t.method == "FORA"].CUR.tolist() == pytest.approx([100 / 3, 25], rel=1e-4)  # also at countdown index 0
     assert (project.folder / "results" / "figures" / "table2-samples.png").stat().st_size > 10_000
+
+
+def test_table_of_long_skips(project):
+    status, out = project.snakemake("results/table3.csv")
+    assert status == 0, out + "\n".join(f.read_text() for f in project.folder.rglob("logs/**/*.log"))
+    t = pd.read_csv(project.folder / "results" / "table3.csv").set_index("method")
+    assert len(t) == 6 and (t.model == "pocket U-ViT").all() and (t.sampler == "DPM-Solver").all()
+    assert t.paper_FID["Faster Diffusion"] == 2.82 and t.CUR["Learning-to-Cache"] == pytest.approx(100 / 3, rel=1e-3)
+
+
+def test_tables_of_costs_and_of_single_choices(project):
+    status, out = project.snakemake("results/table6.csv", "results/ablations.csv")
+    assert status == 0, out + "\n".join(f.read_text() for f in project.folder.rglob("logs/**/*.log"))
+    costs = pd.read_csv(project.folder / "results" / "table6.csv")
+    assert len(costs) == 3 and (costs.training_s > 0).all() and costs.paper_time_h.count() == 2
+    t = pd.read_csv(project.folder / "results" / "ablations.csv")
+    assert t.case.tolist() == ["lambda"] * 3 + ["threshold"] * 3
+    assert t[t.method == "HarmoniCa"].groupby("case").FID.first().nunique() == 1  # one experiment in two blocks
+
+
+def test_report(project, tmp_path):
+    """One page with every figure and table in it; headless Chromium shows it without anything missing."""
+    targets = ["results/table1.csv", "results/table6.csv", "results/figures/sweep.png", "results/figures/memory.png",
+               "results/figures/lambda.png", "results/figures/drift-4.png"]  # fmt: skip
+    status, out = project.snakemake(*targets)
+    assert status == 0, out + "\n".join(f.read_text() for f in project.folder.rglob("logs/**/*.log"))
+    status, out = project.snakemake(*targets, "--report", str(tmp_path / "report.html"))
+    assert status == 0, out
+    for figure in ("sweep", "memory", "lambda", "drift-4"):
+        assert (project.folder / "results" / "figures" / f"{figure}.pdf").read_bytes().startswith(b"%PDF")
+    page = (tmp_path / "report.html").read_text()
+    for name in ("table1-speedup.png", "table1-router.png", "table1-samples.png", "sweep.png", "table1.html",
+                 "table6.html", "table1.provenance.json"):  # fmt: skip
+        assert name in page
+    assert not re.findall(r'(?:src|href)="(?!data:|#|https?:|javascript:)[^"]+"', page)
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("Chromium is not installed: the report was made, and not opened")
+    shot = tmp_path / "report.png"
+    command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1400,900",
+               "--virtual-time-budget=8000", "--enable-logging=stderr"]  # fmt: skip
+    done = subprocess.run(
+        [*command, "--dump-dom", f"file://{tmp_path / 'report.html'}"], capture_output=True, text=True
+    )
+    assert "Figures of tables" in done.stdout and "Provenance" in done.stdout
+    assert not re.findall(r"ERR_FILE_NOT_FOUND|Uncaught \w*Error", done.stderr), done.stderr
+    subprocess.run([*command, f"--screenshot={shot}", f"file://{tmp_path / 'report.html'}"], capture_output=True)
+    assert shot.stat().st_size > 10_000

@@ -4,6 +4,7 @@ import torch
 from conftest import TINY_BRANCHES, origin, plans
 from hypothesis import given
 
+from harmonica.backbones.parts import add
 from harmonica.errors import UserError
 from harmonica.executor import Plain, Planned, Soft, evaluate
 from harmonica.plan import COMPUTE, REUSE, SPAN_DELTA, Plan, all_compute
@@ -35,7 +36,7 @@ def slowly(model, plan, first=0):
                 self.streams[i] = x
                 delta = model.delta(i, x, ctx) if action == COMPUTE else last_delta[i]
                 last_delta[i] = delta
-                x, i = model.add(i, x, delta, ctx), i + 1
+                x, i = add(x, delta, model.gate(i, ctx)), i + 1
             else:
                 stop = i
                 while stop < len(self.row) and self.row[stop] == action:
@@ -87,7 +88,7 @@ def test_a_cache_that_is_not_used_fails_the_run(tiny, monkeypatch):
     plan = Plan(actions, origin(3))
 
     def off(self, i, x, ctx):
-        return self.backbone.add(i, x, self.backbone.delta(i, x, ctx), ctx), i + 1
+        return add(x, self.backbone.delta(i, x, ctx), self.backbone.gate(i, ctx)), i + 1
 
     monkeypatch.setattr(Planned, "__call__", off)
     with pytest.raises(UserError, match="reused 0.00 %.*the cache was not used as asked"):

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
+from harmonica.backbones.parts import add
 from harmonica.backbones.uvit import UViT
 from harmonica.dpm_solver import DPMSolver, scaled_linear_alpha_bar
 from harmonica.errors import UserError
@@ -131,7 +132,7 @@ def slowly(model, plan):
             self.streams[i] = x
             if action in (COMPUTE, REUSE):
                 last_delta[i] = model.delta(i, x, ctx) if action == COMPUTE else last_delta[i]
-                x = model.add(i, x, last_delta[i], ctx)
+                x = add(x, last_delta[i], model.gate(i, ctx))
             else:
                 while stop < len(self.row) and self.row[stop] == action:
                     stop += 1
@@ -233,7 +234,7 @@ def test_numbers_of_steps_that_the_solver_refuses(steps):
 
 
 def test_prior_noise_is_added_at_the_ends_of_late_intervals(tiny):
-    """With a plan that computes all, prior noise is all that differs: it comes at the ends of intervals that began under
+    """With a plan that computes all, prior noise is all that differs; it comes where intervals end that began under
     t = 500."""
     steps, share = 6, 0.01
     noise, _ = noise_and_labels(0, 0, 3, tiny.latent_shape, 5)

@@ -25,7 +25,7 @@ class Context:
 
 
 class DiT(nn.Module):
-    """The backbone: `embed`, then for every branch `delta` and `add`, then `head`.
+    """The backbone: `embed`, then for every branch `delta` and `gate`, then `head`.
 
     `original` computes as the original code does, for weights that come from it (the hub's DiT-XL/2, too): diffusers'
     class shifts the frequencies of the timestep embedding by one and, with its default configuration, has 1e-5 in the
@@ -52,7 +52,7 @@ class DiT(nn.Module):
         self.register_buffer("position", torch.zeros(1, self.grid**2, D))
         self.time_in, self.time_out = nn.Linear(256, D), nn.Linear(D, D)
         self.labels = nn.Embedding(self.classes + 1, D)
-        self.gate = nn.Linear(D, 2 * self.depth * D)
+        self.to_gates = nn.Linear(D, 2 * self.depth * D)
         self.modulation = nn.ModuleList(nn.Linear(D, 2 * D) for _ in range(2 * self.depth))  # shift, scale
         self.qkv = nn.ModuleList(nn.Linear(D, 3 * D) for _ in range(self.depth))
         self.proj = nn.ModuleList(nn.Linear(D, D) for _ in range(self.depth))
@@ -74,7 +74,7 @@ class DiT(nn.Module):
         """Latents (B, C, H, W), timestep 0..999 (one for all or (B,)), embedded labels (B, D) -> stream (B, N, D)."""
         time = self.time_out(F.silu(self.time_in(wave(t, self.frequencies, latents))))  # (1 or B, D)
         condition = F.silu(time + labels)
-        gates = self.gate(condition).view(len(condition), 2 * self.depth, 1, self.width).unbind(1)
+        gates = self.to_gates(condition).view(len(condition), 2 * self.depth, 1, self.width).unbind(1)
         x = self.patch_in(latents).flatten(2).transpose(1, 2) + self.position  # (B, N, D)
         return x, Context(condition, gates)
 
@@ -87,8 +87,9 @@ class DiT(nn.Module):
             return self.down[block](gelu_tanh(self.up[block](h)))
         return self.proj[block](self_attention(self.qkv[block](h), self.heads))
 
-    def add(self, i: int, x: Tensor, delta: Tensor, ctx: Context) -> Tensor:
-        return torch.addcmul(x, ctx.gates[i], delta)
+    def gate(self, i: int, ctx: Context) -> Tensor:
+        """What the output of branch `i` is multiplied with, (B, 1, D)."""
+        return ctx.gates[i]
 
     def head(self, x: Tensor, ctx: Context) -> Tensor:
         """Stream (B, N, D) -> predicted noise and variance (B, 2C, H, W)."""
@@ -131,7 +132,7 @@ class DiT(nn.Module):
             take(f"proj.{i}", f"{b}.attn1.to_out.0")
             take(f"up.{i}", f"{b}.ff.net.0.proj")
             take(f"down.{i}", f"{b}.ff.net.2")
-        own |= {f"gate.{part}": torch.cat(parts) for part, parts in gates.items()}
+        own |= {f"to_gates.{part}": torch.cat(parts) for part, parts in gates.items()}
         if "position" not in own:
             own["position"] = sincos_position(self.width, self.grid)
         self.load_state_dict(own)

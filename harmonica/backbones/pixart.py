@@ -39,7 +39,7 @@ class Context:
 
 
 class PixArt(nn.Module):
-    """The backbone: `condition` once a trajectory; then `embed`, for every branch `delta` and `add`, then `head`.
+    """The backbone: `condition` once a trajectory; then `embed`, for every branch `delta` and `gate`, then `head`.
 
     A label is the number of a caption; `captions` (harmonica/captions.py) has their embeddings.
     """
@@ -142,11 +142,10 @@ class PixArt(nn.Module):
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=text.mask)
         return self.cross_proj[block](out.transpose(1, 2).reshape(B, N, D))
 
-    def add(self, i: int, x: Tensor, delta: Tensor, ctx: Context) -> Tensor:
+    def gate(self, i: int, ctx: Context) -> Tensor | None:
+        """What the output of branch `i` is multiplied with, (1 or B, 1, D); a cross-attention's with nothing."""
         block, kind = divmod(i, 3)
-        if kind == CROSS:
-            return x + delta
-        return torch.addcmul(x, ctx.modulation[block][2 if kind == SELF else 5], delta)
+        return None if kind == CROSS else ctx.modulation[block][2 if kind == SELF else 5]
 
     def head(self, x: Tensor, ctx: Context) -> Tensor:
         """Stream (B, N, D) -> predicted noise and variance (B, 2C, H, W)."""

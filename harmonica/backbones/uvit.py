@@ -55,7 +55,7 @@ class Context:
 
 
 class UViT(nn.Module):
-    """The backbone: `embed`, then for every branch `delta` and `add`, `join` where a long skip begins or ends, `head`.
+    """The backbone: `embed`, then for every branch `delta` and `gate`, `join` where a long skip begins or ends, `head`.
 
     `config` has the original's keys: img_size, patch_size, in_chans, embed_dim, depth, num_heads, mlp_ratio, qkv_bias,
     num_classes (the last is "no label"). The variants with an MLP on the time or a final convolution are not built.
@@ -119,8 +119,8 @@ class UViT(nn.Module):
         block = self.blocks[i // 2]
         return block.mlp(block.norm2(x)) if i % 2 else block.attn(block.norm1(x))
 
-    def add(self, i: int, x: Tensor, delta: Tensor, ctx: Context) -> Tensor:
-        return x + delta
+    def gate(self, i: int, ctx: Context) -> None:
+        """Nothing: outputs are added as they are."""
 
     def head(self, x: Tensor, ctx: Context) -> Tensor:
         """Stream (B, 2 + N, D) -> predicted noise (B, C, H, W)."""
