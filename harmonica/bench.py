@@ -91,16 +91,20 @@ def random_dit(name: str) -> DiT:
     return model.to(default_device())
 
 
+def scattered(rng: np.random.Generator, steps: int, branches: int, percent: float) -> Plan:
+    """A plan that reuses so many percent of all branches, at random places behind the first step."""
+    actions = np.zeros((steps, branches), np.uint8)
+    at = rng.choice((steps - 1) * branches, round(steps * branches * percent / 100), replace=False)
+    actions[1 + at // branches, at % branches] = REUSE
+    return Plan(actions, Origin("bench", "ddim", steps, 1.0, "bench"))
+
+
 def some_plans(branches: int, steps: int) -> Iterator[tuple[str, int, Plan]]:
     """Plans that reuse 25, 50 and 75 % of all, at random places and in whole steps (as FORA does)."""
     rng = np.random.default_rng(0)
     origin = Origin("bench", "ddim", steps, 1.0, "bench")
     for percent in WANTED:
-        scattered = np.zeros((steps, branches), np.uint8)
-        count = round(steps * branches * percent / 100)
-        at = rng.choice((steps - 1) * branches, count, replace=False)
-        scattered[1 + at // branches, at % branches] = REUSE
-        yield "random", percent, Plan(scattered, origin)
+        yield "random", percent, scattered(rng, steps, branches, percent)
         whole = np.zeros((steps, branches), np.uint8)
         whole[[s for s in range(steps) if s * percent // 100 != (s + 1) * percent // 100 and s]] = REUSE
         whole[-1] = REUSE if 100 * (whole != 0).mean() < percent - 1e-9 else whole[-1]
@@ -169,17 +173,16 @@ def training(rounds: int, size: str = "DiT-S/2", batch: int = 4, steps: int = 4)
 
 
 def memory(rounds: int) -> Iterator[Line]:
-    """The cache of plans like HarmoniCa's against storing every branch, predicted and measured, on a narrow DiT with the
-    56 branches of DiT-XL/2."""
+    """The cache of plans like HarmoniCa's against storing every branch, predicted and measured, on a narrow DiT with
+    the 56 branches of DiT-XL/2."""
     backbone = random_dit("28 narrow blocks")
     branches, steps, batch = len(backbone.shape.branches), 20, 8
     guided = Guided(backbone, torch.zeros(batch, dtype=torch.long, device=backbone.device), 1.5, 3)
     noise = torch.randn(batch, *backbone.latent_shape, device=backbone.device)
     rng, everything = np.random.default_rng(0), backbone.shape.stream_elements * branches * batch * 2 * 4
-    for percent in (24, 39):  # with a first step that computes all, the paper's ratios at 10 and 20 steps
-        actions = (rng.random((steps, branches)) * 100 < percent).astype(np.uint8) * REUSE
-        actions[0] = 0
-        policy = Planned(backbone, Plan(actions, Origin("bench", "ddim", steps, 1.5, "bench")))
+    for percent in (22.86, 37.5):  # the paper's ratios at 10 and 20 steps
+        plan = scattered(rng, steps, branches, percent)
+        policy = Planned(backbone, plan)
         sample(guided, make_sampler("ddim", steps), policy, noise)
         predicted = policy.plan.cache_bytes(backbone.shape, batch=batch)
         ratio = policy.peak_bytes / everything

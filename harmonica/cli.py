@@ -158,7 +158,7 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--steps", type=int, help="T, sampling steps; default: 10, for 1024 pixels and more 2")
     p.add_argument("--blocks", type=int, help="default: all, for more than 1024 pixels on a CPU 2")
 
-    p = command("bench", bench, "Measure what is promised of speed and memory; a line a case, the ratio and its spread.",
+    p = command("bench", bench, "Measure what is promised of speed and memory: a line a case, ratio and spread.",
                 "harmonica bench inference --rounds 5\n  harmonica bench training memory metrics -o b.csv")  # fmt: skip
     p.add_argument("suites", nargs="+", choices=["inference", "training", "memory", "metrics"])
     p.add_argument("--rounds", type=int, default=3, help="of both sides, interleaved; default: %(default)s")
