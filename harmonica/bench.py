@@ -78,13 +78,19 @@ def compared(
     return Line(suite, case, *names, *medians, "s", ratio, low, high, says(ratio) if says else "")
 
 
+def config_of(name: str) -> dict:
+    """The diffusers configuration of a DiT of that size at 256×256."""
+    width, blocks, heads = SIZES[name]
+    return dict(
+        num_attention_heads=heads, attention_head_dim=width // heads, num_layers=blocks, in_channels=4, out_channels=8,
+        patch_size=2, sample_size=32, num_embeds_ada_norm=1000, norm_eps=1e-6,
+    )  # fmt: skip
+
+
 def random_dit(name: str) -> DiT:
     """A DiT of that published size at 256×256, its weights random and small."""
-    width, blocks, heads = SIZES[name]
-    config = dict(num_attention_heads=heads, attention_head_dim=width // heads, num_layers=blocks, in_channels=4,
-                  out_channels=8, patch_size=2, sample_size=32, num_embeds_ada_norm=1000, norm_eps=1e-6)  # fmt: skip
     torch.manual_seed(0)
-    model = DiT(config, name, original=True).eval().requires_grad_(False)
+    model = DiT(config_of(name), name, original=True).eval().requires_grad_(False)
     model.position.copy_(sincos_position(model.width, model.grid))
     for p in model.parameters():
         p.normal_(std=0.02)
@@ -137,6 +143,41 @@ def inference(rounds: int, sizes=("DiT-S/2", "DiT-B/2"), batch: int = 8, steps: 
             case = f"{size} 256, {kind}, {percent} %"
             sides = times["full"], times[kind, percent]
             yield compared("inference", case, ("uncached", "cached"), sides, theory, says)
+
+
+def plain(rounds: int, sizes=("DiT-S/2", "DiT-B/2"), batch: int = 4, steps: int = 4) -> Iterator[Line]:
+    """Uncached guided sampling against diffusers' DiTTransformer2DModel and DDIMScheduler on the same weights."""
+    from diffusers import DDIMScheduler, DiTTransformer2DModel
+
+    for size in sizes:
+        torch.manual_seed(0)
+        theirs = DiTTransformer2DModel(**config_of(size)).eval().requires_grad_(False)
+        first = theirs.transformer_blocks[0].norm1.emb.state_dict()
+        for block in theirs.transformer_blocks:
+            block.norm1.emb.load_state_dict(first)
+        own = DiT(config_of(size), size).load_weights(theirs.state_dict()).to(default_device())
+        theirs.to(own.device)
+        labels = torch.zeros(batch, dtype=torch.long, device=own.device)
+        noise, guided = torch.randn(batch, *own.latent_shape, device=own.device), Guided(own, labels, 1.5, 4)
+        both = torch.cat([labels, torch.full_like(labels, own.null_label)])
+        scheduler = DDIMScheduler(1000, 1e-4, 0.02, "linear", clip_sample=False)
+
+        @torch.inference_mode()
+        def pipeline(theirs=theirs, noise=noise, both=both, scheduler=scheduler) -> None:
+            scheduler.set_timesteps(steps)
+            x = noise
+            for t in scheduler.timesteps:
+                out = theirs(torch.cat([x, x]), timestep=t.expand(len(both)).to(x.device), class_labels=both).sample
+                cond, null = out[:, :4].chunk(2)
+                x = scheduler.step(null + 1.5 * (cond - null), t, x).prev_sample
+
+        def suite(own=own, guided=guided, noise=noise) -> None:
+            sample(guided, make_sampler("ddim", steps), Plain(own), noise)
+
+        times = interleaved({"diffusers": pipeline, "suite": suite}, rounds)
+        says = f"wanted {1.3 if own.device.type == 'cuda' else 1.0}"
+        sides = times["diffusers"], times["suite"]
+        yield compared("plain", f"{size} 256, uncached", ("diffusers", "suite"), sides, says=lambda _, w=says: w)
 
 
 def training(rounds: int, size: str = "DiT-S/2", batch: int = 4, steps: int = 4) -> Iterator[Line]:
@@ -205,4 +246,4 @@ def metrics(rounds: int, samples: int = 50_000, references: int = 10_000, width:
     yield Line("metrics", case, "peak", "wanted", used, 4.0, "GB", used / 4, used / 4, used / 4, f"{seconds:.0f} s")
 
 
-SUITES = SimpleNamespace(inference=inference, training=training, memory=memory, metrics=metrics).__dict__
+SUITES = SimpleNamespace(inference=inference, plain=plain, training=training, memory=memory, metrics=metrics).__dict__

@@ -160,7 +160,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     p = command("bench", bench, "Measure what is promised of speed and memory: a line a case, ratio and spread.",
                 "harmonica bench inference --rounds 5\n  harmonica bench training memory metrics -o b.csv")  # fmt: skip
-    p.add_argument("suites", nargs="+", choices=["inference", "training", "memory", "metrics"])
+    p.add_argument("suites", nargs="+", choices=["inference", "plain", "training", "memory", "metrics"])
     p.add_argument("--rounds", type=int, default=3, help="of both sides, interleaved; default: %(default)s")
     p.add_argument("-o", "--out", type=Path, help="also write the lines here (csv), with their provenance beside")
 

@@ -10,7 +10,7 @@ import yaml
 from harmonica import suite
 from harmonica.experiment import Experiment
 from harmonica.models import get_model
-from paper_tables import table1, table2
+from paper_tables import table1, table2, table3
 from paper_tables.layout import short
 from paper_tables.published import table
 
@@ -47,7 +47,7 @@ def test_published_numbers():
     """Spot checks against the paper's tables 1 and 6."""
 
     def of(table: str, model: str, method: str, steps: int, sampler: str = "ddim") -> dict:
-        about = {"table1": table1, "table2": table2}[table].TABLE
+        about = {"table1": table1, "table2": table2, "table3": table3}[table].TABLE
         e = Experiment.of(model, sampler, steps, 1.5, method, {"steps": steps - 1} if method == "fewer_steps" else {})
         return about.published(e, steps, get_model(model))
 
@@ -57,4 +57,6 @@ def test_published_numbers():
     assert of("table2", "pixart-alpha-1024", "harmonica", 25, "sa-solver")["CLIP"] == 31.07
     assert of("table2", "pocket-pixart", "fora", 100, "iddpm")["FID"] == 25.16
     assert of("table2", "pixart-sigma-1024", "full", 20, "dpmsolver++") == {}
+    assert of("table3", "pocket-uvit", "faster_diffusion", 20, "dpm-solver")["FID"] == 2.82
+    assert of("table3", "uvit-h-2-256", "deepcache", 50, "dpm-solver") == {}
     assert set(table("table6_training_cost").method) == {"Learning-to-Cache", "SDT + L_LTC", "HarmoniCa"}
