@@ -6,7 +6,7 @@ caches, one update of all steps' logits a trajectory. It needs no proxy λ; it n
 
 from dataclasses import dataclass
 
-from harmonica.learning import LearnedSettings, Recipe
+from harmonica.learning import LearnedSettings, Recipe, Work
 from harmonica.router import Router
 
 TITLE = "Direct optimisation of x0"
@@ -53,3 +53,8 @@ def make(task, settings: Settings) -> Router:
         return [logits.descend(routed, image_error(logits, g), 1.0, search.beta)]
 
     return train_router(task, settings, recipe, routed, guess, one_round)
+
+
+def work(experiment, scale: str, sampler) -> Work:
+    recipe = experiment.settings.recipe(RECIPES[scale])
+    return Work((1 + recipe.rounds) * experiment.steps * recipe.batch, 0, recipe.batch)

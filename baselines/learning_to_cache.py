@@ -8,7 +8,7 @@ trains on noised real images: one uncached step t → t−1 fills the cache, and
 
 from dataclasses import dataclass
 
-from harmonica.learning import LearnedSettings, Recipe
+from harmonica.learning import LearnedSettings, Recipe, Work
 from harmonica.router import Router
 
 TITLE = "Learning-to-Cache"
@@ -106,3 +106,15 @@ def pair(backbone, sampler, logits, s: int, x0, labels, noise, seeds=None):
         x = x[:, :channels]
         teacher = evaluate(backbone, x, now, condition, plain)
     return teacher, evaluate(backbone, x, now, condition, soft.row(logits.ratios(s)))
+
+
+def work(experiment, scale: str, sampler) -> Work:
+    """Without guidance; the measurements of λ, where it is asked for, count as if they had none either."""
+    from harmonica import iepo
+
+    settings, steps = experiment.settings, experiment.steps
+    routed = len(routed_steps(steps, sampler.stages))
+    recipe = settings.recipe(recipe_for(scale, routed))
+    updates, measured = (1 + recipe.rounds) * routed, settings.iepo * -(-recipe.rounds // recipe.refresh)
+    evaluations = updates * sampler.stages + 2 * measured * iepo.passes("official", steps) * steps
+    return Work(updates * recipe.batch, evaluations * recipe.batch, recipe.batch, guided=False)

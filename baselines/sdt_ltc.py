@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from harmonica.learning import LearnedSettings
+from harmonica.learning import LearnedSettings, Work
 from harmonica.router import Router
 
 TITLE = "SDT + L_LTC"
@@ -17,3 +17,9 @@ def make(task, settings: Settings) -> Router:
     from harmonica.sdt import train
 
     return train(task, settings, "one")
+
+
+def work(experiment, scale: str, sampler) -> Work:
+    from harmonica import sdt
+
+    return sdt.work(experiment, scale, "one")

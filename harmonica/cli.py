@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from harmonica import __version__
-from harmonica.errors import UserError, guarded
+from harmonica.errors import UserError, guarded, unknown
 from harmonica.memory import keep_freed_memory
 from harmonica.timing import log_times
 
@@ -163,6 +163,13 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("suites", nargs="+", choices=["inference", "plain", "training", "memory", "metrics"])
     p.add_argument("--rounds", type=int, default=3, help="of both sides, interleaved; default: %(default)s")
     p.add_argument("-o", "--out", type=Path, help="also write the lines here (csv), with their provenance beside")
+
+    p = command("estimate", estimate, "Say what tables will cost on this machine: hours, disk, memory of every rule.",
+                "harmonica estimate results/table1.csv --scale paper --images 50000")  # fmt: skip
+    p.add_argument("targets", nargs="+", metavar="TABLE", help="results/table1.csv, or table1")
+    p.add_argument("--scale", choices=["pocket", "paper"], default="pocket", help="default: %(default)s")
+    p.add_argument("--images", type=int, help="a row; default: as configured")
+    p.add_argument("--cores", type=int, help="of the run; default: this machine's")
 
     p = command("timing", timing, "Say where a run of the workflow spent its time.", "harmonica timing results/")
     p.add_argument("folder", type=Path)
@@ -470,6 +477,30 @@ def bench(args) -> None:
                  "threads": torch.get_num_threads(), "rounds": args.rounds}  # fmt: skip
         _write_json(args.out.with_suffix(".provenance.json"), about)
         provenance.write_whole(args.out, pd.DataFrame(lines).to_csv(index=False, float_format="%.6g"))
+
+
+def estimate(args) -> None:
+    import psutil
+    import torch
+    import yaml
+
+    from harmonica import estimate, provenance, suite
+
+    path = provenance.ROOT / "workflow" / "config" / f"{args.scale}.yaml"
+    if not path.is_file():
+        raise UserError(f"{path} is missing: an estimate needs a checkout of the project")
+    given = {"scale": args.scale} | ({} if args.images is None else {"images": args.images})
+    known = suite.tables(yaml.safe_load(path.read_text()), given)
+    names = [Path(t).stem for t in args.targets]
+    for name in names:
+        if name not in known:
+            raise unknown("table", name, known)
+    gpu = torch.cuda.is_available()
+    if not gpu and args.scale == "pocket":
+        torch.set_num_threads(1)  # as the workflow's jobs have it
+    start_up = time.time() - psutil.Process().create_time()
+    rules = estimate.estimate({n: known[n] for n in names}, args.scale, start_up)
+    print(estimate.text(rules, args.cores or len(os.sched_getaffinity(0)), gpu))
 
 
 def timing(args) -> None:

@@ -55,6 +55,16 @@ class Recipe:
     eps: float = 1e-8  # of AdamW; gradients here are as small as β · r(1−r), far below it for saturated logits
 
 
+@dataclass(frozen=True)
+class Work:
+    """What a training computes, counted in single images: for `harmonica estimate`."""
+
+    updates: float  # teacher, student and gradient at one step
+    evaluations: float  # of the plain model
+    batch: int
+    guided: bool = True  # whether an image is evaluated with both guidance halves
+
+
 class BetaSearch:
     """Finds β for a wanted cache utilisation ratio (CUR) while the router trains.
 

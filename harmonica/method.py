@@ -21,7 +21,7 @@ The released code and the paper's text differ, and `compat` says which is follow
 from dataclasses import dataclass
 from typing import Literal
 
-from harmonica.learning import LearnedSettings
+from harmonica.learning import LearnedSettings, Work
 from harmonica.router import Router
 
 TITLE = "HarmoniCa"
@@ -36,3 +36,9 @@ def make(task, settings: Settings) -> Router:
     from harmonica.sdt import train
 
     return train(task, settings, settings.compat, stale=settings.compat == "official")
+
+
+def work(experiment, scale: str, sampler) -> Work:
+    from harmonica import sdt
+
+    return sdt.work(experiment, scale, experiment.settings.compat)

@@ -31,6 +31,7 @@ class Method(Protocol):
     # REQUIRES: str, optional: the method whose plan, in task.plans, this one starts from
     # source(settings) -> (sampler, steps), optional: of that plan; "" and 0 for this experiment's own
     # title(settings) -> str, optional: as tables print it, where that depends on the settings
+    # work(experiment, scale, sampler) -> learning.Work, of one that learns: what its training computes
     # files(experiment) -> list[str], optional: downloads it reads, by their names in harmonica/downloads.py
 
     def make(self, task, settings) -> Plan | Router:

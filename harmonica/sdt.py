@@ -6,7 +6,7 @@ from torch import Tensor
 
 from harmonica import distributed, iepo
 from harmonica.executor import Plain, Soft
-from harmonica.learning import BetaSearch, LearnedSettings, Recipe
+from harmonica.learning import BetaSearch, LearnedSettings, Recipe, Work
 from harmonica.logits import Logits, Loss
 from harmonica.router import Router
 from harmonica.sampling import Guided, Seeds
@@ -77,6 +77,15 @@ def draw(task, batch: int, g: torch.Generator) -> tuple[Guided, Tensor, Seeds | 
     labels, noise = (x.to(task.backbone.device) for x in distributed.own_share(labels, noise))
     seeds = draw_seeds(task.sampler, len(noise), g)
     return Guided(task.backbone, labels, e.cfg, task.model.guided_channels(e.sampler)), noise, seeds
+
+
+def work(experiment, scale: str, form: str) -> Work:
+    """What this training computes."""
+    recipe, T = experiment.settings.recipe(RECIPES[scale]), experiment.steps
+    trajectories = 1 + recipe.rounds  # one for the first guess of β
+    measured = 1 + -(-recipe.rounds // recipe.refresh)
+    evaluations = trajectories + measured * iepo.passes(form, T) * T
+    return Work(trajectories * (T - 1) * recipe.batch, evaluations * recipe.batch, recipe.batch)
 
 
 def train(task, settings: LearnedSettings, form: str, stale: bool = True) -> Router:

@@ -211,8 +211,7 @@ def memory(table: pd.DataFrame, weights: float, path: Path) -> None:
         ax.bar_label(bars, [f"{100 * v * 1e6 / weights:.1f} %" for v in block.cache_MB], fontsize=7, padding=2)
         ax.margins(x=0.2)
         ax.invert_yaxis()
-        ax.set_xlabel("cache, MB an image with both guidance halves (and % of the weights)")
-        ax.xaxis.label.set_size(6.5)
+        ax.set_xlabel("cache, MB an image (and % of the weights)")
         save(figure, path)
 
 

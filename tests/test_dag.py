@@ -1,5 +1,7 @@
 """The DAG, truly run at a micro size, in a copy of the project to which a user adds a baseline of their own."""
 
+import base64
+import io
 import json
 import os
 import re
@@ -11,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from PIL import Image
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
@@ -236,6 +239,9 @@ def test_report(project, tmp_path):
                  "table6.html", "table1.provenance.json"):  # fmt: skip
         assert name in page
     assert not re.findall(r'(?:src|href)="(?!data:|#|https?:|javascript:)[^"]+"', page)
+    pictures = re.findall(r"data:image/png;(?:charset=[\w-]+;)?(?:filename=[^;,]*;)?base64,([A-Za-z0-9+/=]+)", page)
+    sizes = [Image.open(io.BytesIO(base64.b64decode(p))).size for p in pictures]
+    assert len(sizes) >= 10 and all(min(s) >= 200 for s in sizes)  # 2 tables' figures, and four of no table
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if chromium is None:
         pytest.skip("Chromium is not installed: the report was made, and not opened")

@@ -1,0 +1,234 @@
+"""What a run of the workflow will cost, before it is started: time, disk and memory of every rule.
+
+Work is counted in evaluations of the model, from the plans' MACs and the recipes, and multiplied with what this machine
+needs for one, measured on a few batches at the true shape with random weights: run it on the machine that is meant.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+
+from harmonica import extractors, methods, sdt
+from harmonica.devices import default_device
+from harmonica.errors import UserError
+from harmonica.evaluation import distances
+from harmonica.executor import Plain, Soft
+from harmonica.extractors import Features, Reference
+from harmonica.learning import LearnedSettings, Recipe, Work
+from harmonica.logits import Logits
+from harmonica.memory import Peak
+from harmonica.metrics import Gaussian
+from harmonica.models import Model, decoder, get_model
+from harmonica.samplers import make_sampler
+from harmonica.sampling import Guided
+from harmonica.smoke import random_captions
+from harmonica.suite import Row, rows, uncached
+
+REPEATS = 3
+SAMPLE_OF_FEATURES = 2000  # metrics are measured on so many, and taken to grow with their number
+
+
+@dataclass
+class Rule:
+    """Of all jobs of one rule: how many, seconds of work and of starting up, bytes written, the most memory of one."""
+
+    jobs: int = 0
+    seconds: float = 0.0
+    disk: float = 0.0
+    memory: float = 0.0
+
+    def add(self, jobs: int, seconds: float, memory: float, disk: float = 0.0) -> None:
+        self.jobs += jobs
+        self.seconds += seconds
+        self.disk += disk
+        self.memory = max(self.memory, memory)
+
+
+class Machine:
+    """Seconds and bytes that one model's work takes here, each measured once."""
+
+    def __init__(self, model: Model):
+        self.model = model
+        self.backbone = model.build_backbone().to(default_device()).eval().requires_grad_(False)
+        if model.captions:
+            channels = model.config["caption_channels"]
+            self.backbone.captions = random_captions(model.text_tokens, channels)
+        self.weights = 4.0 * sum(p.numel() for p in self.backbone.parameters())
+        self.memory = 0.0
+
+    def timed(self, once: Callable[[], Any]) -> float:
+        """Median seconds of one call, after one that is not counted."""
+        peak, times = Peak(), []
+        for _ in range(1 + REPEATS):
+            started = time.perf_counter()
+            once()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - started)
+        self.memory = max(self.memory, 1e6 * peak.megabytes())
+        return statistics.median(times[1:])
+
+    def _begin(self, batch: int, cfg: float) -> tuple[Guided, torch.Tensor]:
+        device = self.backbone.device
+        labels = torch.zeros(batch, dtype=torch.long, device=device)
+        return Guided(self.backbone, labels, cfg, 3), torch.randn(batch, *self.backbone.latent_shape, device=device)
+
+    @cache  # noqa: B019  (a machine lives as long as the process)
+    def evaluation(self, batch: int, cfg: float) -> float:
+        """Seconds an image of one plain evaluation, with its guidance."""
+        guided, noise = self._begin(batch, cfg)
+        with torch.inference_mode():
+            return self.timed(lambda: guided(noise, 500, Plain(self.backbone))) / batch
+
+    @cache  # noqa: B019
+    def update(self, batch: int, cfg: float) -> float:
+        """Seconds an image of one update: teacher, student, and the gradient of a row of logits."""
+        guided, noise = self._begin(batch, cfg)
+        sampler, branches = make_sampler("ddim", 2), len(self.backbone.shape.branches)
+        logits = Logits.drawn(2, branches, range(1, 2), Recipe(1, batch, 0.01), torch.Generator(), noise.device)
+        both = self.timed(
+            lambda: sdt.trajectory(guided, sampler, logits, Soft(self.backbone, 0.1), noise, torch.ones(2), 1e-7)
+        )
+        return max(0.0, both / batch - self.evaluation(batch, cfg))
+
+    @cache  # noqa: B019
+    def decoding(self, batch: int) -> float:
+        """Seconds an image."""
+        vae = self.model.build_autoencoder() if self.model.hub else self.model.load_autoencoder()
+        decode, latents = decoder(vae.to(self.backbone.device)), self._begin(batch, 1.0)[1]
+        with torch.inference_mode():
+            return self.timed(lambda: decode(latents)) / batch
+
+    @cache  # noqa: B019
+    def features(self, batch: int = 100) -> float:
+        """Seconds an image of the metrics' network."""
+        images, extract = self._images(batch), self._extractor()
+        return self.timed(lambda: extract(images)) / batch
+
+    def _images(self, count: int) -> np.ndarray:
+        side = self.model.resolution
+        shape = (count, side, side) if self.model.extractor == "fashion-mnist-cnn" else (count, side, side, 3)
+        return np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8)
+
+    def _extractor(self) -> Callable:
+        return _random_inception() if self.model.hub else extractors.get_extractor(self.model.extractor)
+
+    @cache  # noqa: B019
+    def distances(self, images: int) -> float:
+        """Seconds of the metrics of so many images' features: of fewer features, at random, in proportion."""
+        some, real = min(images, SAMPLE_OF_FEATURES), 10_000
+        f = self._extractor()(self._images(2))
+        rng = np.random.default_rng(0)
+        drawn, others = (
+            Features(*(rng.standard_normal((n, x.shape[1]), dtype=np.float32) for x in (f.pooled, f.spatial, f.logits)))
+            for n in (some, real if not self.model.hub else some)
+        )
+        r = Reference(Gaussian.of(others.pooled), Gaussian.of(others.spatial), others.pooled)
+        grows = images / some * real / len(others.pooled)
+        return self.timed(lambda: distances(drawn, r)) * grows
+
+
+def _random_inception() -> Callable:
+    import tempfile
+    from pathlib import Path
+
+    from harmonica.inception import inception_features, save_random_weights
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "inception.pth"
+        save_random_weights(path)
+        return inception_features(path)
+
+
+def estimate(tables: dict[str, dict], scale: str, start_up_s: float) -> dict[str, Rule]:
+    """Rules of the workflow for these tables (name -> configuration); `start_up_s`: of a job that loads torch."""
+    machines: dict[str, Machine] = {}
+    rules = {name: Rule() for name in ("plan", "sample", "metrics", "latency", "table")}
+    planned: set[str] = set()
+    for about in tables.values():
+        table = rows(about)
+        for r in table:
+            machines.setdefault(r.experiment.model, Machine(get_model(r.experiment.model)))
+            if r.slug not in planned:
+                planned.add(r.slug)
+                _plan(rules["plan"], r, machines[r.experiment.model], scale, start_up_s)
+        if not about.get("costs"):
+            _images(rules, about, table, machines, start_up_s)
+        rules["table"].add(1, start_up_s / 2, 0.0)
+    return rules
+
+
+def _plan(rule: Rule, row: Row, machine: Machine, scale: str, start_up_s: float) -> None:
+    e = row.experiment
+    if not isinstance(e.settings, LearnedSettings):
+        rule.add(1, 1.5, 0.0)
+        return
+    module = methods.get_method(e.method)
+    if not hasattr(module, "work"):
+        raise UserError(f"{e.method} does not say how much it trains: {module.__file__} lacks `work`")
+    work: Work = module.work(e, scale, make_sampler(e.sampler, e.steps))
+    cfg = e.cfg if work.guided else 1.0
+    seconds = work.evaluations * machine.evaluation(work.batch, cfg) + work.updates * machine.update(work.batch, cfg)
+    rule.add(1, seconds + start_up_s, machine.weights + machine.memory)
+
+
+def _share(row: Row, table: list[Row]) -> tuple[int, float]:
+    """Steps of a row, and the share of the whole model's MACs that its plan computes."""
+    e, shape = row.experiment, get_model(row.experiment.model).shape
+    module = methods.get_method(e.method)
+    if hasattr(module, "REQUIRES"):  # it costs what its source costs, or about that
+        source = next((r for r in table if r.slug == row.requires), None)
+        return (e.steps, _share(source, table)[1]) if source else (e.steps, 1.0)
+    if isinstance(e.settings, LearnedSettings):
+        reused = 0.01 * e.settings.target_cur * shape.branch_macs.sum()
+        return e.steps, 1 - reused / shape.macs
+    if hasattr(module, "files"):  # others' plans are not here yet
+        return e.steps, 1.0
+    plan, _ = e.make()
+    return plan.steps, plan.macs(shape) / (plan.steps * shape.macs + shape.once_macs)
+
+
+def _images(rules: dict[str, Rule], about: dict, table: list[Row], machines: dict[str, Machine], start_up_s: float):
+    sampling, images = about["sampling"], about["images"]
+    once = list({r.slug: r for r in table}.values())
+    groups = 1 if sampling["grouping"] == "all" else len(once)
+    shards = min(sampling["shards"], -(-images // sampling["chunk"]))
+    seconds = timed = disk = 0.0
+    for r in once:
+        e, machine = r.experiment, machines[r.experiment.model]
+        steps, share = _share(r, table)
+        drawing = images * steps * share * machine.evaluation(sampling["batch"], e.cfg)
+        seconds += drawing + images * machine.decoding(sampling["batch"])
+        disk += images * machine._images(1).nbytes
+        batch, rounds = about["latency"]["batch"], about["latency"]["rounds"]
+        timed += (rounds + 1) * batch * steps * share * machine.evaluation(batch, e.cfg)
+    most = max(m.weights + m.memory for m in machines.values())
+    rules["sample"].add(groups * shards, seconds + groups * shards * start_up_s, most, disk)
+    rules["latency"].add(1, timed + start_up_s, most)
+    for case in about["cases"]:
+        own = [r for r in table if r.case == case]
+        machine = machines[uncached(table, case).experiment.model]
+        work = len(own) * (images * machine.features() + machine.distances(images))
+        rules["metrics"].add(1, work + start_up_s, machine.memory)
+
+
+def text(rules: dict[str, Rule], cores: int, gpu: bool) -> str:
+    """A line a rule, and the whole."""
+    lines = [f"{'rule':10} {'jobs':>6} {'hours':>9} {'disk':>10} {'memory of a job':>16}"]
+    total = replace(Rule())
+    for name, r in rules.items():
+        lines.append(f"{name:10} {r.jobs:6} {r.seconds / 3600:9.3f} {r.disk / 1e9:7.2f} GB {r.memory / 1e9:13.2f} GB")
+        total.add(r.jobs, r.seconds, r.memory, r.disk)
+    alone = rules["latency"].seconds  # it has the machine to itself
+    wall = total.seconds if gpu else alone + (total.seconds - alone) / cores
+    lines.append(f"{'all':10} {total.jobs:6} {total.seconds / 3600:9.3f} {total.disk / 1e9:7.2f} GB "
+                 f"{total.memory / 1e9:13.2f} GB")  # fmt: skip
+    what = "one GPU" if gpu else f"{cores} cores"
+    lines.append(f"about {wall / 3600:.2f} hours ({wall / 60:.1f} minutes) on {what}, as fast as this machine is now")
+    return "\n".join(lines)

@@ -1,0 +1,77 @@
+"""What a run will cost: the counting is exact where the machine's speed is given."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from harmonica import estimate, iepo, methods, suite
+from harmonica.cli import main
+from harmonica.errors import UserError
+from harmonica.learning import LearnedSettings
+
+ABOUT = {
+    "scale": "pocket", "images": 40, "seed": 0, "sampler": "ddim", "cfg": 1.5,
+    "cases": {"10": {"model": "pocket-dit", "steps": 10}},
+    "sampling": {"grouping": "all", "shards": 2, "chunk": 20, "batch": 10}, "latency": {"batch": 8, "rounds": 3},
+}  # fmt: skip
+
+
+class Steady(estimate.Machine):
+    """A machine that needs a second an evaluation, three an update, and no time else."""
+
+    def timed(self, once):
+        raise AssertionError("nothing is to be measured")
+
+    evaluation = lambda self, batch, cfg: 1.0  # noqa: E731
+    update = lambda self, batch, cfg: 3.0  # noqa: E731
+    decoding = lambda self, batch: 0.0  # noqa: E731
+    features = lambda self: 0.0  # noqa: E731
+    distances = lambda self, images: 0.0  # noqa: E731
+
+
+def estimated(monkeypatch, *methods_, **more):
+    monkeypatch.setattr(estimate, "Machine", Steady)
+    return estimate.estimate({"t": ABOUT | {"methods": ["full", *methods_]} | more}, "pocket", 0.0)
+
+
+def test_sampling_counts_macs(monkeypatch):
+    """40 images of 10 steps, then of 7: evaluations in seconds; both groups of halves are in one evaluation's time."""
+    rules = estimated(monkeypatch, {"fewer_steps": {"steps": 7}})
+    assert rules["sample"].seconds == pytest.approx(40 * 17, rel=1e-9) and rules["sample"].jobs == 2
+    assert rules["latency"].seconds == pytest.approx(4 * 8 * 17)
+    assert rules["sample"].disk == 2 * 40 * 32 * 32
+
+
+def test_training_counts_trajectories(monkeypatch):
+    """61 trajectories of two images, each an evaluation and nine updates, and four measurements of λ."""
+    rules = estimated(monkeypatch, {"harmonica": {"target_cur": 20}}, images=8)
+    lam = 4 * iepo.passes("official", 10) * 10
+    trained = 2 * (61 * (1 + 9 * 3) + lam)
+    assert rules["plan"].seconds == pytest.approx(trained + 1.5, rel=1e-6)
+
+
+@pytest.mark.parametrize("scale", ["pocket", "paper"])
+def test_every_shipped_row_can_be_counted(monkeypatch, scale):
+    path = Path(__file__).parent.parent / "workflow" / "config" / f"{scale}.yaml"
+    for about in suite.tables(yaml.safe_load(path.read_text()), {"scale": scale}).values():
+        table = suite.rows(about)
+        for r in table:
+            if isinstance(r.experiment.settings, LearnedSettings):
+                module = methods.get_method(r.experiment.method)
+                assert module.work(r.experiment, scale, estimate.make_sampler(r.experiment.sampler, r.experiment.steps))
+            steps, share = estimate._share(r, table)
+            assert steps > 0 and 0 < share <= 1
+
+
+def test_a_table_that_is_not_there(capsys):
+    assert main(["estimate", "results/table7.csv"]) == 2
+    assert "unknown table 'table7'" in capsys.readouterr().err
+
+
+def test_a_method_that_does_not_say_how_much_it_trains(monkeypatch):
+    import baselines.sdt_ltc
+
+    monkeypatch.delattr(baselines.sdt_ltc, "work")
+    with pytest.raises(UserError, match="sdt_ltc does not say how much it trains"):
+        estimated(monkeypatch, {"sdt_ltc": {"target_cur": 20}})
