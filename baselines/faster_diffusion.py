@@ -7,8 +7,8 @@ every N-th. Once t/1000 < 0.5, a share of the starting noise is added after each
 
 A U-Net tells every decoder block the time. A U-ViT has time as a token, which comes through the encoder: here that
 token (and the label's) goes on from this step's, or the decoders would compute the same between key steps. Its authors
-did not publish their U-ViT code. They also run the decoders between two key steps as one batch: what is computed is the
-same, and on a CPU nothing is won.
+did not publish their U-ViT code. The decoders between two key steps need nothing that comes between, and the sampling
+loop runs them as one batch.
 """
 
 from dataclasses import dataclass, replace

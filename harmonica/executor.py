@@ -152,6 +152,20 @@ class Planned(Following):
         """With the long skips that are carried into or out of this step."""
         return super().held_bytes + sum(v.nbytes for k, v in self.skips.items() if k in self._counted)
 
+    def group(self, s: int) -> range:
+        """The steps from `s` on that may run as one batch, since their outputs do not hang on the latents: they begin
+        with the same reused span, of which only the tokens of time and label are this step's, and compute the rest."""
+        stop = s
+        while stop < self.plan.steps and _blind(self.plan.program[stop], self.plan.program[s]):
+            stop += 1
+        return range(s, max(stop, s + 1))
+
+    def together(self, group: range, halves: int) -> Callable:
+        """The policy of these steps in one batch: all steps of the first guidance half, then of the second."""
+        for s in group:
+            policy = self.at(s)
+        return _Together(policy, len(group), halves)
+
     def __call__(self, i, x, ctx):
         op = self.ops[i]
         self.open(op, x)
@@ -168,6 +182,31 @@ class Planned(Following):
             x = self.take_span(i, op, x)
         self.close(op, x)
         return x, op.stop
+
+
+def _blind(ops: dict[int, Op], first: dict[int, Op]) -> bool:
+    head, *rest = (op for _, op in sorted(ops.items()))
+    quiet = all(op.action == COMPUTE and not (op.store or op.opens or op.closes) for op in rest)
+    return head.action == SPAN_TIMED and head.stop == first[0].stop and quiet and bool(rest)
+
+
+class _Together:
+    """Several steps of a plan in one batch, see `Planned.group`."""
+
+    def __init__(self, planned: Planned, times: int, halves: int):
+        self.planned, self.times, self.halves = planned, times, halves
+        self.skips = {k: self._repeated(v) for k, v in planned.skips.items()}
+
+    def _repeated(self, x: Tensor) -> Tensor:
+        return x.unflatten(0, (self.halves, -1)).repeat(1, self.times, 1, 1).flatten(0, 1)
+
+    def __call__(self, i, x, ctx):
+        planned, op = self.planned, self.planned.ops[i]
+        if op.action == COMPUTE:
+            return add(x, planned.backbone.delta(i, x, ctx), planned.backbone.gate(i, ctx)), op.stop
+        stored, n = self._repeated(planned.take(i, op)), planned.condition_tokens
+        planned.reused += (self.times - 1) * (op.stop - i)
+        return torch.cat([x[:, :n] + stored[:, :n], stored[:, n:]], 1), op.stop
 
 
 def runs(ops: dict[int, Op], joins: frozenset[int]) -> dict[int, list[int]]:

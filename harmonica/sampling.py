@@ -54,6 +54,12 @@ class Guided:
         """Output (n, C_out, H, W) for latents x (n, C, H, W) at timestep `t`."""
         return self.both(x, t, policy)[: len(x)]
 
+    def together(self, x: Tensor, times: list[float], policy: Callable) -> list[Tensor]:
+        """Outputs (n, C_out, H, W) at several timesteps in one batch; `policy` is for it."""
+        many = self.repeated(len(times))
+        t = torch.tensor(times, device=x.device).repeat_interleave(len(x)).repeat(1 if self.cfg == 1.0 else 2)
+        return list(many(x.repeat(len(times), 1, 1, 1), t, policy).chunk(len(times)))
+
 
 Seeds = Callable[[int], list[int]]  # of step s, one an image; a sampler that adds no noise does not ask
 
@@ -114,9 +120,22 @@ def sample(model: Guided, sampler, policy, x: Tensor, seeds: Seeds | None = None
     """
     if isinstance(policy, Planned):
         sampler = with_prior_noise(sampler, policy.plan, x)
+    ready: dict[int, Tensor] = {}  # outputs of steps to come that ran in one batch
+
+    def output(x: Tensor, s: int) -> Tensor:
+        if s in ready:
+            return ready.pop(s)
+        group = policy.group(s) if isinstance(policy, Planned) else range(s, s + 1)
+        if len(group) == 1:
+            return model(x, sampler.timesteps[s], policy.at(s))
+        times = [sampler.timesteps[k] for k in group]
+        ready.update(
+            zip(group, model.together(x, times, policy.together(group, 1 if model.cfg == 1.0 else 2)), strict=True)
+        )
+        return ready.pop(s)
+
     with torch.inference_mode():
-        begun = sampler.begin(x)
-        end = denoise(begun, sampler, lambda x, s: model(x, sampler.timesteps[s], policy.at(s)), seeds=seeds)
+        end = denoise(sampler.begin(x), sampler, output, seeds=seeds)
     policy.finish()
     return end[:, : x.shape[1]]
 

@@ -117,10 +117,10 @@ def plans(draw):
     return Plan(actions, origin(steps, sampler="dpm-solver"))
 
 
-def slowly(model, plan):
+def slowly(model, plan, cfg=1.4):
     """What a plan means on a model with long skips, with every stream of every step kept."""
     noise, _ = noise_and_labels(0, 0, 3, model.latent_shape, 5)
-    guided, sampler, skips = Guided(model, LABELS, 1.4, 4), DPMSolver(plan.steps), {}
+    guided, sampler, skips = Guided(model, LABELS, cfg, 4), DPMSolver(plan.steps), {}
     last_delta, last_span = {}, {}
 
     class Policy:
@@ -164,6 +164,22 @@ def test_a_plan_does_what_it_means(tiny, plan):
     own = sample(Guided(tiny, LABELS, 1.4, 4), DPMSolver(plan.steps), policy, noise)
     torch.testing.assert_close(own, slowly(tiny, plan), atol=1e-4, rtol=1e-4)
     assert policy.peak_bytes == plan.cache_bytes(tiny.shape, batch=3)
+
+
+@pytest.mark.parametrize("cfg", [1.0, 1.4])
+def test_decoders_between_key_steps_run_as_one_batch(tiny, cfg, monkeypatch):
+    """Keys 0 and 4 of 8: four evaluations instead of eight, the same images, every reuse counted."""
+    actions = np.zeros((8, BRANCHES), np.uint8)
+    actions[[1, 2, 3, 5, 6, 7], :6] = SPAN_TIMED
+    plan = Plan(actions, origin(8, sampler="dpm-solver", cfg=cfg))
+    noise, _ = noise_and_labels(0, 0, 3, tiny.latent_shape, 5)
+    embedded, embed = [], tiny.embed
+    monkeypatch.setattr(tiny, "embed", lambda x, t, y: embedded.append(len(x)) or embed(x, t, y))
+    policy = Planned(tiny, plan)
+    own = sample(Guided(tiny, LABELS, cfg, 4), DPMSolver(8), policy, noise)
+    halves = 1 if cfg == 1 else 2
+    assert embedded == [3 * halves, 9 * halves] * 2 and policy.cur == plan.cur
+    torch.testing.assert_close(own, slowly(tiny, plan, cfg), atol=1e-4, rtol=1e-4)
 
 
 def test_joins_that_are_left_out_cost_nothing(tiny):
