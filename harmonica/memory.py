@@ -7,6 +7,7 @@ long on every element-wise operation.
 
 import ctypes
 import sys
+import threading
 from pathlib import Path
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # malloc.h
@@ -26,7 +27,8 @@ def keep_freed_memory() -> None:
 class Peak:
     """The most memory that was in use since it was made: `megabytes()`, above what was in use then.
 
-    On a GPU that of torch's allocator; elsewhere the resident memory of this process, where the system tells it.
+    On a GPU that of torch's allocator. Elsewhere what this process has allocated, looked at every few milliseconds: the
+    system's own peak also counts pages of libraries, which are read when they are first used.
     """
 
     def __init__(self):
@@ -40,21 +42,26 @@ class Peak:
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform.startswith("linux") else None
         if trim is not None:
             trim(0)  # or what was freed before would hide what is used from now on
-        try:
-            Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-        except OSError:
-            pass
-        self._before = _resident("VmRSS")
+        self._before = self._most = _allocated()
+        self._done = threading.Event()
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def _watch(self) -> None:
+        while not self._done.wait(0.005):
+            self._most = max(self._most, _allocated())
 
     def megabytes(self) -> float:
-        peak = self._cuda.max_memory_allocated() if self._cuda else _resident("VmHWM")
-        return max(0, peak - self._before) / 1e6
+        """Ends the watch."""
+        if self._cuda:
+            return max(0, self._cuda.max_memory_allocated() - self._before) / 1e6
+        self._done.set()
+        return max(0, self._most - self._before) / 1e6
 
 
-def _resident(which: str) -> int:
-    """Bytes, from /proc; 0 where there is none."""
+def _allocated() -> int:
+    """Bytes of this process that are no file's, from /proc; 0 where there is none."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
         return 0
-    return next((1024 * int(line.split()[1]) for line in lines if line.startswith(which + ":")), 0)
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("RssAnon:")), 0)
