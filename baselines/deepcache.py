@@ -30,6 +30,10 @@ class Settings:
     power: float = 2.0  # p of the quadratic schedule
 
 
+def title(settings: Settings) -> str:
+    return TITLE if settings.schedule == "uniform" else f"{TITLE}, {settings.schedule}"
+
+
 def make(task, settings: Settings) -> Plan:
     spans = task.shape.blocks
     most = (len(spans) - 1) // 2
