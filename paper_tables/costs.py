@@ -53,7 +53,8 @@ def markdown(table: pd.DataFrame, device: str, scale: str) -> str:
         f"# Table 6: what training costs, {scale} scale",
         f"On {device}, one process and one thread a training. Time counts from the moment the weights are loaded, with "
         "the search for β that meets the row's CUR (it is part of the one training; *β moves* is how often β changed), "
-        "and, for Learning-to-Cache, the encoding of its images. Peak is the memory above that of the loaded model. "
+        "and, for Learning-to-Cache, the encoding of its images. Peak is the memory above that of the loaded model; "
+        "of a small model and batch it is mostly what torch takes for itself, the same in all rows. "
         "*Updates/s*: rows of logits that were updated; direct optimisation updates all at once, once a trajectory. "
         "*λ passes*: whole trajectories that were generated to measure λ. Time × and Memory ×: HarmoniCa's are 1. The "
         "paper's columns are its table 6 (DiT-XL/2 256, 4 GPUs).",

@@ -138,7 +138,8 @@ def markdown(about: Table, table: pd.DataFrame, latency: dict, scale: str) -> st
         parts.append(f"## {block.model.iloc[0]}, {block.resolution.iloc[0]}×{block.resolution.iloc[0]}, "
                      f"{block['sampler'].iloc[0]}, case {case}")  # fmt: skip
         hidden = set(about.metrics) - set(about.shown)
-        heads = {k: v for k, v in HEADS.items() if k in block and k not in hidden and not block[k].isna().all()}
+        empty = block.isna().all() | (block == "").all()
+        heads = {k: v for k, v in HEADS.items() if k in block and k not in hidden and not empty[k]}
         if scale == "paper":  # the published value stands in the cell itself
             heads = {k: v for k, v in heads.items() if not k.startswith("paper_")}
         parts.append(_block(block, heads, published=scale == "paper"))
