@@ -70,6 +70,14 @@ wildcard_constraints:
     shard=r"\d+",
 
 
+def all_cores() -> int:
+    """The cores of the run; a report needs none."""
+    try:
+        return workflow.cores
+    except WorkflowError:
+        return 1
+
+
 def is_of_costs(table: str) -> bool:
     """Whether a table is of what training costs, and of nothing that is drawn."""
     return TABLES[table].get("costs", False)

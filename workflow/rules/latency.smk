@@ -11,7 +11,7 @@ rule latency:
         f"{OUT}/benchmarks/latency/{{table}}.tsv"
     conda:
         "../../environment.yml"
-    threads: workflow.cores
+    threads: all_cores()
     resources:
         gpu=int(SCALE == "paper"),
     params:
