@@ -231,9 +231,9 @@ def test_report(project, tmp_path):
                "results/figures/lambda.png", "results/figures/drift-4.png"]  # fmt: skip
     status, out = project.snakemake(*targets)
     assert status == 0, out + "\n".join(f.read_text() for f in project.folder.rglob("logs/**/*.log"))
-    command = [sys.executable, "-m", "snakemake", *targets, "--configfile", "micro.yaml"]  # it needs no --cores
-    done = subprocess.run([*command, "--report", str(tmp_path / "report.html")], cwd=project.folder, capture_output=True,
-                          text=True, env={**os.environ, "PYTHONPATH": str(project.folder)})  # fmt: skip
+    report = ["--configfile", "micro.yaml", "--report", str(tmp_path / "report.html")]  # it needs no --cores
+    done = subprocess.run([sys.executable, "-m", "snakemake", *targets, *report], cwd=project.folder, text=True,
+                          capture_output=True, env={**os.environ, "PYTHONPATH": str(project.folder)})  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     for figure in ("sweep", "memory", "lambda", "drift-4"):
         assert (project.folder / "results" / "figures" / f"{figure}.pdf").read_bytes().startswith(b"%PDF")
