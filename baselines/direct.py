@@ -6,7 +6,7 @@ caches, one update of all steps' logits a trajectory. It needs no proxy λ; it n
 
 from dataclasses import dataclass
 
-from harmonica.learning import LearnedSettings, Recipe, Work
+from harmonica.learning import LearnedSettings, Work
 from harmonica.router import Router
 
 TITLE = "Direct optimisation of x0"
@@ -17,18 +17,12 @@ class Settings(LearnedSettings):
     pass
 
 
-RECIPES = {
-    "pocket": Recipe(rounds=60, batch=2, lr=0.3, betas=(0.7, 0.7), eps=1e-16),
-    "paper": Recipe(rounds=20_000, batch=32, lr=0.01),
-}
-
-
 def make(task, settings: Settings) -> Router:
     import torch
 
     from harmonica.executor import Plain, Soft
     from harmonica.sampling import denoise
-    from harmonica.sdt import draw
+    from harmonica.sdt import RECIPES, draw
     from harmonica.training import train_router
 
     recipe, routed = settings.recipe(RECIPES[task.model.scale]), range(1, task.steps)
@@ -56,5 +50,7 @@ def make(task, settings: Settings) -> Router:
 
 
 def work(experiment, scale: str, sampler) -> Work:
+    from harmonica.sdt import RECIPES
+
     recipe = experiment.settings.recipe(RECIPES[scale])
     return Work((1 + recipe.rounds) * experiment.steps * recipe.batch, 0, recipe.batch)

@@ -5,7 +5,6 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -246,4 +245,4 @@ def metrics(rounds: int, samples: int = 50_000, references: int = 10_000, width:
     yield Line("metrics", case, "peak", "wanted", used, 4.0, "GB", used / 4, used / 4, used / 4, f"{seconds:.0f} s")
 
 
-SUITES = SimpleNamespace(inference=inference, plain=plain, training=training, memory=memory, metrics=metrics).__dict__
+SUITES = {"inference": inference, "plain": plain, "training": training, "memory": memory, "metrics": metrics}

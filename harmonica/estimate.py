@@ -7,7 +7,7 @@ needs for one, measured on a few batches at the true shape with random weights: 
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -59,7 +59,7 @@ class Machine:
         if model.captions:
             channels = model.config["caption_channels"]
             self.backbone.captions = random_captions(model.text_tokens, channels)
-        self.weights = 4.0 * sum(p.numel() for p in self.backbone.parameters())
+        self.weights = float(model.weight_bytes)
         self.memory = 0.0
 
     def timed(self, once: Callable[[], Any]) -> float:
@@ -154,7 +154,8 @@ def estimate(tables: dict[str, dict], scale: str, start_up_s: float) -> dict[str
     for about in tables.values():
         table = rows(about)
         for r in table:
-            machines.setdefault(r.experiment.model, Machine(get_model(r.experiment.model)))
+            if r.experiment.model not in machines:
+                machines[r.experiment.model] = Machine(get_model(r.experiment.model))
             if r.slug not in planned:
                 planned.add(r.slug)
                 _plan(rules["plan"], r, machines[r.experiment.model], scale, start_up_s)
@@ -221,7 +222,7 @@ def _images(rules: dict[str, Rule], about: dict, table: list[Row], machines: dic
 def text(rules: dict[str, Rule], cores: int, gpu: bool) -> str:
     """A line a rule, and the whole."""
     lines = [f"{'rule':10} {'jobs':>6} {'hours':>9} {'disk':>10} {'memory of a job':>16}"]
-    total = replace(Rule())
+    total = Rule()
     for name, r in rules.items():
         lines.append(f"{name:10} {r.jobs:6} {r.seconds / 3600:9.3f} {r.disk / 1e9:7.2f} GB {r.memory / 1e9:13.2f} GB")
         total.add(r.jobs, r.seconds, r.memory, r.disk)

@@ -13,12 +13,12 @@ from harmonica.errors import guarded
 from harmonica.models import get_model
 from harmonica.plan import Plan
 from harmonica.timing import log_times
-from paper_tables import ablations, costs, figures, layout, sweep, table1, table2, table3, transfer
+from paper_tables import costs, figures, layout, studies, table1, table2, table3, transfer
 
 FIRST = 12  # images in the grid
 TABLES = {
     "table1": table1.TABLE, "table2": table2.TABLE, "table3": table3.TABLE, "transfer": transfer.TABLE,
-    "sweep": sweep.TABLE, "ablations": ablations.TABLE,
+    "sweep": studies.SWEEP, "ablations": studies.ABLATIONS,
 }  # fmt: skip
 PAGE = """<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
 body {{ font: 14px/1.4 sans-serif; margin: 1.5em; }} table {{ border-collapse: collapse; margin: 1em 0; }}

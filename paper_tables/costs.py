@@ -61,6 +61,7 @@ def markdown(table: pd.DataFrame, device: str, scale: str) -> str:
     ]
     for case, block in table.groupby("case", sort=False):
         heads = {k: v for k, v in HEADS.items() if not block[k].isna().all()}
-        lines = rows_of_table(block, heads, lambda k, v: "–" if pd.isna(v) else FORMATS.get(k, "{}").format(v))
-        parts += [f"## {block.model.iloc[0]}, case {case}", lines]
+        cells = [["–" if pd.isna(row[k]) else FORMATS.get(k, "{}").format(row[k]) for k in heads]
+                 for _, row in block.iterrows()]  # fmt: skip
+        parts += [f"## {block.model.iloc[0]}, case {case}", rows_of_table(heads.values(), cells)]
     return "\n\n".join(parts) + "\n"

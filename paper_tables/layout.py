@@ -1,7 +1,7 @@
 """The layout all tables share: every row next to the uncached one of its case, and to the paper's."""
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import pandas as pd
@@ -155,17 +155,17 @@ def _beside(block: pd.DataFrame, heads: dict[str, str]) -> list[dict[str, str]]:
     return out
 
 
-def rows_of_table(block: pd.DataFrame, heads: dict[str, str], cell: Callable[[str, object], str]) -> str:
-    """Markdown of these columns; `cell` writes a value."""
-    lines = ["| " + " | ".join(heads.values()) + " |", "|" + "---|" * len(heads)]
-    lines += ["| " + " | ".join(cell(k, row[k]) for k in heads) + " |" for _, row in block.iterrows()]
-    return "\n".join(lines)
+def rows_of_table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """Markdown of a table from its written cells."""
+    heads = list(heads)
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    return "\n".join(lines + ["| " + " | ".join(cells) + " |" for cells in rows])
 
 
 def _block(block: pd.DataFrame, heads: dict[str, str], published: bool = False) -> str:
     rivals = block.iloc[1:] if len(block) > 1 else block
     best = {k: rivals[k].max() for k in HIGHER if k in block} | {k: rivals[k].min() for k in LOWER}
-    lines = ["| " + " | ".join(heads.values()) + " |", "|" + "---|" * len(heads)]
+    rows = []
     beside = _beside(block, heads) if published else [{}] * len(block)
     for i, (_, row) in enumerate(block.iterrows()):
         cells = []
@@ -173,8 +173,8 @@ def _block(block: pd.DataFrame, heads: dict[str, str], published: bool = False) 
             text = _cell(k, row[k])
             text = f"**{text}**" if i and k in best and row[k] == best[k] else text
             cells.append(text + beside[i].get(k, ""))
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        rows.append(cells)
+    return rows_of_table(heads.values(), rows)
 
 
 def _cell(column: str, value) -> str:

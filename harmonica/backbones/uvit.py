@@ -5,16 +5,12 @@ of `depth` + 1 has branches 2i (attention) and 2i + 1 (MLP): in-blocks, the midd
 in-block i is joined to the stream before block depth − i by that block's `skip_linear`, which belongs to no branch.
 """
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harmonica.backbones.parts import frequencies, self_attention, unpatchify, wave
 from harmonica.shape import Shape, uvit_shape
-
-EXTRAS = 2  # tokens before the patches: label, time
 
 
 class Attention(nn.Module):
@@ -47,13 +43,6 @@ class Block(nn.Module):
             self.skip_linear = nn.Linear(2 * D, D)
 
 
-@dataclass
-class Context:
-    """What every branch of one evaluation needs besides the stream."""
-
-    tokens: Tensor  # label and time as they entered, (B, 2, D)
-
-
 class UViT(nn.Module):
     """The backbone: `embed`, then for every branch `delta` and `gate`, `join` where a long skip begins or ends, `head`.
 
@@ -73,21 +62,19 @@ class UViT(nn.Module):
         self.latent_shape = (self.in_channels, config["img_size"], config["img_size"])
         self.null_label, self.training_labels = self.classes, (0, self.classes)
         self.joins = frozenset(at for skip in self.shape.skips for at in skip)
+        self.extras = self.shape.condition_tokens  # before the patches: label, time
         half, D = self.depth // 2, self.width
         self.patch_embed = nn.Module()
         self.patch_embed.proj = nn.Conv2d(self.in_channels, D, self.patch, self.patch)
         self.label_emb = nn.Embedding(config["num_classes"], D)
-        self.pos_embed = nn.Parameter(torch.zeros(1, EXTRAS + self.grid**2, D))
+        self.pos_embed = nn.Parameter(torch.zeros(1, self.extras + self.grid**2, D))
         self.in_blocks = nn.ModuleList(Block(config, False) for _ in range(half))
         self.mid_block = Block(config, False)
         self.out_blocks = nn.ModuleList(Block(config, True) for _ in range(half))
+        self.blocks = [*self.in_blocks, self.mid_block, *self.out_blocks]
         self.norm = nn.LayerNorm(D)
         self.decoder_pred = nn.Linear(D, self.patch**2 * self.in_channels)
         self.register_buffer("frequencies", frequencies(half=D // 2), persistent=False)
-
-    @property
-    def blocks(self) -> list[Block]:
-        return [*self.in_blocks, self.mid_block, *self.out_blocks]
 
     @property
     def device(self) -> torch.device:
@@ -97,13 +84,13 @@ class UViT(nn.Module):
         """What depends on the labels (B,) alone: their embeddings (B, D)."""
         return self.label_emb(labels)
 
-    def embed(self, latents: Tensor, t: Tensor | float, labels: Tensor) -> tuple[Tensor, Context]:
+    def embed(self, latents: Tensor, t: Tensor | float, labels: Tensor) -> tuple[Tensor, None]:
         """Latents (B, C, H, W), timestep in (0, 1000] (one for all or (B,)), embedded labels (B, D) -> stream
-        (B, 2 + N, D)."""
+        (B, 2 + N, D); a branch needs nothing besides."""
         patches = self.patch_embed.proj(latents).flatten(2).transpose(1, 2)
         time = wave(t, self.frequencies, latents).expand(len(latents), -1)
-        tokens = torch.stack([labels, time], 1) + self.pos_embed[:, :EXTRAS]
-        return torch.cat([tokens, patches + self.pos_embed[:, EXTRAS:]], 1), Context(tokens)
+        tokens = torch.stack([labels, time], 1) + self.pos_embed[:, : self.extras]
+        return torch.cat([tokens, patches + self.pos_embed[:, self.extras :]], 1), None
 
     def join(self, i: int, x: Tensor, skips: dict[int, Tensor]) -> Tensor:
         """The stream before branch `i`, where a long skip begins (it is left in `skips`) or ends."""
@@ -114,17 +101,17 @@ class UViT(nn.Module):
         source = 2 * (self.depth - block + 1)
         return self.out_blocks[block - self.depth // 2 - 1].skip_linear(torch.cat([x, skips[source]], -1))
 
-    def delta(self, i: int, x: Tensor, ctx: Context) -> Tensor:
+    def delta(self, i: int, x: Tensor, ctx: None) -> Tensor:
         """Output of branch `i`: (B, 2 + N, D)."""
         block = self.blocks[i // 2]
         return block.mlp(block.norm2(x)) if i % 2 else block.attn(block.norm1(x))
 
-    def gate(self, i: int, ctx: Context) -> None:
+    def gate(self, i: int, ctx: None) -> None:
         """Nothing: outputs are added as they are."""
 
-    def head(self, x: Tensor, ctx: Context) -> Tensor:
+    def head(self, x: Tensor, ctx: None) -> Tensor:
         """Stream (B, 2 + N, D) -> predicted noise (B, C, H, W)."""
-        return unpatchify(self.decoder_pred(self.norm(x[:, EXTRAS:])), self.grid, self.patch)
+        return unpatchify(self.decoder_pred(self.norm(x[:, self.extras :])), self.grid, self.patch)
 
     def load_weights(self, state: dict[str, Tensor]) -> "UViT":
         """Take a state dict of the original."""

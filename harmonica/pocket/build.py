@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from harmonica.extractors import Reference, classifier_features
 from harmonica.metrics import Gaussian, frechet_distance
-from harmonica.models import get_model
+from harmonica.models import Model, decoder, get_model
 from harmonica.plan import Origin, all_compute
 from harmonica.pocket import CLASSES
 from harmonica.pocket.data import fashion_mnist, pad_to_32
@@ -136,14 +136,21 @@ def measure_quality(out: Path, test: np.ndarray, labels: np.ndarray, n: int) -> 
         "floor_FID": [fid(real.pooled[s]) for s in sets],
         "autoencoder_FID": [fid(again.pooled[s]) for s in sets],
     }
+    return quality | drawn_quality(own, n, (backbone, decoder(vae)), extract, reference)
+
+
+def drawn_quality(own: Model, n: int, parts: tuple, extract: Callable, reference: Reference) -> dict:
+    """FIDs of drawn images at equal N, and how often the classifier finds the class that was asked for, in percent;
+    `parts` are backbone and decoder."""
+    quality: dict = {}
     bar = tqdm(total=len(QUALITY_STEPS) * QUALITY_SEEDS, desc="quality")
     for steps in QUALITY_STEPS:
         fids, agreement = [], []
         for seed in range(QUALITY_SEEDS):
-            plan = all_compute(Origin(own.name, "ddim", steps, 1.5, "full", seed=seed), len(own.shape.branches))
-            drawn, asked = draw_in_memory(plan, n, (backbone, own.load_decoder()))
+            origin = Origin(own.name, own.sampler, steps, own.cfg, "full", seed=seed)
+            drawn, asked = draw_in_memory(all_compute(origin, len(own.shape.branches)), n, parts)
             f = extract(drawn)
-            fids.append(fid(f.pooled))
+            fids.append(frechet_distance(Gaussian.of(f.pooled), reference.pooled))
             agreement.append(100 * float((f.logits.argmax(1) == asked).mean()))
             bar.update()
         quality[f"FID_{steps}"], quality[f"agreement_{steps}"] = fids, agreement
@@ -151,14 +158,19 @@ def measure_quality(out: Path, test: np.ndarray, labels: np.ndarray, n: int) -> 
     return quality
 
 
+def quality_rows(q: dict) -> str:
+    """Of a card: steps, FIDs and agreement, one value a seed."""
+    return "\n".join(
+        f"| {s} | {', '.join(f'{v:.3f}' for v in q[f'FID_{s}'])} | "
+        f"{', '.join(f'{v:.1f}' for v in q[f'agreement_{s}'])} |" for s in QUALITY_STEPS
+    )  # fmt: skip
+
+
 def card(record: dict) -> str:
     """The model card, from what was measured."""
     q, t = record["quality"], record["training"]
     stages = "\n".join(f"| {k} | {v['steps']} | {v['minutes']} | {v['loss']:.4f} |" for k, v in t.items())
-    fids = "\n".join(
-        f"| {s} | {', '.join(f'{v:.3f}' for v in q[f'FID_{s}'])} | "
-        f"{', '.join(f'{v:.1f}' for v in q[f'agreement_{s}'])} |" for s in QUALITY_STEPS
-    )  # fmt: skip
+    fids = quality_rows(q)
     falls = []
     for many, few in zip(QUALITY_STEPS, QUALITY_STEPS[1:], strict=False):
         gaps = [b - a for a, b in zip(q[f"FID_{many}"], q[f"FID_{few}"], strict=True)]

@@ -4,21 +4,13 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-from tqdm import tqdm
-
 from harmonica.extractors import Reference, classifier_features
-from harmonica.metrics import Gaussian, frechet_distance
-from harmonica.models import Model, get_model
-from harmonica.plan import Origin, all_compute
+from harmonica.models import get_model
 from harmonica.pocket import CLASS_CONDITIONAL
-from harmonica.pocket.build import QUALITY_SEEDS, finish, scaled, trained
+from harmonica.pocket.build import drawn_quality, finish, quality_rows, scaled, trained
 from harmonica.pocket.data import fashion_mnist, pad_to_32
 from harmonica.pocket.train import encode
 from harmonica.pocket.train_uvit import save_transformer, train_uvit
-from harmonica.shards import draw_in_memory
-
-QUALITY_STEPS = (50, 20, 10)
 
 
 def build(data: Path, out: Path, work: Path, steps: int | None = None, images: int = 1000) -> None:
@@ -37,39 +29,15 @@ def build(data: Path, out: Path, work: Path, steps: int | None = None, images: i
     options = {} if steps is None else {"steps": steps}
     model, run = train_uvit(mean, std, labels, work / "u-vit.pt", **options)
     save_transformer(new, model)
-    quality = measure_quality(replace(about, source=str(new)), images)
-    finish(new, out, {"training": trained({"u-vit": run}), "quality": quality}, card)
-
-
-def measure_quality(own: Model, n: int) -> dict:
-    """FIDs at equal N against the training set, and how often the classifier finds the class that was asked for."""
-    extract, reference = classifier_features(CLASS_CONDITIONAL), Reference.load(CLASS_CONDITIONAL / "reference.npz")
+    own, reference = replace(about, source=str(new)), Reference.load(CLASS_CONDITIONAL / "reference.npz")
     parts = own.load_backbone(), own.load_decoder()
-    quality: dict = {"N": n}
-    bar = tqdm(total=len(QUALITY_STEPS) * QUALITY_SEEDS, desc="quality")
-    for steps in QUALITY_STEPS:
-        fids, agreement = [], []
-        for seed in range(QUALITY_SEEDS):
-            plan = all_compute(
-                Origin(own.name, own.sampler, steps, own.cfg, "full", seed=seed), len(own.shape.branches)
-            )
-            drawn, asked = draw_in_memory(plan, n, parts)
-            f = extract(drawn)
-            fids.append(frechet_distance(Gaussian.of(f.pooled), reference.pooled))
-            agreement.append(100 * float(np.mean(f.logits.argmax(1) == asked)))
-            bar.update()
-        quality[f"FID_{steps}"], quality[f"agreement_{steps}"] = fids, agreement
-    bar.close()
-    return quality
+    quality = drawn_quality(own, images, parts, classifier_features(CLASS_CONDITIONAL), reference)
+    finish(new, out, {"training": trained({"u-vit": run}), "quality": {"N": images} | quality}, card)
 
 
 def card(record: dict) -> str:
     """The model card, from what was measured."""
     q, t = record["quality"], record["training"]["u-vit"]
-    rows = "\n".join(
-        f"| {s} | {', '.join(f'{v:.3f}' for v in q[f'FID_{s}'])} | "
-        f"{', '.join(f'{v:.1f}' for v in q[f'agreement_{s}'])} |" for s in QUALITY_STEPS
-    )  # fmt: skip
     return f"""---
 license: apache-2.0
 pipeline_tag: unconditional-image-generation
@@ -94,5 +62,5 @@ equal N):
 
 | steps | FID, one a seed | classifier finds the asked class, % |
 |---|---|---|
-{rows}
+{quality_rows(q)}
 """
