@@ -11,7 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harmonica.backbones.parts import frequencies, gelu_tanh, self_attention, sincos_position, unpatchify, wave
+from harmonica.backbones.parts import (
+    frequencies,
+    gelu_tanh,
+    self_attention,
+    sincos_position,
+    to_tokens,
+    unpatchify,
+    wave,
+)
 from harmonica.errors import UserError
 from harmonica.shape import Shape, dit_shape
 
@@ -75,7 +83,7 @@ class DiT(nn.Module):
         time = self.time_out(F.silu(self.time_in(wave(t, self.frequencies, latents))))  # (1 or B, D)
         condition = F.silu(time + labels)
         gates = self.to_gates(condition).view(len(condition), 2 * self.depth, 1, self.width).unbind(1)
-        x = self.patch_in(latents).flatten(2).transpose(1, 2) + self.position  # (B, N, D)
+        x = to_tokens(latents, self.patch_in) + self.position  # (B, N, D)
         return x, Context(condition, gates)
 
     def delta(self, i: int, x: Tensor, ctx: Context) -> Tensor:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from harmonica.errors import UserError
 
@@ -20,6 +20,15 @@ def wave(t: Tensor | float, frequencies: Tensor, like: Tensor) -> Tensor:
     """Cosines and sines of one number or of numbers (B,): (1 or B, 2·half), on the device and in the type of `like`."""
     angle = torch.as_tensor(t, device=like.device).reshape(-1, 1).float() * frequencies
     return torch.cat([angle.cos(), angle.sin()], 1).to(like.dtype)
+
+
+def to_tokens(latents: Tensor, patches: nn.Conv2d) -> Tensor:
+    """Embedded patches of latents (B, C, H, W), (B, N, D), those of a token side by side in memory.
+
+    As a mere view of the convolution's output they would lie channel by channel; every sum takes that order on, so all
+    branches of the stream would pay for it.
+    """
+    return patches(latents).flatten(2).transpose(1, 2).contiguous()
 
 
 def self_attention(qkv: Tensor, heads: int) -> Tensor:
@@ -49,22 +58,11 @@ def add(x: Tensor, delta: Tensor, gate: Tensor | None) -> Tensor:
 
 
 def add_run(x: Tensor, deltas: list[Tensor], gates: list[Tensor | None]) -> Tensor:
-    """The stream behind a run of branches whose outputs are known: `add` one after the other.
-
-    On a CPU image by image and in place: an image's tokens stay in the cache of the processor, and the whole stream is
-    read and written once instead of once a branch.
-    """
-    if x.is_cuda or len(deltas) == 1:
-        for delta, gate in zip(deltas, gates, strict=True):
-            x = add(x, delta, gate)
-        return x
-    out = x.clone()
-    for b, row in enumerate(out.unbind(0)):
-        for delta, gate in zip(deltas, gates, strict=True):
-            if gate is None:
-                row.add_(delta[b])
-            else:
-                row.addcmul_(gate[b if len(gate) > 1 else 0], delta[b])
+    """The stream behind a run of branches whose outputs are known: `add` one after the other, in one new tensor."""
+    (first, *deltas), (gate, *gates) = deltas, gates
+    out = add(x, first, gate)
+    for delta, gate in zip(deltas, gates, strict=True):
+        out = out.add_(delta) if gate is None else out.addcmul_(gate, delta)
     return out
 
 

@@ -14,7 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harmonica.backbones.parts import frequencies, gelu_tanh, self_attention, sincos_position, unpatchify, wave
+from harmonica.backbones.parts import (
+    frequencies,
+    gelu_tanh,
+    self_attention,
+    sincos_position,
+    to_tokens,
+    unpatchify,
+    wave,
+)
 from harmonica.captions import CaptionsInMemory, EmbeddedCaptions
 from harmonica.shape import Shape, pixart_shape
 
@@ -120,7 +128,7 @@ class PixArt(nn.Module):
             time = time + torch.cat([side, side, ratio], 1)
         six = self.modulation(F.silu(time)).view(len(time), 1, 6, self.width)
         modulation = (self.tables + six).unsqueeze(3)  # (1 or B, depth, 6, 1, D)
-        x = self.patch_in(latents).flatten(2).transpose(1, 2) + self.position  # (B, N, D)
+        x = to_tokens(latents, self.patch_in) + self.position  # (B, N, D)
         final = (self.final_table + time[:, None]).chunk(2, 1)
         return x, Context(tuple(block.unbind(1) for block in modulation.unbind(1)), final, text)
 

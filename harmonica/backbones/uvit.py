@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harmonica.backbones.parts import frequencies, self_attention, unpatchify, wave
+from harmonica.backbones.parts import frequencies, self_attention, to_tokens, unpatchify, wave
 from harmonica.shape import Shape, uvit_shape
 
 
@@ -87,7 +87,7 @@ class UViT(nn.Module):
     def embed(self, latents: Tensor, t: Tensor | float, labels: Tensor) -> tuple[Tensor, None]:
         """Latents (B, C, H, W), timestep in (0, 1000] (one for all or (B,)), embedded labels (B, D) -> stream
         (B, 2 + N, D); a branch needs nothing besides."""
-        patches = self.patch_embed.proj(latents).flatten(2).transpose(1, 2)
+        patches = to_tokens(latents, self.patch_embed.proj)
         time = wave(t, self.frequencies, latents).expand(len(latents), -1)
         tokens = torch.stack([labels, time], 1) + self.pos_embed[:, : self.extras]
         return torch.cat([tokens, patches + self.pos_embed[:, self.extras :]], 1), None
