@@ -20,8 +20,11 @@ def evaluate(backbone, latents: Tensor, t, condition, policy: Callable) -> Tenso
     """The model's output (B, C_out, H, W) for latents (B, C, H, W) at timestep `t` under `policy`.
 
     `condition` is `backbone.condition(labels)`. Long skips begin and end between branches, wherever the policy comes to
-    stand; a policy that carries some from step to step brings its own `skips`.
+    stand; a policy that carries some from step to step brings its own `skips`. One that does the whole step in its own
+    way (`compiled.Compiled`) has `evaluate`.
     """
+    if hasattr(policy, "evaluate"):
+        return policy.evaluate(latents, t, condition)
     x, ctx = backbone.embed(latents, t, condition)
     i, last, skips = 0, len(backbone.shape.branches), getattr(policy, "skips", {})
     while i < last:

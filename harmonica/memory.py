@@ -14,13 +14,13 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # malloc.h
 
 
 def keep_freed_memory() -> None:
-    """Serve blocks up to 32 MiB from the heap and keep up to 512 MiB of it; without glibc, do nothing."""
+    """Serve blocks up to 32 MiB from the heap and give none of it back; without glibc, do nothing."""
     if not sys.platform.startswith("linux"):
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_MMAP_THRESHOLD, 32 << 20)
-        mallopt(_TRIM_THRESHOLD, 512 << 20)
+        mallopt(_TRIM_THRESHOLD, -1)
         mallopt(_TOP_PAD, 64 << 20)
 
 

@@ -18,7 +18,9 @@ def frequencies(shift: bool = False, half: int = 128) -> Tensor:
 
 def wave(t: Tensor | float, frequencies: Tensor, like: Tensor) -> Tensor:
     """Cosines and sines of one number or of numbers (B,): (1 or B, 2·half), on the device and in the type of `like`."""
-    angle = torch.as_tensor(t, device=like.device).reshape(-1, 1).float() * frequencies
+    if not isinstance(t, Tensor):
+        t = torch.full((1,), float(t), device=like.device)  # filled there: a copy from the host would wait for the GPU
+    angle = t.to(like.device).reshape(-1, 1).float() * frequencies
     return torch.cat([angle.cos(), angle.sin()], 1).to(like.dtype)
 
 
@@ -34,7 +36,7 @@ def to_tokens(latents: Tensor, patches: nn.Conv2d) -> Tensor:
 def self_attention(qkv: Tensor, heads: int) -> Tensor:
     """Attention of tokens to each other, from queries, keys and values side by side (B, N, 3D): (B, N, D)."""
     B, N, D = qkv.shape
-    q, k, v = qkv.view(B, N, 3, heads, D // 3 // heads).permute(2, 0, 3, 1, 4)
+    q, k, v = (part.view(B, N, heads, -1).transpose(1, 2) for part in qkv.chunk(3, 2))
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(B, N, D // 3)
 
 
@@ -46,10 +48,23 @@ def unpatchify(x: Tensor, grid: int, patch: int) -> Tensor:
 
 def gelu_tanh(x: Tensor) -> Tensor:
     """GELU in its tanh form. On a CPU through x·σ(2u), since torch's tanh there takes four times as long as its σ."""
-    if x.is_cuda:
-        return F.gelu(x, approximate="tanh")
-    c = 2 * (2 / math.pi) ** 0.5
-    return x * torch.sigmoid(torch.addcmul(x.new_tensor(c), x, x, value=0.044715 * c) * x)
+    return F.gelu(x, approximate="tanh") if x.is_cuda or torch.compiler.is_compiling() else _Gelu.apply(x)
+
+
+class _Gelu(torch.autograd.Function):
+    """Four operations in one tensor, and torch's own derivative: the derivatives of the four need twice the time of a
+    product of the MLP and keep four times the activations."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        c = 2 * (2 / math.pi) ** 0.5
+        u = torch.addcmul(x.new_tensor(c), x, x, value=0.044715 * c)
+        return u.mul_(x).sigmoid_().mul_(x)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        return torch.ops.aten.gelu_backward(gradient, *ctx.saved_tensors, approximate="tanh")
 
 
 def add(x: Tensor, delta: Tensor, gate: Tensor | None) -> Tensor:

@@ -1,0 +1,100 @@
+"""Compiled plans. What a step does is known before the first one, so each is a single graph without breaks; steps that
+do the same share one. On a GPU the whole trajectory can be one CUDA graph besides.
+
+A learned plan has nearly as many kinds of steps as steps, and each is compiled, which takes many times as long as it
+runs: this is for drawing many batches with one plan.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from harmonica.executor import Planned, evaluate
+from harmonica.plan import Plan
+
+
+class Compiled(Planned):
+    """`Planned`, every step by torch.compile; make one and draw all batches with it. Outputs differ from those of
+    `Planned` by rounding. `peak_bytes` is what is held between steps.
+
+    `options` go to torch.compile. Raises what torch.compile raises where a step is not one graph.
+    """
+
+    def __init__(self, backbone: torch.nn.Module, plan: Plan, **options):
+        super().__init__(backbone, plan)
+        self._options = {"fullgraph": True, "dynamic": False} | options
+        self._compiled: dict[tuple, Callable] = {}
+        self._kind: tuple = ()
+
+    def kinds(self) -> list[tuple]:
+        """For every step what it does; equal ones share a graph."""
+        return [
+            (tuple(sorted(ops.items())), tuple(sorted(carried)))
+            for ops, carried in zip(self.plan.program, [frozenset(), *self._carried[:-1]], strict=True)
+        ]
+
+    def at(self, s: int) -> Callable:
+        self._kind = self.kinds()[s]
+        return super().at(s)
+
+    def group(self, s: int) -> range:
+        """Steps are never batched together here."""
+        return range(s, s + 1)
+
+    def evaluate(self, latents: Tensor, t, condition) -> Tensor:
+        """The step that `at` stands before."""
+        if self._kind not in self._compiled:
+            self._compiled[self._kind] = self._compile()
+        t = t if isinstance(t, Tensor) else torch.full((1,), float(t), device=latents.device)
+        run = self._compiled[self._kind]
+        out, self.cache, self.skips, reused = run(latents, t, condition, self.cache, self.skips)
+        self.reused += reused
+        self.peak_bytes = max(self.peak_bytes, self.held_bytes)
+        return out
+
+    def _compile(self) -> Callable:
+        backbone, ops, runs, tokens = self.backbone, self.ops, self._runs, self.condition_tokens
+
+        def step(latents, t, condition, cache, skips):
+            policy = _Step(backbone, ops, runs, tokens, dict(cache), dict(skips))
+            out = evaluate(backbone, latents, t, condition, policy)
+            return out, policy.cache, policy.skips, policy.reused
+
+        # one code object serves all steps, and by default gives up after eight graphs
+        limit = torch._dynamo.config.recompile_limit
+        torch._dynamo.config.recompile_limit = max(limit, 4 * self.plan.steps)
+        return torch.compile(step, **self._options)
+
+
+class _Step(Planned):
+    """One step of a plan as it is traced: `Planned` without its accounts."""
+
+    def __init__(self, backbone, ops, runs, tokens, cache, skips):
+        self.backbone, self.ops, self._runs, self.condition_tokens = backbone, ops, runs, tokens
+        self.cache, self.skips, self._open, self.reused = cache, skips, {}, 0
+
+    def _store(self, key, value: Tensor) -> None:
+        self.cache[key] = value
+
+
+class CudaGraph:
+    """A function of one tensor on a GPU, recorded once for inputs of this shape and then replayed: one launch for a
+    whole trajectory. The function must not wait for the host; a deterministic sampler under any plan does not.
+    """
+
+    def __init__(self, run: Callable[[Tensor], Tensor], example: Tensor, warm_ups: int = 2):
+        self._input, side = example.clone(), torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):  # compiles and allocates what must not happen while recording
+            for _ in range(warm_ups):
+                run(self._input)
+        torch.cuda.current_stream().wait_stream(side)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._output = run(self._input)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        self._input.copy_(x)
+        self._graph.replay()
+        return self._output.clone()
