@@ -10,6 +10,7 @@ from pathlib import Path
 from harmonica import __version__
 from harmonica.errors import UserError, guarded, unknown
 from harmonica.memory import keep_freed_memory
+from harmonica.precision import PRECISIONS
 from harmonica.timing import log_times
 
 EXAMPLES = """examples:
@@ -150,6 +151,8 @@ def build_parser() -> argparse.ArgumentParser:
     p = command("replay", replay, "Replay a reference trace of the published code; exits 1 where this code differs.",
                 "harmonica replay tests/data/harmonica_dit_T10.safetensors")  # fmt: skip
     p.add_argument("trace", type=Path)
+    p.add_argument("--precision", choices=PRECISIONS, default="float32",
+                   help="of the branches; each has its tolerances; default: %(default)s")  # fmt: skip
 
     p = command("smoke", smoke, "Try a paper-scale model at its true shape, with random weights.",
                 "harmonica smoke --scale paper --model pixart-alpha-1024")  # fmt: skip
@@ -441,7 +444,7 @@ def replay(args) -> int:
     from harmonica.replay import RELATIVE, replay
 
     failed = 0
-    for k, c in enumerate(replay(args.trace)):
+    for k, c in enumerate(replay(args.trace, args.precision)):
         if not k:
             print(f"{'quantity':32} {'largest error':>13}  tolerance")
         failed += not c.passed

@@ -6,6 +6,7 @@ runs: this is for drawing many batches with one plan.
 """
 
 from collections.abc import Callable
+from types import FunctionType
 
 import torch
 from torch import Tensor
@@ -18,11 +19,14 @@ class Compiled(Planned):
     """`Planned`, every step by torch.compile; make one and draw all batches with it. Outputs differ from those of
     `Planned` by rounding. `peak_bytes` is what is held between steps.
 
-    `options` go to torch.compile. Raises what torch.compile raises where a step is not one graph.
+    `options` go to torch.compile. Without any, on a CPU the weights are packed for its products beforehand ("freezing"),
+    so they must not change afterwards. Raises what torch.compile raises where a step is not one graph.
     """
 
     def __init__(self, backbone: torch.nn.Module, plan: Plan, **options):
         super().__init__(backbone, plan)
+        if not options and backbone.device.type == "cpu":
+            options = {"options": {"freezing": True}}
         self._options = {"fullgraph": True, "dynamic": False} | options
         self._compiled: dict[tuple, Callable] = {}
         self._kind: tuple = ()
@@ -61,10 +65,9 @@ class Compiled(Planned):
             out = evaluate(backbone, latents, t, condition, policy)
             return out, policy.cache, policy.skips, policy.reused
 
-        # one code object serves all steps, and by default gives up after eight graphs
-        limit = torch._dynamo.config.recompile_limit
-        torch._dynamo.config.recompile_limit = max(limit, 4 * self.plan.steps)
-        return torch.compile(step, **self._options)
+        # graphs are kept with the code of a function, and no more than eight: each kind of step has its own
+        own = FunctionType(step.__code__.replace(), step.__globals__, step.__name__, None, step.__closure__)
+        return torch.compile(own, **self._options)
 
 
 class _Step(Planned):

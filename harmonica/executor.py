@@ -19,19 +19,21 @@ from harmonica.plan import COMPUTE, REUSE, SPAN_DELTA, SPAN_TIMED, Op, Plan
 def evaluate(backbone, latents: Tensor, t, condition, policy: Callable) -> Tensor:
     """The model's output (B, C_out, H, W) for latents (B, C, H, W) at timestep `t` under `policy`.
 
+    The branches compute in the type of the backbone's weights; latents and output keep theirs.
+
     `condition` is `backbone.condition(labels)`. Long skips begin and end between branches, wherever the policy comes to
     stand; a policy that carries some from step to step brings its own `skips`. One that does the whole step in its own
     way (`compiled.Compiled`) has `evaluate`.
     """
     if hasattr(policy, "evaluate"):
         return policy.evaluate(latents, t, condition)
-    x, ctx = backbone.embed(latents, t, condition)
+    x, ctx = backbone.embed(latents.to(backbone.dtype), t, condition)
     i, last, skips = 0, len(backbone.shape.branches), getattr(policy, "skips", {})
     while i < last:
         if i in backbone.joins:
             x = backbone.join(i, x, skips)
         x, i = policy(i, x, ctx)
-    return backbone.head(x, ctx)
+    return backbone.head(x, ctx).to(latents.dtype)
 
 
 @dataclass
@@ -257,7 +259,7 @@ class Soft:
         if self._ratios is None or i not in self.cache:
             self.cache[i] = out.detach() if self.detach else out
         else:
-            out = torch.lerp(self.cache[i], out, self._ratios[i])
+            out = torch.lerp(self.cache[i], out, self._ratios[i].to(out.dtype))
             if self._refresh is not None and self._refresh[i]:
                 self.cache[i] = out.detach() if self.detach else out
         return add(x, out, self.backbone.gate(i, ctx)), i + 1

@@ -13,6 +13,7 @@ from harmonica.errors import UserError
 from harmonica.memory import Peak
 from harmonica.models import Model, get_model
 from harmonica.plan import Origin, Plan
+from harmonica.precision import precision
 from harmonica.provenance import versions
 from harmonica.router import Router
 from harmonica.samplers import make_sampler
@@ -116,6 +117,11 @@ class Task:
         self.peak.append(Peak())
         self.loaded()
         return backbone
+
+    @cached_property
+    def precise(self):
+        """The model in float32, for what rounding would drown; the `backbone` itself where that is float32."""
+        return self.backbone if precision() == "float32" else self.model.load_backbone("float32")
 
     @cached_property
     def sampler(self):

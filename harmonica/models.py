@@ -9,6 +9,7 @@ from pathlib import Path
 from harmonica.captions import CaptionList, embedded, embeddings_folder
 from harmonica.errors import UserError, unknown
 from harmonica.pocket import CLASS_CONDITIONAL, LONG_SKIPS, TEXT_TO_IMAGE
+from harmonica.precision import precision
 from harmonica.provenance import digest, source_hash, weights_folder
 from harmonica.shape import Shape, dit_shape, pixart_shape, uvit_shape
 
@@ -82,8 +83,8 @@ class Model:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Changes with the weights, the training images and the protocol: twelve hex digits. A hub model is known by
-        its repository's name."""
+        """Changes with the weights, the training images, the protocol and the precision: twelve hex digits. A hub
+        model is known by its repository's name."""
         weights = self.source
         if not self.hub:
             files = [p for part in ("transformer", "vae") for p in self.folder(part).iterdir()]
@@ -91,6 +92,8 @@ class Model:
         about = [weights, bool(self.original)]
         if self.captions:
             about.append(self.captions.name if self.hub else embeddings_folder(self).name)
+        if precision() != "float32":
+            about.append(precision())
         return digest(about)
 
     @cached_property
@@ -101,22 +104,23 @@ class Model:
         parts = [Path(self.source) / part for part in ("text_encoder", "tokenizer")]
         return source_hash(*(str(p) for part in parts for p in part.iterdir()))
 
-    def load_backbone(self):
-        """The backbone with its weights, float32, ready for inference on the GPU where there is one."""
+    def load_backbone(self, kept_in: str | None = None):
+        """The backbone with its weights, in the asked `precision` unless another is given, ready for inference on the
+        GPU where there is one."""
+        import torch
+
         from harmonica.backbones.dit import DiT
-        from harmonica.backbones.parts import load
+        from harmonica.backbones.parts import in_precision, load
         from harmonica.backbones.pixart import PixArt
         from harmonica.backbones.uvit import UViT
         from harmonica.devices import default_device
 
-        folder = self.folder("transformer")
-        if self.kind == "dit":
-            return load(DiT, folder, self.title, original=bool(self.original)).to(default_device())
-        if self.kind == "uvit":
-            return load(UViT, folder, self.title).to(default_device())
-        backbone = load(PixArt, folder, self.title, text_tokens=self.text_tokens).to(default_device())
-        backbone.captions = embedded(self)
-        return backbone
+        kind, options = {"dit": (DiT, {"original": bool(self.original)}), "uvit": (UViT, {}),
+                         "pixart": (PixArt, {"text_tokens": self.text_tokens})}[self.kind]  # fmt: skip
+        backbone = load(kind, self.folder("transformer"), self.title, **options).to(default_device())
+        if self.captions:
+            backbone.captions = embedded(self)
+        return in_precision(backbone, getattr(torch, kept_in or precision()))
 
     @property
     def depth(self) -> int:

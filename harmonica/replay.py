@@ -4,9 +4,10 @@ A trace is a safetensors file with the weights under the original DiT's paramete
 the settings as JSON in its metadata (`config`). HarmoniCa and Learning-to-Cache traces are told apart by their keys.
 """
 
+import copy
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from harmonica import iepo, methods
 from harmonica.backbones.dit import DiT
+from harmonica.backbones.parts import in_precision
 from harmonica.convert import original_config, original_to_diffusers
 from harmonica.errors import UserError
 from harmonica.executor import Plain, Planned, Soft
@@ -26,7 +28,12 @@ from harmonica.samplers import make_sampler
 from harmonica.sampling import Guided, sample
 from harmonica.sdt import trajectory
 
-TOLERANCES = {"steps": 0.0, "latents": 1e-4, "lambda": 1e-3, "losses": 1e-3, "logits": 1e-3}
+# By precision. Losses compare a student with a teacher that it is near to, so in bfloat16 the least are rounding.
+TOLERANCES = {
+    "float32": {"steps": 0.0, "latents": 1e-4, "lambda": 1e-3, "losses": 1e-3, "logits": 1e-3},
+    "bfloat16": {"steps": 0.0, "latents": 0.25, "lambda": 1e-3, "losses": 1.0, "logits": 1e-3},
+    "float16": {"steps": 0.0, "latents": 0.05, "lambda": 1e-3, "losses": 0.05, "logits": 1e-3},
+}
 RELATIVE = ("lambda", "losses")
 
 
@@ -37,10 +44,11 @@ class Check:
     quantity: str
     kind: str
     error: float
+    precision: str = "float32"
 
     @property
     def tolerance(self) -> float:
-        return TOLERANCES[self.kind]
+        return TOLERANCES[self.precision][self.kind]
 
     @property
     def passed(self) -> bool:
@@ -61,9 +69,10 @@ def check(quantity: str, kind: str, own, recorded) -> Check:
 
 
 class Trace:
-    """A trace's tensors, settings and backbone. Raises UserError for a file that is not one."""
+    """A trace's tensors, settings and backbone, that one in the asked precision and in float32. Raises UserError for a
+    file that is not one."""
 
-    def __init__(self, path: str | Path):
+    def __init__(self, path: str | Path, precision: str = "float32"):
         try:
             with safe_open(path, "pt") as f:
                 self.tensors = {k: f.get_tensor(k) for k in f.keys()}
@@ -71,6 +80,8 @@ class Trace:
             weights = {k.removeprefix("weights."): v for k, v in self.tensors.items() if k.startswith("weights.")}
             self.backbone = DiT(original_config(weights, self.config["heads"]), Path(path).stem, original=True)
             self.backbone.load_weights(original_to_diffusers(weights))
+            self.precise = copy.deepcopy(self.backbone)
+            in_precision(self.backbone, getattr(torch, precision))
             self.steps, self.cfg = int(self.config["steps"]), float(self.config["cfg"])
             self.threshold, self.beta, self.lr = (float(self.config[k]) for k in ("thres", "l1", "lr"))
         except (OSError, SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as e:
@@ -85,17 +96,22 @@ class Trace:
             raise UserError(f"the trace has no {key}")
         return self.tensors[key]
 
-    def guided(self, labels: Tensor) -> Guided:
-        return Guided(self.backbone, labels, self.cfg, 3)
+    def guided(self, labels: Tensor, precise: bool = False) -> Guided:
+        return Guided(self.precise if precise else self.backbone, labels, self.cfg, 3)
 
     def rows(self, key: str) -> Tensor:
         """A recorded table, indexed by t, in execution order."""
         return self[key].flip(0)
 
 
-def replay(path: str | Path) -> Iterator[Check]:
-    """Every recorded quantity of the trace, in the order in which it was computed."""
-    t = Trace(path)
+def replay(path: str | Path, precision: str = "float32") -> Iterator[Check]:
+    """Every recorded quantity of the trace, in the order in which it was computed, with the branches in this precision
+    and λ in float32, as training has it."""
+    for c in _replay(Trace(path, precision)):
+        yield replace(c, precision=precision)
+
+
+def _replay(t: Trace) -> Iterator[Check]:
     labels, n, null = t["labels"], len(t["labels"]), t.backbone.null_label
     yield check("timestep_map", "steps", sorted(t.sampler.timesteps), t["timestep_map"])
     both = Guided(t.backbone, torch.cat([labels, torch.full((n,), null)]), 1.0, 3)
@@ -119,7 +135,10 @@ def _harmonica(t: Trace) -> Iterator[Check]:
 
     def measure(logits: Logits, labels: Tensor, noise: Tensor, soft: Soft) -> Tensor:
         soft.cache.clear()  # the λ passes start clean, the trajectory after them does not
-        return iepo.official(t.guided(labels), t.sampler, logits, soft, noise)
+        own = Soft(t.precise, t.threshold)
+        weights = iepo.official(t.guided(labels, precise=True), t.sampler, logits, own, noise)
+        soft.cache.update({i: stored.to(t.backbone.dtype) for i, stored in own.cache.items()})
+        return weights
 
     soft = Soft(t.backbone, t.threshold)
     weights = measure(Logits(t.rows("router_logits"), routed, t.lr), t["labels"], t["z"], soft)

@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from harmonica import distributed
+from harmonica.errors import UserError
 from harmonica.learning import SOURCES, BetaSearch, LearnedSettings, Recipe
 from harmonica.logits import Logits, Loss
 from harmonica.pickles import save_pickle
@@ -37,13 +38,16 @@ def train_router(
 
     `guess` gives the β at which each branch would settle at the threshold, `one_round` makes a round's updates with
     the search's β of the moment; both draw from the generator only. What else has to live from round to round lies in
-    `kept` (tensors, numbers, dictionaries of them). Raises UserError when the target cannot be, or was not, reached.
+    `kept` (tensors, numbers, dictionaries of them). Raises UserError when the target cannot be, or was not, reached,
+    and for a model in float16.
     """
     e, tau = task.experiment, settings.threshold
     search = BetaSearch(e.method, settings, 100 * len(routed) / task.steps, recipe.rounds)
     g = torch.Generator().manual_seed(e.seed)
     logits = Logits.drawn(task.steps, len(task.shape.branches), routed, recipe, g, task.backbone.device)
     kept = {} if kept is None else kept
+    if task.backbone.dtype == torch.float16:
+        raise UserError("gradients of a router are lost in float16: train in bfloat16 or float32")
     state = load_checkpoint(task.checkpoint, _identity(task, recipe))
     k, spent, loss = 0, 0.0, float("nan")
     if state is None:

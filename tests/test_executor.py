@@ -1,10 +1,13 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import TINY_BRANCHES, origin, plans
 from hypothesis import given
 
-from harmonica.backbones.parts import add
+from harmonica.backbones.parts import add, gelu_tanh, in_precision
 from harmonica.errors import UserError
 from harmonica.executor import Plain, Planned, Soft, evaluate
 from harmonica.plan import COMPUTE, REUSE, SPAN_DELTA, Plan, all_compute
@@ -126,3 +129,46 @@ def test_computing_again_gives_the_same_gradients(tiny):
         evaluate(tiny, x, 300, labels, soft.row(ratios)).square().sum().backward()
         found.append(ratios.grad)
     torch.testing.assert_close(*found)
+
+
+def test_gradients_of_each_step_are_those_through_everything(tiny, monkeypatch):
+    """SDT keeps no graph between steps, trains no weight and brings its own GELU. The same trajectory as one graph over
+    all steps, caches and weights with torch's own functions: each step's loss has the same gradient for its ratios."""
+    from harmonica.backbones import dit
+    from harmonica.logits import Logits
+    from harmonica.sdt import trajectory
+
+    steps, noise = 5, torch.randn(3, *tiny.latent_shape, dtype=torch.float64)
+    model, sampler, weights = in_precision(copy.deepcopy(tiny), torch.float64), DDIM(steps), torch.rand(steps)
+    rows = torch.randn(steps, TINY_BRANCHES)
+    logits, found = Logits(rows, range(1, steps), lr=1e-30), []
+    for row in logits.rows[1:]:
+        row.register_hook(lambda g: found.append(g.clone()))
+    trajectory(Guided(model, LABELS, 1.5, 3), sampler, logits, Soft(model, 0.1), noise, weights, 1e-3, stale=False)
+
+    monkeypatch.setattr(dit, "gelu_tanh", lambda x: F.gelu(x, approximate="tanh"))
+    model.requires_grad_(True)
+    guided, soft = Guided(model, LABELS, 1.5, 3), Soft(model, 0.1, detach=False)
+    own, x = rows.clone().requires_grad_(), noise
+    for s, t in enumerate(sampler.timesteps):
+        student = guided.both(x, t, soft.row(own[s].sigmoid() if s else None))
+        if s:
+            loss = (
+                weights[s] * (guided.both(x, t, Plain(model)) - student).square().mean() + 1e-3 * own[s].sigmoid().sum()
+            )
+            (gradient,) = torch.autograd.grad(loss, own, retain_graph=True)
+            torch.testing.assert_close(gradient[s], found[s - 1])
+            assert s == 1 or (gradient[1:s] != 0).any()  # it does reach the steps before, which SDT leaves out
+        x = sampler.step(s, student[:3], x)
+
+
+def test_gelu_and_its_derivative(tiny):
+    x = torch.randn(50, 7, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(gelu_tanh, (x,))
+    torch.testing.assert_close(gelu_tanh(x), F.gelu(x, approximate="tanh"))
+
+
+def test_tokens_lie_side_by_side(tiny):
+    """Else every branch pays for strides."""
+    x, _ = tiny.embed(torch.randn(3, *tiny.latent_shape), 5, tiny.condition(LABELS))
+    assert x.is_contiguous()

@@ -153,3 +153,21 @@ def synthetic(path, ltc: bool, steps=7, cfg=3.0, depth=2, width=48, heads=3, cla
 def test_other_shapes(tmp_path, ltc, changes):
     synthetic(tmp_path / "t.safetensors", ltc, **changes)
     assert [c for c in replay(tmp_path / "t.safetensors") if not c.passed] == []
+
+
+@pytest.mark.parametrize("name", ["harmonica_dit_T10", "ltc_dit_T10"])
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_published_traces_in_half_precision(name, precision):
+    """Within the wider tolerances of the precision, which it is told to have: the forward pass is outside float32's."""
+    checks = list(replay(DATA / f"{name}.safetensors", precision))
+    assert [c for c in checks if not c.passed] == []
+    forward = next(c for c in checks if c.quantity.startswith("single_forward"))
+    assert 1e-4 < forward.error < forward.tolerance
+
+
+def test_lambda_of_half_precision_is_noise():
+    """Why λ is measured in float32: what a step changes is less than what a bfloat16 trajectory loses by rounding."""
+    t = Trace(DATA / "harmonica_dit_T10.safetensors", "bfloat16")
+    logits = Logits(t.rows("router_logits"), range(1, t.steps), t.lr)
+    own = iepo.official(t.guided(t["labels"]), t.sampler, logits, Soft(t.backbone, t.threshold), t["z"])
+    assert check("λ", "lambda", own[1:], t.rows("lambda_random_router")).error > 5

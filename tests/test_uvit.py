@@ -7,12 +7,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import origin
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from harmonica.backbones.parts import add
 from harmonica.backbones.uvit import UViT
+from harmonica.compiled import Compiled
 from harmonica.dpm_solver import DPMSolver, scaled_linear_alpha_bar
 from harmonica.errors import UserError
 from harmonica.executor import Plain, Planned, evaluate
@@ -288,3 +289,14 @@ def test_learning_to_cache_trains_as_it_samples(tiny):
             x = sampler.step(s, seen[-1], x)
     torch.testing.assert_close(student.detach(), seen[2], atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(teacher, plain, atol=1e-5, rtol=1e-4)
+
+
+@settings(max_examples=8)
+@given(plans())
+def test_compiled_with_long_skips(tiny, plan):
+    noise, guided = torch.randn(3, *tiny.latent_shape), Guided(tiny, LABELS, 1.4, 4)
+    own, compiled = Planned(tiny, plan), Compiled(tiny, plan, backend="eager")
+    expected = sample(guided, DPMSolver(plan.steps), own, noise)
+    out = sample(guided, DPMSolver(plan.steps), compiled, noise)
+    torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-4)
+    assert compiled.cur == own.cur

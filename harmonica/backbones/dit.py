@@ -74,6 +74,10 @@ class DiT(nn.Module):
     def device(self) -> torch.device:
         return self.position.device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.position.dtype
+
     def condition(self, labels: Tensor) -> Tensor:
         """What depends on the labels (B,) alone: their embeddings (B, D)."""
         return self.labels(labels)

@@ -92,6 +92,14 @@ def sincos_position(width: int, grid: int, scale: float = 1) -> Tensor:
     return torch.cat([f(a) for a in angle for f in (torch.sin, torch.cos)], 1)[None].float()
 
 
+def in_precision(backbone: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """The backbone with its weights in this type. The frequencies of the timestep stay as they are: an angle of 999
+    times a rounded frequency is another angle."""
+    frequencies = backbone.frequencies
+    backbone.to(dtype).frequencies = frequencies
+    return backbone
+
+
 def load(kind: type, folder: str | Path, name: str, **options):
     """A backbone of this class from a diffusers `transformer/` folder. Raises UserError when a file is missing or does
     not fit."""

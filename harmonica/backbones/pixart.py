@@ -108,6 +108,10 @@ class PixArt(nn.Module):
     def device(self) -> torch.device:
         return self.position.device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.position.dtype
+
     def condition(self, labels: Tensor) -> Text:
         """Keys and values of all blocks for captions by number (B,)."""
         return self.read(*self.captions(labels))

@@ -80,6 +80,10 @@ class UViT(nn.Module):
     def device(self) -> torch.device:
         return self.pos_embed.device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.pos_embed.dtype
+
     def condition(self, labels: Tensor) -> Tensor:
         """What depends on the labels (B,) alone: their embeddings (B, D)."""
         return self.label_emb(labels)

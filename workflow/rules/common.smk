@@ -47,6 +47,9 @@ def load_config() -> dict:
 
 try:
     TABLES = load_config()
+    PRECISION = {about.get("precision", "float32") for about in TABLES.values()}
+    if len(PRECISION) > 1:
+        raise UserError("precision holds for all tables of a run: say it beside `tables`")
     ROWS = {table: suite.rows(about) for table, about in TABLES.items()}
 except UserError as e:
     raise WorkflowError(str(e)) from None
@@ -55,6 +58,9 @@ os.environ[timing.RUN] = str(time.time())
 shell.prefix(
     f'export PATH="{Path(sys.executable).parent}:$PATH"; '
 )  # the rules' `harmonica` is this environment's
+
+# a part of the models' fingerprints; of one run, since plans are shared between its tables
+(os.environ["HARMONICA_PRECISION"],) = PRECISION
 
 SCALE = config["scale"]
 OUT = f"results/{SCALE}"

@@ -1,0 +1,15 @@
+"""What the branches compute in. Samplers, losses, logits and the metrics are float32 or better everywhere."""
+
+import os
+
+from harmonica.errors import unknown
+
+PRECISIONS = ("float32", "bfloat16", "float16")
+
+
+def precision() -> str:
+    """float32, or what HARMONICA_PRECISION says (the workflow sets it). Raises UserError for an unknown one."""
+    name = os.environ.get("HARMONICA_PRECISION") or "float32"
+    if name not in PRECISIONS:
+        raise unknown("precision", name, PRECISIONS)
+    return name

@@ -1,0 +1,69 @@
+"""Compiled plans give what plans give. Most tests have torch.compile trace a step and run it without code of its own,
+which is quick: a step that is not one graph fails there, too."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY_BRANCHES, origin, plans
+from hypothesis import given, settings
+
+from harmonica.compiled import Compiled
+from harmonica.executor import Planned
+from harmonica.plan import REUSE, Plan
+from harmonica.samplers import DDIM
+from harmonica.sampling import Guided, sample
+
+
+def drawn(model, plan, **options):
+    """The compiled plan, after its outputs were compared with those of the plan, twice."""
+    noise, sampler = torch.randn(3, *model.latent_shape), DDIM(plan.steps)
+    guided = Guided(model, torch.tensor([0, 3, 4]), 1.5, 3)
+    compiled, own = Compiled(model, plan, **options), Planned(model, plan)
+    expected = sample(guided, sampler, own, noise)
+    for _ in range(2):
+        torch.testing.assert_close(sample(guided, sampler, compiled, noise), expected, rtol=1e-4, atol=1e-4)
+    assert compiled.cur == own.cur and compiled.peak_bytes <= own.peak_bytes
+    return compiled
+
+
+@settings(max_examples=12)
+@given(plans(most_steps=4))
+def test_every_step_is_one_graph(tiny, plan):
+    drawn(tiny, plan, backend="eager")
+
+
+def fora(steps, interval):
+    actions = np.zeros((steps, TINY_BRANCHES), np.uint8)
+    actions[np.arange(steps) % interval > 0] = REUSE
+    return Plan(actions, origin(steps))
+
+
+def test_equal_steps_share_a_graph(tiny):
+    """Of FORA's there are three kinds: those that fill the cache, those that read it, and those that empty it."""
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    compiled = drawn(tiny, fora(9, 3), backend=backend)
+    assert len(graphs) == len(set(compiled.kinds())) == 3
+
+
+@pytest.mark.slow
+def test_generated_code(tiny):
+    drawn(tiny, fora(4, 2))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("kind", [Planned, Compiled])
+def test_a_trajectory_as_one_cuda_graph(tiny, kind):
+    from harmonica.compiled import CudaGraph
+
+    model, plan, noise = tiny.cuda(), fora(9, 3), torch.randn(3, *tiny.latent_shape, device="cuda")
+    guided, policy = Guided(model, torch.tensor([0, 3, 4], device="cuda"), 1.5, 3), kind(model, plan)
+    run = CudaGraph(lambda x: sample(guided, DDIM(9), policy, x), noise)
+    other = torch.randn_like(noise)
+    expected = sample(guided, DDIM(9), Planned(model, plan), other)
+    torch.testing.assert_close(run(other), expected, rtol=1e-3, atol=1e-3)
+    tiny.cpu()
