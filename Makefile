@@ -4,7 +4,7 @@ BIN := .venv/bin
 
 TABLES := table1 table2 table3 table6 transfer sweep ablations
 
-.PHONY: setup $(TABLES) figures report test reference lint clean
+.PHONY: setup $(TABLES) figures report test reference bench bench-gpu lint clean
 
 setup: .venv/.done
 
@@ -53,6 +53,13 @@ reference: setup
 		cp results/figures/$$t-*.png results/reference/pocket/figures/ 2>/dev/null || true; done
 	cp results/figures/sweep.png results/figures/memory.png results/figures/lambda.png results/figures/drift-*.png \
 		results/reference/pocket/figures/
+
+# what is promised of speed and memory, measured here; the second on a GPU, with random weights at true shapes
+bench: setup
+	$(BIN)/harmonica bench inference plain compiled training memory metrics -o results/bench
+
+bench-gpu: setup
+	$(BIN)/harmonica bench inference plain compiled training memory --need-gpu -o results/bench
 
 clean:
 	rm -rf results/pocket results/paper results/*.* results/figures report.html .snakemake

@@ -5,25 +5,31 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
 from harmonica import iepo
 from harmonica.backbones.dit import DiT
-from harmonica.backbones.parts import sincos_position
+from harmonica.backbones.parts import in_precision, sincos_position
+from harmonica.compiled import Compiled, CudaGraph
 from harmonica.devices import default_device
 from harmonica.executor import Plain, Planned, Soft
 from harmonica.learning import Recipe
 from harmonica.logits import Logits
 from harmonica.memory import Peak
+from harmonica.models import get_model
 from harmonica.plan import REUSE, Origin, Plan, all_compute
 from harmonica.samplers import make_sampler
 from harmonica.sampling import Guided, sample
 from harmonica.sdt import trajectory
+from harmonica.smoke import random_captions
 
 # DiT's published sizes at 256×256: width, blocks, heads
-SIZES = {"DiT-S/2": (384, 12, 6), "DiT-B/2": (768, 12, 12), "DiT-XL/2": (1152, 28, 16), "28 narrow blocks": (16, 28, 2)}
+SIZES = {"DiT-S/2": (384, 12, 6), "DiT-B/2": (768, 12, 12), "28 narrow blocks": (16, 28, 2)}
+ON_CPU = ("DiT-S/2", "DiT-B/2")  # at 256×256, float32
+ON_GPU = ("dit-xl-2-256", "dit-xl-2-512", "pixart-alpha-256", "pixart-alpha-1024")  # in half precision
 WANTED = {25: 0.99, 50: 0.98, 75: 0.97}  # of the theoretical speed-up, on a CPU, by the share that is reused
 
 
@@ -86,14 +92,63 @@ def config_of(name: str) -> dict:
     )  # fmt: skip
 
 
-def random_dit(name: str) -> DiT:
-    """A DiT of that published size at 256×256, its weights random and small."""
+def random_backbone(name: str, dtype: torch.dtype = torch.float32):
+    """A model of the suite, or a DiT of that size, at its true shape with small random weights."""
     torch.manual_seed(0)
-    model = DiT(config_of(name), name, original=True).eval().requires_grad_(False)
-    model.position.copy_(sincos_position(model.width, model.grid))
+    if name in SIZES:
+        model = DiT(config_of(name), name, original=True)
+        model.position.copy_(sincos_position(model.width, model.grid))
+    else:
+        about = get_model(name)
+        model = about.build_backbone()
+        if about.captions:
+            model.captions = random_captions(about.text_tokens, about.config["caption_channels"])
+    model.eval().requires_grad_(False)
     for p in model.parameters():
         p.normal_(std=0.02)
-    return model.to(default_device())
+    return in_precision(model.to(default_device()), dtype)
+
+
+@dataclass
+class Setting:
+    """What a case samples: a model with random weights, `batch` images from noise under a sampler."""
+
+    title: str
+    guided: Guided
+    sampler: Any
+    noise: torch.Tensor
+
+    @staticmethod
+    def of(name: str, precision: str, batch: int, steps: int, cfg: float = 1.0) -> "Setting":
+        backbone = random_backbone(name, getattr(torch, precision))
+        labels = torch.zeros(batch, dtype=torch.long, device=backbone.device)
+        noise = torch.randn(batch, *backbone.latent_shape, device=backbone.device)
+        title = name if precision == "float32" else f"{name} {precision}"
+        return Setting(title, Guided(backbone, labels, cfg, 3), make_sampler("ddim", steps), noise)
+
+    @property
+    def backbone(self):
+        return self.guided.backbone
+
+    @property
+    def branches(self) -> int:
+        return len(self.backbone.shape.branches)
+
+    @property
+    def uncached(self) -> Plan:
+        steps = len(self.sampler.timesteps)
+        return all_compute(Origin("bench", "ddim", steps, 1.0, "bench"), self.branches)
+
+    def run(self, policy) -> Callable[[], torch.Tensor]:
+        return lambda: sample(self.guided, self.sampler, policy, self.noise)
+
+
+def settings(sizes: tuple[str, ...] = (), **more) -> Iterator[Setting]:
+    """Of the models that are measured on this device, or of those that are asked for."""
+    on_gpu = default_device().type == "cuda"
+    for name in sizes or (ON_GPU if on_gpu else ON_CPU):
+        for precision in ("bfloat16", "float16") if on_gpu else ("float32",):
+            yield Setting.of(name, precision, **more)
 
 
 def scattered(rng: np.random.Generator, steps: int, branches: int, percent: float) -> Plan:
@@ -104,61 +159,56 @@ def scattered(rng: np.random.Generator, steps: int, branches: int, percent: floa
     return Plan(actions, Origin("bench", "ddim", steps, 1.0, "bench"))
 
 
+def in_whole_steps(steps: int, branches: int, percent: float) -> Plan:
+    """A plan that reuses so many percent of all in whole steps, as FORA does."""
+    whole = np.zeros((steps, branches), np.uint8)
+    whole[[s for s in range(steps) if s * percent // 100 != (s + 1) * percent // 100 and s]] = REUSE
+    whole[-1] = REUSE if 100 * (whole != 0).mean() < percent - 1e-9 else whole[-1]
+    return Plan(whole, Origin("bench", "ddim", steps, 1.0, "bench"))
+
+
 def some_plans(branches: int, steps: int) -> Iterator[tuple[str, int, Plan]]:
-    """Plans that reuse 25, 50 and 75 % of all, at random places and in whole steps (as FORA does)."""
+    """Plans that reuse 25, 50 and 75 % of all, at random places and in whole steps."""
     rng = np.random.default_rng(0)
-    origin = Origin("bench", "ddim", steps, 1.0, "bench")
     for percent in WANTED:
         yield "random", percent, scattered(rng, steps, branches, percent)
-        whole = np.zeros((steps, branches), np.uint8)
-        whole[[s for s in range(steps) if s * percent // 100 != (s + 1) * percent // 100 and s]] = REUSE
-        whole[-1] = REUSE if 100 * (whole != 0).mean() < percent - 1e-9 else whole[-1]
-        yield "FORA-like", percent, Plan(whole, origin)
+        yield "FORA-like", percent, in_whole_steps(steps, branches, percent)
 
 
-def inference(rounds: int, sizes=("DiT-S/2", "DiT-B/2"), batch: int = 8, steps: int = 8) -> Iterator[Line]:
+def inference(rounds: int, sizes: tuple[str, ...] = (), batch: int = 8, steps: int = 8) -> Iterator[Line]:
     """Real over theoretical speed-up: random weights at true shapes, without guidance, `batch` images."""
-    for size in sizes:
-        backbone = random_dit(size)
-        branches, device = len(backbone.shape.branches), backbone.device
-        noise, labels = (
-            torch.randn(batch, 4, 32, 32, device=device),
-            torch.zeros(batch, dtype=torch.long, device=device),
-        )
-        guided, sampler = Guided(backbone, labels, 1.0, 3), make_sampler("ddim", steps)
-        plans = {(kind, percent): plan for kind, percent, plan in some_plans(branches, steps)}
-        full = all_compute(Origin("bench", "ddim", steps, 1.0, "bench"), branches)
-
-        def run(plan: Plan, guided=guided, sampler=sampler, backbone=backbone, noise=noise) -> Callable[[], None]:
-            return lambda: sample(guided, sampler, Planned(backbone, plan), noise)
-
-        times = interleaved({"full": run(full)} | {key: run(plan) for key, plan in plans.items()}, rounds)
+    for case in settings(sizes, batch=batch, steps=steps):
+        backbone, wanted = case.backbone, WANTED if case.noise.device.type == "cpu" else dict.fromkeys(WANTED, 0.95)
+        plans = {(kind, percent): plan for kind, percent, plan in some_plans(case.branches, steps)}
+        sides = {"full": case.uncached} | plans
+        times = interleaved({key: case.run(Planned(backbone, plan)) for key, plan in sides.items()}, rounds)
         for (kind, percent), plan in plans.items():
             theory = plan.theoretical_speedup(backbone.shape)
 
-            def says(ratio: float, theory=theory, percent=percent) -> str:
-                return f"real/theory {ratio:.2f} of {theory:.2f}x, CUR {percent} %, wanted {WANTED[percent]}"
+            def says(ratio: float, theory=theory, percent=percent, wanted=wanted) -> str:
+                return f"real/theory {ratio:.2f} of {theory:.2f}x, CUR {percent} %, wanted {wanted[percent]}"
 
-            case = f"{size} 256, {kind}, {percent} %"
-            sides = times["full"], times[kind, percent]
-            yield compared("inference", case, ("uncached", "cached"), sides, theory, says)
+            pair = times["full"], times[kind, percent]
+            name = f"{case.title}, {kind}, {percent} %"
+            yield compared("inference", name, ("uncached", "cached"), pair, theory, says)
 
 
-def plain(rounds: int, sizes=("DiT-S/2", "DiT-B/2"), batch: int = 4, steps: int = 4) -> Iterator[Line]:
-    """Uncached guided sampling against diffusers' DiTTransformer2DModel and DDIMScheduler on the same weights."""
+def plain(rounds: int, sizes: tuple[str, ...] = (), batch: int = 4, steps: int = 4) -> Iterator[Line]:
+    """Uncached guided sampling of DiTs against diffusers' own class and scheduler, on the same weights."""
     from diffusers import DDIMScheduler, DiTTransformer2DModel
 
-    for size in sizes:
+    for case in settings(sizes, batch=batch, steps=steps, cfg=1.5):
+        own, noise = case.backbone, case.noise
+        if not isinstance(own, DiT):
+            continue
         torch.manual_seed(0)
-        theirs = DiTTransformer2DModel(**config_of(size)).eval().requires_grad_(False)
+        theirs = DiTTransformer2DModel(**own.config).eval().requires_grad_(False)
         first = theirs.transformer_blocks[0].norm1.emb.state_dict()
         for block in theirs.transformer_blocks:
             block.norm1.emb.load_state_dict(first)
-        own = DiT(config_of(size), size).load_weights(theirs.state_dict()).to(default_device())
-        theirs.to(own.device)
-        labels = torch.zeros(batch, dtype=torch.long, device=own.device)
-        noise, guided = torch.randn(batch, *own.latent_shape, device=own.device), Guided(own, labels, 1.5, 4)
-        both = torch.cat([labels, torch.full_like(labels, own.null_label)])
+        theirs.to(own.device, own.dtype)
+        own.load_weights(theirs.state_dict())
+        both = torch.cat([case.guided.labels, torch.full_like(case.guided.labels, own.null_label)])
         scheduler = DDIMScheduler(1000, 1e-4, 0.02, "linear", clip_sample=False)
 
         @torch.inference_mode()
@@ -166,56 +216,91 @@ def plain(rounds: int, sizes=("DiT-S/2", "DiT-B/2"), batch: int = 4, steps: int 
             scheduler.set_timesteps(steps)
             x = noise
             for t in scheduler.timesteps:
-                out = theirs(torch.cat([x, x]), timestep=t.expand(len(both)).to(x.device), class_labels=both).sample
-                cond, null = out[:, :4].chunk(2)
+                two = torch.cat([x, x]).to(theirs.dtype)
+                out = theirs(two, timestep=t.expand(len(both)).to(x.device), class_labels=both).sample
+                cond, null = out[:, :4].float().chunk(2)
                 x = scheduler.step(null + 1.5 * (cond - null), t, x).prev_sample
 
-        def suite(own=own, guided=guided, noise=noise) -> None:
-            sample(guided, make_sampler("ddim", steps), Plain(own), noise)
-
-        times = interleaved({"diffusers": pipeline, "suite": suite}, rounds)
+        times = interleaved({"diffusers": pipeline, "suite": case.run(Plain(own))}, rounds)
         says = f"wanted {1.3 if own.device.type == 'cuda' else 1.0}"
         sides = times["diffusers"], times["suite"]
-        yield compared("plain", f"{size} 256, uncached", ("diffusers", "suite"), sides, says=lambda _, w=says: w)
+        yield compared("plain", f"{case.title}, uncached", ("diffusers", "suite"), sides, says=lambda _, w=says: w)
 
 
-def training(rounds: int, size: str = "DiT-S/2", batch: int = 4, steps: int = 4) -> Iterator[Line]:
+def compiled(rounds: int, sizes: tuple[str, ...] = (), batch: int = 8, steps: int = 8) -> Iterator[Line]:
+    """torch.compile and the cache, each alone and together, at 50 % in whole steps; on a GPU the whole trajectory as a
+    CUDA graph besides. Compilation is not in the times, but said."""
+    on_gpu = default_device().type == "cuda"
+    for case in settings(sizes or (() if on_gpu else ON_CPU[:1]), batch=batch, steps=steps):
+        plan = in_whole_steps(steps, case.branches, 50)
+        uncached, cached = (Compiled(case.backbone, p) for p in (case.uncached, plan))
+        sides: dict[str, Callable] = {
+            "uncached": case.run(Planned(case.backbone, case.uncached)),
+            "cached": case.run(Planned(case.backbone, plan)),
+            "compiled": case.run(uncached),
+            "compiled + cached": case.run(cached),
+        }
+        started = time.perf_counter()
+        sides["compiled + cached"]()
+        took = time.perf_counter() - started
+        best = "compiled + cached"
+        if on_gpu:
+            best = "CUDA graph of compiled + cached"
+            graph = CudaGraph(
+                lambda x, case=case, cached=cached: sample(case.guided, case.sampler, cached, x), case.noise
+            )
+            sides[best] = lambda graph=graph, case=case: graph(case.noise)
+        times = interleaved(sides, rounds)
+        graphs = f"{took:.1f} s to compile {len(set(cached.kinds()))} kinds of steps; wanted above 1"
+        for other in [name for name in sides if name != best]:
+            yield compared(
+                "compiled", case.title, (other, best), (times[other], times[best]), says=lambda _, g=graphs: g
+            )
+
+
+def training(rounds: int, sizes: tuple[str, ...] = (), batch: int = 4, steps: int = 4) -> Iterator[Line]:
     """A step of SDT against a plain forward pass, with and without checkpointing, and λ with shared prefixes against λ
     from whole passes."""
-    backbone = random_dit(size)
-    branches, device = len(backbone.shape.branches), backbone.device
-    labels, noise = torch.zeros(batch, dtype=torch.long, device=device), torch.randn(batch, 4, 32, 32, device=device)
-    guided, sampler = Guided(backbone, labels, 1.5, 3), make_sampler("ddim", steps)
+    device = default_device()
+    on_gpu = device.type == "cuda"
+    for name in sizes or (ON_GPU[:1] if on_gpu else ON_CPU):
+        for precision in ("float32", "bfloat16") if on_gpu else ("float32",):
+            case = Setting.of(name, precision, batch, steps, cfg=1.5)
+            yield from _training(case, rounds, batch, steps)
+
+
+def _training(case: Setting, rounds: int, batch: int, steps: int) -> Iterator[Line]:
+    backbone, guided, sampler, noise = case.backbone, case.guided, case.sampler, case.noise
     recipe, weights = Recipe(rounds=1, batch=batch, lr=0.01), torch.ones(steps)
 
+    def drawn() -> Logits:
+        g = torch.Generator().manual_seed(0)
+        return Logits.drawn(steps, case.branches, range(1, steps), recipe, g, noise.device)
+
     def walk(tokens: int) -> Callable[[], None]:
-        logits = Logits.drawn(steps, branches, range(1, steps), recipe, torch.Generator().manual_seed(0), device)
+        logits = drawn()
         return lambda: trajectory(guided, sampler, logits, Soft(backbone, 0.1, {}, tokens), noise, weights, 1e-7)
 
-    sides = {
-        "plain": lambda: sample(guided, sampler, Plain(backbone), noise),
-        "SDT": walk(10**9),
-        "SDT, checkpointed": walk(0),
-    }
-    times = interleaved(sides, rounds)
-    passes = {name: [v / steps for v in times[name]] for name in sides}
+    plain_side = case.run(Plain(backbone))
+    times = interleaved({"plain": plain_side, "SDT": walk(10**9), "SDT, checkpointed": walk(0)}, rounds)
+    passes = {name: [v / steps for v in t] for name, t in times.items()}
     for name in ("SDT", "SDT, checkpointed"):
         # the first step of a trajectory only fills the cache: it is one plain pass
         step = [(v - p) / (steps - 1) for v, p in zip(times[name], passes["plain"], strict=True)]
-        yield compared("training", f"{size}, {name}", ("a step", "plain pass"), (step, passes["plain"]), 1.0,
+        yield compared("training", f"{case.title}, {name}", ("a step", "plain pass"), (step, passes["plain"]), 1.0,
                        lambda ratio: f"{ratio:.2f} plain passes a step, wanted 3.1")  # fmt: skip
-    logits = Logits.drawn(steps, branches, range(1, steps), recipe, torch.Generator().manual_seed(0), device)
+    logits = drawn()
     shared = interleaved({"λ": lambda: iepo.official(guided, sampler, logits, Soft(backbone, 0.1), noise),
-                          "plain": sides["plain"]}, max(1, rounds // 2))  # fmt: skip
+                          "plain": plain_side}, max(1, rounds // 2))  # fmt: skip
     whole = [steps * v for v in shared["plain"]]  # T passes of the whole trajectory, as released
-    yield compared("training", f"{size}, λ of {steps} steps", ("T passes", "shared"), (whole, shared["λ"]), 1.0,
+    yield compared("training", f"{case.title}, λ of {steps} steps", ("T passes", "shared"), (whole, shared["λ"]), 1.0,
                    lambda ratio: f"λ takes {1 / ratio:.2f} of the released code's passes")  # fmt: skip
 
 
 def memory(rounds: int) -> Iterator[Line]:
     """The cache of plans like HarmoniCa's against storing every branch, predicted and measured, on a narrow DiT with
     the 56 branches of DiT-XL/2."""
-    backbone = random_dit("28 narrow blocks")
+    backbone = random_backbone("28 narrow blocks")
     branches, steps, batch = len(backbone.shape.branches), 20, 8
     guided = Guided(backbone, torch.zeros(batch, dtype=torch.long, device=backbone.device), 1.5, 3)
     noise = torch.randn(batch, *backbone.latent_shape, device=backbone.device)
@@ -245,4 +330,7 @@ def metrics(rounds: int, samples: int = 50_000, references: int = 10_000, width:
     yield Line("metrics", case, "peak", "wanted", used, 4.0, "GB", used / 4, used / 4, used / 4, f"{seconds:.0f} s")
 
 
-SUITES = {"inference": inference, "plain": plain, "training": training, "memory": memory, "metrics": metrics}
+SUITES = {
+    "inference": inference, "plain": plain, "compiled": compiled, "training": training, "memory": memory,
+    "metrics": metrics,
+}  # fmt: skip

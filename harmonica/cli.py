@@ -163,9 +163,15 @@ def build_parser() -> argparse.ArgumentParser:
 
     p = command("bench", bench, "Measure what is promised of speed and memory: a line a case, ratio and spread.",
                 "harmonica bench inference --rounds 5\n  harmonica bench training memory metrics -o b.csv")  # fmt: skip
-    p.add_argument("suites", nargs="+", choices=["inference", "plain", "training", "memory", "metrics"])
+    p.add_argument("suites", nargs="+", choices=["inference", "plain", "compiled", "training", "memory", "metrics"])
     p.add_argument("--rounds", type=int, default=3, help="of both sides, interleaved; default: %(default)s")
-    p.add_argument("-o", "--out", type=Path, help="also write the lines here (csv), with their provenance beside")
+    p.add_argument(
+        "-o",
+        "--out",
+        type=Path,
+        help="also write the lines here (csv; in a folder, a file named for the device), provenance beside",
+    )
+    p.add_argument("--need-gpu", action="store_true", help="fail where there is no GPU, rather than measure the CPU")
 
     p = command("estimate", estimate, "Say what tables will cost on this machine: hours, disk, memory of every rule.",
                 "harmonica estimate results/table1.csv --scale paper --images 50000")  # fmt: skip
@@ -462,24 +468,32 @@ def smoke(args) -> None:
 
 
 def bench(args) -> None:
+    import re
+
     import pandas as pd
+    import torch
 
     from harmonica import bench, provenance
 
     if args.rounds < 1:
         raise UserError(f"a benchmark needs at least one round, not {args.rounds}")
+    device = provenance.device()
+    if args.need_gpu and not torch.cuda.is_available():
+        raise UserError(f"no GPU can be used here, only {device}")
+    out = args.out
+    if out and not out.suffix:
+        out = out / f"{re.sub('[^a-z0-9]+', '-', device.lower()).strip('-')}.csv"
     lines = []
     for suite in args.suites:
         for line in bench.SUITES[suite](args.rounds):
             print(f"{suite:10} {line}", flush=True)
             lines.append(line.record())
-    if args.out:
-        import torch
-
-        about = {"commit": provenance.commit(), "versions": provenance.versions(), "device": provenance.device(),
+    if out:
+        about = {"commit": provenance.commit(), "versions": provenance.versions(), "device": device,
                  "threads": torch.get_num_threads(), "rounds": args.rounds}  # fmt: skip
-        _write_json(args.out.with_suffix(".provenance.json"), about)
-        provenance.write_whole(args.out, pd.DataFrame(lines).to_csv(index=False, float_format="%.6g"))
+        _write_json(out.with_suffix(".provenance.json"), about)
+        provenance.write_whole(out, pd.DataFrame(lines).to_csv(index=False, float_format="%.6g"))
+        print(out)
 
 
 def estimate(args) -> None:

@@ -19,8 +19,8 @@ class Compiled(Planned):
     """`Planned`, every step by torch.compile; make one and draw all batches with it. Outputs differ from those of
     `Planned` by rounding. `peak_bytes` is what is held between steps.
 
-    `options` go to torch.compile. Without any, on a CPU the weights are packed for its products beforehand ("freezing"),
-    so they must not change afterwards. Raises what torch.compile raises where a step is not one graph.
+    `options` go to torch.compile. Without any, on a CPU the weights are packed for its products beforehand
+    ("freezing"), so they must not change afterwards. Raises what torch.compile raises where a step is not one graph.
     """
 
     def __init__(self, backbone: torch.nn.Module, plan: Plan, **options):

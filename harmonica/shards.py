@@ -4,6 +4,7 @@ goes on where it was, and a longer run adds to a shorter one."""
 import io
 import json
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -36,24 +37,33 @@ def draw(
     """
     if min(count, chunk, batch) < 1 or first < 0:
         raise UserError(f"cannot draw {count} images from {first} in chunks of {chunk} and batches of {batch}")
-    files = []
-    for start in range(first, first + count, chunk):
-        size = min(chunk, first + count - start)
-        path = folder / f"{start:06d}-{start + size - 1:06d}.npz"
-        files.append(path)
-        if _whole(path, start, size):
-            progress(size)
-            continue
-        parts = parts or load_parts(plan)
-        drawn = [
-            _draw_batch(plan, parts, at, min(batch, start + size - at), progress)
-            for at in range(start, start + size, batch)
-        ]
-        images, labels = (np.concatenate(x) for x in zip(*drawn, strict=True))
-        data = io.BytesIO()
-        np.savez(data, images=images, labels=labels, first=start)
-        write_whole(path, data.getvalue())
+    files: list[Path] = []
+    with ThreadPoolExecutor(1) as writer:  # a chunk is written while the next is drawn, and one at most waits
+        writing: Future | None = None
+        for start in range(first, first + count, chunk):
+            size = min(chunk, first + count - start)
+            files.append(folder / f"{start:06d}-{start + size - 1:06d}.npz")
+            if _whole(files[-1], start, size):
+                progress(size)
+                continue
+            parts = parts or load_parts(plan)
+            drawn = [
+                _draw_batch(plan, parts, at, min(batch, start + size - at), progress)
+                for at in range(start, start + size, batch)
+            ]
+            if writing:
+                writing.result()
+            writing = writer.submit(_write, files[-1], start, drawn)
+        if writing:
+            writing.result()
     return files
+
+
+def _write(path: Path, first: int, drawn: list[tuple[np.ndarray, np.ndarray]]) -> None:
+    images, labels = (np.concatenate(x) for x in zip(*drawn, strict=True))
+    data = io.BytesIO()
+    np.savez(data, images=images, labels=labels, first=first)
+    write_whole(path, data.getvalue())
 
 
 def load_parts(plan: Plan):

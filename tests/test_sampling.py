@@ -1,3 +1,5 @@
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -48,6 +50,26 @@ def test_a_stopped_run_goes_on(tmp_path, monkeypatch):
     kept = (tmp_path / "000000-000003.npz").stat().st_mtime_ns
     images, _ = shards.read(draw(tmp_path))
     assert len(images) == 6 and (tmp_path / "000000-000003.npz").stat().st_mtime_ns == kept
+
+
+def test_a_chunk_is_written_while_the_next_is_drawn(tmp_path, monkeypatch):
+    next_began, met = threading.Event(), []
+    drawing, writing = shards._draw_batch, shards._write
+
+    def draws(plan, parts, first, count, progress=lambda n: None):
+        if first == 4:
+            next_began.set()
+        return drawing(plan, parts, first, count, progress)
+
+    def writes(path, first, drawn):
+        if first == 0:
+            met.append(next_began.wait(60))
+        writing(path, first, drawn)
+
+    monkeypatch.setattr(shards, "_draw_batch", draws)
+    monkeypatch.setattr(shards, "_write", writes)
+    images, _ = shards.read(draw(tmp_path))
+    assert met == [True] and len(images) == 6
 
 
 def test_no_space_leaves_nothing_half_written(tmp_path, monkeypatch):
