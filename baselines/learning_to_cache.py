@@ -67,7 +67,8 @@ def make(task, settings: Settings) -> Router:
         noise = torch.randn(recipe.batch, *backbone.latent_shape, generator=g)
         kept["seen"][at] = True
         own = [x.to(backbone.device) for x in distributed.own_share(latents[at], y, noise)]
-        return pair(backbone, sampler, logits, s, *own, draw_seeds(sampler, len(own[0]), g))
+        seeds = draw_seeds(sampler, len(own[0]), g)
+        return pair(backbone, sampler, logits, s, *own, seeds, settings.checkpoint_tokens)
 
     def guess(logits, g):
         lam = measured(0, logits, g)
@@ -83,7 +84,7 @@ def make(task, settings: Settings) -> Router:
     return router.with_cost(images=int(kept["seen"].sum()), generation_passes=generated)
 
 
-def pair(backbone, sampler, logits, s: int, x0, labels, noise, seeds=None):
+def pair(backbone, sampler, logits, s: int, x0, labels, noise, seeds=None, checkpoint_tokens: int = 4096):
     """Outputs (n, C_out, H, W) of teacher and student at step `s`, from images x0 noised to the step before (with
     DPM-Solver-2, to the beginning of the interval before).
 
@@ -93,7 +94,7 @@ def pair(backbone, sampler, logits, s: int, x0, labels, noise, seeds=None):
 
     from harmonica.executor import Plain, Soft, evaluate
 
-    plain, soft = Plain(backbone), Soft(backbone, None)
+    plain, soft = Plain(backbone), Soft(backbone, None, {}, checkpoint_tokens)
     first, now = s - sampler.stages, sampler.timesteps[s]
     bar, channels = sampler.alpha_bar(first), x0.shape[1]
     with torch.no_grad():

@@ -507,6 +507,7 @@ def estimate(args) -> None:
     if not path.is_file():
         raise UserError(f"{path} is missing: an estimate needs a checkout of the project")
     given = {"scale": args.scale} | ({} if args.images is None else {"images": args.images})
+    print(f"measuring what {', '.join(args.targets)} will cost from nothing …", file=sys.stderr)
     known = suite.tables(yaml.safe_load(path.read_text()), given)
     names = [Path(t).stem for t in args.targets]
     for name in names:

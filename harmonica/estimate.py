@@ -31,6 +31,8 @@ from harmonica.smoke import random_captions
 from harmonica.suite import Row, rows, uncached
 
 REPEATS = 3
+LONG_S = 2.0
+CPU_MACS = 5e11  # of a batch that is tried on a CPU, where larger ones are no faster an image
 SAMPLE_OF_FEATURES = 2000  # metrics are measured on so many, and taken to grow with their number
 
 
@@ -62,8 +64,14 @@ class Machine:
         self.weights = float(model.weight_bytes)
         self.memory = 0.0
 
-    def timed(self, once: Callable[[], Any]) -> float:
-        """Median seconds of one call, after one that is not counted."""
+    def tried(self, batch: int, cfg: float = 1.0) -> int:
+        """How many images of a batch are tried: on a CPU as many as take seconds."""
+        one = self.backbone.shape.macs * (1 if cfg == 1.0 else 2)
+        return batch if torch.cuda.is_available() else max(1, min(batch, int(CPU_MACS / one)))
+
+    def timed(self, once: Callable[[], Any], share: float = 1.0) -> float:
+        """Median seconds of one call, after one that is not counted; one that takes long is not repeated. `share`: of
+        the batch that is meant, for memory."""
         peak, times = Peak(), []
         for _ in range(1 + REPEATS):
             started = time.perf_counter()
@@ -71,8 +79,10 @@ class Machine:
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             times.append(time.perf_counter() - started)
-        self.memory = max(self.memory, 1e6 * peak.megabytes())
-        return statistics.median(times[1:])
+            if times[0] > LONG_S:
+                break
+        self.memory = max(self.memory, 1e6 * peak.megabytes() / share)
+        return statistics.median(times[1:] or times)
 
     def _begin(self, batch: int, cfg: float) -> tuple[Guided, torch.Tensor]:
         device = self.backbone.device
@@ -82,28 +92,32 @@ class Machine:
     @cache  # noqa: B019  (a machine lives as long as the process)
     def evaluation(self, batch: int, cfg: float) -> float:
         """Seconds an image of one plain evaluation, with its guidance."""
-        guided, noise = self._begin(batch, cfg)
+        tried = self.tried(batch, cfg)
+        guided, noise = self._begin(tried, cfg)
         with torch.inference_mode():
-            return self.timed(lambda: guided(noise, 500, Plain(self.backbone))) / batch
+            return self.timed(lambda: guided(noise, 500, Plain(self.backbone)), tried / batch) / tried
 
     @cache  # noqa: B019
     def update(self, batch: int, cfg: float) -> float:
         """Seconds an image of one update: teacher, student, and the gradient of a row of logits."""
-        guided, noise = self._begin(batch, cfg)
+        tried = self.tried(batch, cfg)
+        guided, noise = self._begin(tried, cfg)
         sampler, branches = make_sampler("ddim", 2), len(self.backbone.shape.branches)
-        logits = Logits.drawn(2, branches, range(1, 2), Recipe(1, batch, 0.01), torch.Generator(), noise.device)
+        logits = Logits.drawn(2, branches, range(1, 2), Recipe(1, tried, 0.01), torch.Generator(), noise.device)
         both = self.timed(
-            lambda: sdt.trajectory(guided, sampler, logits, Soft(self.backbone, 0.1), noise, torch.ones(2), 1e-7)
+            lambda: sdt.trajectory(guided, sampler, logits, Soft(self.backbone, 0.1), noise, torch.ones(2), 1e-7),
+            tried / batch,
         )
-        return max(0.0, both / batch - self.evaluation(batch, cfg))
+        return max(0.0, both / tried - self.evaluation(batch, cfg))
 
     @cache  # noqa: B019
     def decoding(self, batch: int) -> float:
         """Seconds an image."""
         vae = self.model.build_autoencoder() if self.model.hub else self.model.load_autoencoder()
-        decode, latents = decoder(vae.to(self.backbone.device)), self._begin(batch, 1.0)[1]
+        tried = self.tried(batch)
+        decode, latents = decoder(vae.to(self.backbone.device)), self._begin(tried, 1.0)[1]
         with torch.inference_mode():
-            return self.timed(lambda: decode(latents)) / batch
+            return self.timed(lambda: decode(latents), tried / batch) / tried
 
     @cache  # noqa: B019
     def features(self, batch: int = 100) -> float:

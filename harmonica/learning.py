@@ -1,6 +1,7 @@
 """What all learned methods share and needs no torch: their settings, and the search for β within one training."""
 
 import math
+import sys
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -20,7 +21,7 @@ TOLERANCE = 5.0  # percentage points of CUR: a training that ends farther off ha
 
 @dataclass(frozen=True, kw_only=True)
 class LearnedSettings:
-    """Settings of every learned method; the last four default to the recipe of the model's scale."""
+    """Settings of every learned method; those in RECIPE default to the recipe of the model's scale."""
 
     RECIPE: ClassVar = ("rounds", "batch", "lr", "refresh")
 
@@ -31,6 +32,7 @@ class LearnedSettings:
     batch: int | None = None  # images a round, before guidance doubles them
     lr: float | None = None  # of AdamW, without weight decay
     refresh: int | None = None  # C, rounds between two measurements of λ
+    checkpointing: bool | None = None  # compute branches again for their gradients; by default from 4096 tokens on
 
     def __post_init__(self):
         if not 0 <= self.threshold < 1:
@@ -39,6 +41,11 @@ class LearnedSettings:
             value = getattr(self, key)
             if value is not None and not value > 0:
                 raise UserError(f"{key} is above 0, not {value:g}")
+
+    @property
+    def checkpoint_tokens(self) -> int:
+        """The shortest stream whose branches are computed again for their gradients."""
+        return {None: 4096, True: 0, False: sys.maxsize}[self.checkpointing]
 
     def recipe(self, default: "Recipe") -> "Recipe":
         given = {k: v for k in self.RECIPE if (v := getattr(self, k)) is not None}

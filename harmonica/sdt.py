@@ -104,13 +104,15 @@ def train(task, settings: LearnedSettings, form: str, stale: bool = True) -> Rou
     def guess(logits: Logits, g: torch.Generator) -> np.ndarray:
         model, noise, seeds = draw(task, recipe.batch, g)
         weights = image_error(model, logits, noise, seeds)
-        return balances(model, task.sampler, logits, Soft(task.backbone, tau), noise, weights, seeds)
+        return balances(
+            model, task.sampler, logits, Soft(task.backbone, tau, {}, settings.checkpoint_tokens), noise, weights, seeds
+        )
 
     def one_round(k: int, logits: Logits, search: BetaSearch, g: torch.Generator) -> list[Loss]:
         model, noise, seeds = draw(task, recipe.batch, g)
         if k % recipe.refresh == 0 and k < recipe.rounds:  # in the rounds that are added for the target, λ rests
             kept["weights"] = image_error(model, logits, noise, seeds)
-        soft = Soft(task.backbone, tau, soft_cache)
+        soft = Soft(task.backbone, tau, soft_cache, settings.checkpoint_tokens)
         weights = kept["weights"]
         return trajectory(model, task.sampler, logits, soft, noise, weights, search.beta, stale, seeds)[1]
 

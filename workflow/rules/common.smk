@@ -49,7 +49,9 @@ try:
     TABLES = load_config()
     PRECISION = {about.get("precision", "float32") for about in TABLES.values()}
     if len(PRECISION) > 1:
-        raise UserError("precision holds for all tables of a run: say it beside `tables`")
+        raise UserError(
+            "precision holds for all tables of a run: say it beside `tables`"
+        )
     ROWS = {table: suite.rows(about) for table, about in TABLES.items()}
 except UserError as e:
     raise WorkflowError(str(e)) from None
@@ -82,6 +84,14 @@ def all_cores() -> int:
         return workflow.cores
     except WorkflowError:
         return 1
+
+
+def estimate_command() -> str:
+    """What says the cost of the tables that are asked for, from nothing and on this machine."""
+    asked = [Path(t).stem for t in workflow.dag_settings.targets]
+    names = [t for t in TABLES if t in asked] or list(TABLES)
+    images = f"--images {config['images']}" if "images" in config else ""
+    return f"harmonica estimate {' '.join(names)} --scale {SCALE} {images} --cores {all_cores()}"
 
 
 def is_of_costs(table: str) -> bool:
