@@ -497,7 +497,6 @@ def bench(args) -> None:
 
 
 def estimate(args) -> None:
-    import psutil
     import torch
     import yaml
 
@@ -516,8 +515,7 @@ def estimate(args) -> None:
     gpu = torch.cuda.is_available()
     if not gpu and args.scale == "pocket":
         torch.set_num_threads(1)  # as the workflow's jobs have it
-    start_up = time.time() - psutil.Process().create_time()
-    rules = estimate.estimate({n: known[n] for n in names}, args.scale, start_up)
+    rules = estimate.estimate({n: known[n] for n in names}, args.scale, estimate.start_ups())
     print(estimate.text(rules, args.cores or len(os.sched_getaffinity(0)), gpu))
 
 

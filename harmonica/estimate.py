@@ -4,9 +4,13 @@ Work is counted in evaluations of the model, from the plans' MACs and the recipe
 needs for one, measured on a few batches at the true shape with random weights: run it on the machine that is meant.
 """
 
+import os
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -32,6 +36,7 @@ from harmonica.suite import Row, rows, uncached
 
 REPEATS = 3
 LONG_S = 2.0
+SEARCH = 1.2  # rounds that a search for β takes of one training's: 0.75 to 1.9, the mean of table 1's nine rows
 CPU_MACS = 5e11  # of a batch that is tried on a CPU, where larger ones are no faster an image
 SAMPLE_OF_FEATURES = 2000  # metrics are measured on so many, and taken to grow with their number
 
@@ -90,12 +95,15 @@ class Machine:
         return Guided(self.backbone, labels, cfg, 3), torch.randn(batch, *self.backbone.latent_shape, device=device)
 
     @cache  # noqa: B019  (a machine lives as long as the process)
-    def evaluation(self, batch: int, cfg: float) -> float:
-        """Seconds an image of one plain evaluation, with its guidance."""
-        tried = self.tried(batch, cfg)
+    def evaluation(self, batch: int, cfg: float, threads: int = 0) -> float:
+        """Seconds an image of one plain evaluation, with its guidance; with so many threads, if any are said."""
+        tried, before = self.tried(batch, cfg), torch.get_num_threads()
         guided, noise = self._begin(tried, cfg)
+        torch.set_num_threads(threads or before)
         with torch.inference_mode():
-            return self.timed(lambda: guided(noise, 500, Plain(self.backbone)), tried / batch) / tried
+            seconds = self.timed(lambda: guided(noise, 500, Plain(self.backbone)), tried / batch) / tried
+        torch.set_num_threads(before)
+        return seconds
 
     @cache  # noqa: B019
     def update(self, batch: int, cfg: float) -> float:
@@ -160,8 +168,22 @@ def _random_inception() -> Callable:
         return inception_features(path)
 
 
-def estimate(tables: dict[str, dict], scale: str, start_up_s: float) -> dict[str, Rule]:
-    """Rules of the workflow for these tables (name -> configuration); `start_up_s`: of a job that loads torch."""
+def start_ups() -> dict[str, float]:
+    """Seconds that a job of each rule takes to import the largest of what it needs, in fresh processes."""
+    needs = {"plan": "torch._dynamo", "sample": "diffusers.models.autoencoders.autoencoder_kl",
+             "metrics": "torch, cleanfid.fid", "latency": "torch", "table": "matplotlib.pyplot, pandas"}  # fmt: skip
+
+    def seconds(modules: str) -> float:
+        started = time.perf_counter()
+        subprocess.run([sys.executable, "-c", f"import {modules}"], check=True, capture_output=True)
+        return time.perf_counter() - started
+
+    with ThreadPoolExecutor(max(1, min(4, len(os.sched_getaffinity(0))))) as pool:
+        return dict(zip(needs, pool.map(seconds, needs.values()), strict=True))
+
+
+def estimate(tables: dict[str, dict], scale: str, start_up: dict[str, float]) -> dict[str, Rule]:
+    """Rules of the workflow for these tables (name -> configuration); `start_up`: seconds of a job of each rule."""
     machines: dict[str, Machine] = {}
     rules = {name: Rule() for name in ("plan", "sample", "metrics", "latency", "table")}
     planned: set[str] = set()
@@ -172,10 +194,10 @@ def estimate(tables: dict[str, dict], scale: str, start_up_s: float) -> dict[str
                 machines[r.experiment.model] = Machine(get_model(r.experiment.model))
             if r.slug not in planned:
                 planned.add(r.slug)
-                _plan(rules["plan"], r, machines[r.experiment.model], scale, start_up_s)
+                _plan(rules["plan"], r, machines[r.experiment.model], scale, start_up["plan"])
         if not about.get("costs"):
-            _images(rules, about, table, machines, start_up_s)
-        rules["table"].add(1, start_up_s / 2, 0.0)
+            _images(rules, about, table, machines, start_up)
+        rules["table"].add(1, start_up["table"], 0.0)
     return rules
 
 
@@ -190,6 +212,7 @@ def _plan(rule: Rule, row: Row, machine: Machine, scale: str, start_up_s: float)
     work: Work = module.work(e, scale, make_sampler(e.sampler, e.steps))
     cfg = e.cfg if work.guided else 1.0
     seconds = work.evaluations * machine.evaluation(work.batch, cfg) + work.updates * machine.update(work.batch, cfg)
+    seconds *= SEARCH if e.settings.beta is None else 1.0
     rule.add(1, seconds + start_up_s, machine.weights + machine.memory)
 
 
@@ -209,9 +232,12 @@ def _share(row: Row, table: list[Row]) -> tuple[int, float]:
     return plan.steps, plan.macs(shape) / (plan.steps * shape.macs + shape.once_macs)
 
 
-def _images(rules: dict[str, Rule], about: dict, table: list[Row], machines: dict[str, Machine], start_up_s: float):
+def _images(
+    rules: dict[str, Rule], about: dict, table: list[Row], machines: dict[str, Machine], start_up: dict[str, float]
+):
     sampling, images = about["sampling"], about["images"]
     once = list({r.slug: r for r in table}.values())
+    cores = len(os.sched_getaffinity(0))  # that job has the machine to itself
     groups = 1 if sampling["grouping"] == "all" else len(once)
     shards = min(sampling["shards"], -(-images // sampling["chunk"]))
     seconds = timed = disk = 0.0
@@ -222,15 +248,15 @@ def _images(rules: dict[str, Rule], about: dict, table: list[Row], machines: dic
         seconds += drawing + images * machine.decoding(sampling["batch"])
         disk += images * machine._images(1).nbytes
         batch, rounds = about["latency"]["batch"], about["latency"]["rounds"]
-        timed += (rounds + 1) * batch * steps * share * machine.evaluation(batch, e.cfg)
+        timed += (rounds + 1) * batch * steps * share * machine.evaluation(batch, e.cfg, cores)
     most = max(m.weights + m.memory for m in machines.values())
-    rules["sample"].add(groups * shards, seconds + groups * shards * start_up_s, most, disk)
-    rules["latency"].add(1, timed + start_up_s, most)
+    rules["sample"].add(groups * shards, seconds + groups * shards * start_up["sample"], most, disk)
+    rules["latency"].add(1, timed + start_up["latency"], most)
     for case in about["cases"]:
         own = [r for r in table if r.case == case]
         machine = machines[uncached(table, case).experiment.model]
         work = len(own) * (images * machine.features() + machine.distances(images))
-        rules["metrics"].add(1, work + start_up_s, machine.memory)
+        rules["metrics"].add(1, work + start_up["metrics"], machine.memory)
 
 
 def text(rules: dict[str, Rule], cores: int, gpu: bool) -> str:

@@ -17,13 +17,16 @@ ABOUT = {
 }  # fmt: skip
 
 
+START_UP = dict.fromkeys(("plan", "sample", "metrics", "latency", "table"), 0.0)
+
+
 class Steady(estimate.Machine):
     """A machine that needs a second an evaluation, three an update, and no time else."""
 
     def timed(self, once):
         raise AssertionError("nothing is to be measured")
 
-    evaluation = lambda self, batch, cfg: 1.0  # noqa: E731
+    evaluation = lambda self, batch, cfg, threads=0: 1.0  # noqa: E731
     update = lambda self, batch, cfg: 3.0  # noqa: E731
     decoding = lambda self, batch: 0.0  # noqa: E731
     features = lambda self: 0.0  # noqa: E731
@@ -32,7 +35,7 @@ class Steady(estimate.Machine):
 
 def estimated(monkeypatch, *methods_, **more):
     monkeypatch.setattr(estimate, "Machine", Steady)
-    return estimate.estimate({"t": ABOUT | {"methods": ["full", *methods_]} | more}, "pocket", 0.0)
+    return estimate.estimate({"t": ABOUT | {"methods": ["full", *methods_]} | more}, "pocket", START_UP)
 
 
 def test_sampling_counts_macs(monkeypatch):
@@ -47,7 +50,7 @@ def test_training_counts_trajectories(monkeypatch):
     """61 trajectories of two images, each an evaluation and nine updates, and four measurements of λ."""
     rules = estimated(monkeypatch, {"harmonica": {"target_cur": 20}}, images=8)
     lam = 4 * iepo.passes("official", 10) * 10
-    trained = 2 * (61 * (1 + 9 * 3) + lam)
+    trained = estimate.SEARCH * 2 * (61 * (1 + 9 * 3) + lam)
     assert rules["plan"].seconds == pytest.approx(trained + 1.5, rel=1e-6)
 
 
@@ -75,3 +78,21 @@ def test_a_method_that_does_not_say_how_much_it_trains(monkeypatch):
     monkeypatch.delattr(baselines.sdt_ltc, "work")
     with pytest.raises(UserError, match="sdt_ltc does not say how much it trains"):
         estimated(monkeypatch, {"sdt_ltc": {"target_cur": 20}})
+
+
+def test_a_cpu_tries_batches_of_seconds(monkeypatch):
+    """DiT-XL/2 at 256 takes 118.6 GMACs an image, and twice that under guidance; a small model is tried as it is."""
+    from harmonica.models import get_model
+
+    machine = estimate.Machine.__new__(estimate.Machine)
+    machine.memory, calls = 0.0, []
+    monkeypatch.setattr(estimate.torch.cuda, "is_available", lambda: False)
+    for name, cfg, tried in (("dit-xl-2-256", 1.0, 4), ("dit-xl-2-256", 1.5, 2), ("dit-xl-2-512", 1.5, 1)):
+        machine.backbone = get_model(name)  # it has the shape, which is all that is asked for
+        assert machine.tried(50, cfg) == tried
+    machine.backbone = get_model("pocket-dit")
+    assert machine.tried(50, 1.5) == 50
+    machine.timed(lambda: calls.append(1))
+    assert len(calls) == 1 + estimate.REPEATS
+    monkeypatch.setattr(estimate, "LONG_S", 0.0)
+    assert machine.timed(lambda: calls.append(1)) > 0 and len(calls) == 2 + estimate.REPEATS
