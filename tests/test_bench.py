@@ -33,3 +33,16 @@ def test_memory_is_what_was_predicted(tmp_path, capsys):
         measured, predicted = re.search(r"measured ([\d.]+) MB.*predicted ([\d.]+) MB", line).groups()
         assert measured == predicted
     assert len(pd.read_csv(tmp_path / "bench.csv")) == 2 and (tmp_path / "bench.provenance.json").is_file()
+
+
+@pytest.mark.parametrize("suite, lines", [("inference", 6), ("plain", 1), ("training", 3)])
+def test_every_suite_measures(suite, lines):
+    found = list(bench.SUITES[suite](1, sizes=("28 narrow blocks",), batch=1, steps=8))
+    assert len(found) == lines and all(x.this_value > 0 and x.that_value > 0 and x.ratio > 0 for x in found)
+    assert len({str(x) for x in found}) == lines
+
+
+def test_a_benchmark_that_needs_a_gpu(capsys, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert main(["bench", "memory", "--need-gpu"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
