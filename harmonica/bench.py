@@ -259,7 +259,7 @@ def compiled(rounds: int, sizes: tuple[str, ...] = (), batch: int = 8, steps: in
             best = "CUDA graph of compiled + cached"
             sides[best] = case.recorded(cached)
         times = interleaved(sides, rounds)
-        graphs = f"{took:.1f} s to compile {len(set(cached.kinds()))} kinds of steps; wanted above 1"
+        graphs = f"{took:.1f} s to compile {len(set(cached.kinds))} kinds of steps; wanted above 1"
         for other in [name for name in sides if name != best]:
             yield compared(
                 "compiled", case.title, (other, best), (times[other], times[best]), says=lambda _, g=graphs: g

@@ -28,18 +28,15 @@ class Compiled(Planned):
         if not options and backbone.device.type == "cpu":
             options = {"options": {"freezing": True}}
         self._options = {"fullgraph": True, "dynamic": False} | options
-        self._compiled: dict[tuple, Callable] = {}
-        self._kind: tuple = ()
-
-    def kinds(self) -> list[tuple]:
-        """For every step what it does; equal ones share a graph."""
-        return [
-            (tuple(sorted(ops.items())), tuple(sorted(carried)))
-            for ops, carried in zip(self.plan.program, [frozenset(), *self._carried[:-1]], strict=True)
-        ]
+        # for every step what it does, and which long skips it is given; numbers of steps that are equal in both
+        given = [frozenset(), *self._carried[:-1]]
+        does = [(tuple(sorted(ops.items())), skips) for ops, skips in zip(plan.program, given, strict=True)]
+        self.kinds = [does.index(kind) for kind in does]
+        self._compiled: dict[int, Callable] = {}
+        self._kind = 0
 
     def at(self, s: int) -> Callable:
-        self._kind = self.kinds()[s]
+        self._kind = self.kinds[s]
         return super().at(s)
 
     def group(self, s: int) -> range:
