@@ -38,15 +38,20 @@ def evaluate(backbone, latents: Tensor, t, condition, policy: Callable) -> Tenso
 
 @dataclass
 class Plain:
-    """Every branch is computed: the uncached model, and the teacher."""
+    """Every branch is computed: the uncached model, and the teacher. The output of the first branch, which a student of
+    the same latents shares, is left in `first`."""
 
     backbone: torch.nn.Module
+    first: Tensor | None = None
 
     def at(self, s: int) -> Callable:
         return self
 
     def __call__(self, i, x, ctx):
-        return add(x, self.backbone.delta(i, x, ctx), self.backbone.gate(i, ctx)), i + 1
+        delta = self.backbone.delta(i, x, ctx)
+        if i == 0:
+            self.first = delta
+        return add(x, delta, self.backbone.gate(i, ctx)), i + 1
 
     def finish(self) -> None:
         pass
@@ -244,15 +249,18 @@ class Soft:
     checkpoint_tokens: int = 4096
     detach: bool = True
 
-    def row(self, ratios: Tensor | None) -> Callable:
-        """The policy of one step with ratios (branches,); None computes everything and fills the cache."""
-        self._ratios = ratios
+    def row(self, ratios: Tensor | None, first: Tensor | None = None) -> Callable:
+        """The policy of one step with ratios (branches,); None computes everything and fills the cache. `first` is the
+        output of the first branch for these latents, where it is known."""
+        self._ratios, self._first = ratios, first
         never = ratios is None or self.threshold is None
         self._refresh = None if never else (ratios > self.threshold).tolist()
         return self
 
     def __call__(self, i, x, ctx):
-        if x.requires_grad and x.shape[1] >= self.checkpoint_tokens:
+        if i == 0 and self._first is not None:
+            out = self._first
+        elif x.requires_grad and x.shape[1] >= self.checkpoint_tokens:
             out = checkpoint(self.backbone.delta, i, x, ctx, use_reentrant=False)
         else:
             out = self.backbone.delta(i, x, ctx)

@@ -46,7 +46,7 @@ def trajectory(
         else:
             with torch.no_grad():
                 teacher = model.both(x, t, plain)
-            both = model.both(x, t, soft.row(logits.ratios(s)))
+            both = model.both(x, t, soft.row(logits.ratios(s), plain.first))
             losses.append(logits.learn(s, teacher, both, lam[s], beta))
             student = both[: len(x)].detach()
         x = sampler.step(s, student, x, seeds)

@@ -172,3 +172,23 @@ def test_tokens_lie_side_by_side(tiny):
     """Else every branch pays for strides."""
     x, _ = tiny.embed(torch.randn(3, *tiny.latent_shape), 5, tiny.condition(LABELS))
     assert x.is_contiguous()
+
+
+def test_teacher_and_student_share_the_first_branch(tiny, monkeypatch):
+    """Both see the same latents there: it is computed once a step, and no number changes."""
+    from harmonica.logits import Logits
+    from harmonica.sdt import trajectory
+
+    noise, found, calls, delta = torch.randn(3, *tiny.latent_shape), [], [], tiny.delta
+    monkeypatch.setattr(tiny, "delta", lambda i, x, ctx: calls.append(i) or delta(i, x, ctx))
+    row = Soft.row
+    for shared in (True, False):
+        if not shared:
+            monkeypatch.setattr(Soft, "row", lambda self, ratios, first=None: row(self, ratios))
+        calls.clear()
+        logits = Logits(torch.linspace(-2, 2, 4 * TINY_BRANCHES).view(4, -1), range(1, 4), lr=0.1)
+        guided = Guided(tiny, LABELS, 1.5, 3)
+        x0, _ = trajectory(guided, DDIM(4), logits, Soft(tiny, 0.1), noise, torch.ones(4), 1e-3)
+        found.append((x0, logits.numpy()))
+        assert calls.count(0) == (4 if shared else 7) and calls.count(1) == 7
+    assert torch.equal(found[0][0], found[1][0]) and (found[0][1] == found[1][1]).all()
