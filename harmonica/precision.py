@@ -4,12 +4,13 @@ import os
 
 from harmonica.errors import unknown
 
+VARIABLE = "HARMONICA_PRECISION"  # set by the workflow for all its jobs
 PRECISIONS = ("float32", "bfloat16", "float16")
 
 
 def precision() -> str:
-    """float32, or what HARMONICA_PRECISION says (the workflow sets it). Raises UserError for an unknown one."""
-    name = os.environ.get("HARMONICA_PRECISION") or "float32"
+    """float32, or what HARMONICA_PRECISION says. Raises UserError for an unknown one."""
+    name = os.environ.get(VARIABLE) or "float32"
     if name not in PRECISIONS:
         raise unknown("precision", name, PRECISIONS)
     return name

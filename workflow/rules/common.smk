@@ -16,6 +16,7 @@ from harmonica import (
     extractors,
     learning,
     methods,
+    precision,
     provenance,
     shards,
     suite,
@@ -62,7 +63,7 @@ shell.prefix(
 )  # the rules' `harmonica` is this environment's
 
 # a part of the models' fingerprints; of one run, since plans are shared between its tables
-(os.environ["HARMONICA_PRECISION"],) = PRECISION
+(os.environ[precision.VARIABLE],) = PRECISION
 
 SCALE = config["scale"]
 OUT = f"results/{SCALE}"
