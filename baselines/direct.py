@@ -31,10 +31,8 @@ def make(task, settings: Settings) -> Router:
     def image_error(logits, g):
         """Mean squared distance of x0 under the soft router to the uncached one, with its graph."""
         model, noise, seeds = draw(task, recipe.batch, g)
-        plain, soft = (
-            Plain(task.backbone),
-            Soft(task.backbone, settings.threshold, {}, settings.checkpoint_tokens, detach=False),
-        )
+        plain = Plain(task.backbone)
+        soft = Soft(task.backbone, settings.threshold, {}, settings.checkpoint_tokens, detach=False)
         begun, at = sampler.begin(noise), sampler.timesteps
         with torch.no_grad():
             target = denoise(begun, sampler, lambda x, s: model(x, at[s], plain), seeds=seeds)

@@ -8,7 +8,7 @@ trains on noised real images: one uncached step t → t−1 fills the cache, and
 
 from dataclasses import dataclass
 
-from harmonica.learning import LearnedSettings, Recipe, Work
+from harmonica.learning import CHECKPOINT_TOKENS, LearnedSettings, Recipe, Work
 from harmonica.router import Router
 
 TITLE = "Learning-to-Cache"
@@ -84,7 +84,7 @@ def make(task, settings: Settings) -> Router:
     return router.with_cost(images=int(kept["seen"].sum()), generation_passes=generated)
 
 
-def pair(backbone, sampler, logits, s: int, x0, labels, noise, seeds=None, checkpoint_tokens: int = 4096):
+def pair(backbone, sampler, logits, s: int, x0, labels, noise, seeds=None, checkpoint_tokens: int = CHECKPOINT_TOKENS):
     """Outputs (n, C_out, H, W) of teacher and student at step `s`, from images x0 noised to the step before (with
     DPM-Solver-2, to the beginning of the interval before).
 
@@ -106,7 +106,7 @@ def pair(backbone, sampler, logits, s: int, x0, labels, noise, seeds=None, check
             x = alone.step(k, output, x, seeds)
         x = x[:, :channels]
         teacher = evaluate(backbone, x, now, condition, plain)
-    return teacher, evaluate(backbone, x, now, condition, soft.row(logits.ratios(s)))
+    return teacher, evaluate(backbone, x, now, condition, soft.row(logits.ratios(s), plain.first))
 
 
 def work(experiment, scale: str, sampler) -> Work:

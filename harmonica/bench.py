@@ -24,7 +24,7 @@ from harmonica.plan import REUSE, Origin, Plan, all_compute
 from harmonica.samplers import make_sampler
 from harmonica.sampling import Guided, sample
 from harmonica.sdt import trajectory
-from harmonica.smoke import random_captions
+from harmonica.smoke import random_model
 
 # DiT's published sizes at 256×256: width, blocks, heads
 SIZES = {"DiT-S/2": (384, 12, 6), "DiT-B/2": (768, 12, 12), "28 narrow blocks": (16, 28, 2)}
@@ -99,10 +99,7 @@ def random_backbone(name: str, dtype: torch.dtype = torch.float32):
         model = DiT(config_of(name), name, original=True)
         model.position.copy_(sincos_position(model.width, model.grid))
     else:
-        about = get_model(name)
-        model = about.build_backbone()
-        if about.captions:
-            model.captions = random_captions(about.text_tokens, about.config["caption_channels"])
+        model = random_model(get_model(name))
     model.eval().requires_grad_(False)
     for p in model.parameters():
         p.normal_(std=0.02)
@@ -136,8 +133,7 @@ class Setting:
 
     @property
     def uncached(self) -> Plan:
-        steps = len(self.sampler.timesteps)
-        return all_compute(Origin("bench", "ddim", steps, 1.0, "bench"), self.branches)
+        return all_compute(_origin(len(self.sampler.timesteps)), self.branches)
 
     def run(self, policy) -> Callable[[], torch.Tensor]:
         return lambda: sample(self.guided, self.sampler, policy, self.noise)
@@ -158,12 +154,16 @@ def settings(sizes: tuple[str, ...] = (), **more) -> Iterator[Setting]:
             yield Setting.of(name, precision, **more)
 
 
+def _origin(steps: int) -> Origin:
+    return Origin("bench", "ddim", steps, 1.0, "bench")
+
+
 def scattered(rng: np.random.Generator, steps: int, branches: int, percent: float) -> Plan:
     """A plan that reuses so many percent of all branches, at random places behind the first step."""
     actions = np.zeros((steps, branches), np.uint8)
     at = rng.choice((steps - 1) * branches, round(steps * branches * percent / 100), replace=False)
     actions[1 + at // branches, at % branches] = REUSE
-    return Plan(actions, Origin("bench", "ddim", steps, 1.0, "bench"))
+    return Plan(actions, _origin(steps))
 
 
 def in_whole_steps(steps: int, branches: int, percent: float) -> Plan:
@@ -171,7 +171,7 @@ def in_whole_steps(steps: int, branches: int, percent: float) -> Plan:
     whole = np.zeros((steps, branches), np.uint8)
     whole[[s for s in range(steps) if s * percent // 100 != (s + 1) * percent // 100 and s]] = REUSE
     whole[-1] = REUSE if 100 * (whole != 0).mean() < percent - 1e-9 else whole[-1]
-    return Plan(whole, Origin("bench", "ddim", steps, 1.0, "bench"))
+    return Plan(whole, _origin(steps))
 
 
 def some_plans(branches: int, steps: int) -> Iterator[tuple[str, int, Plan]]:

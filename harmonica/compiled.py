@@ -11,6 +11,7 @@ from types import FunctionType
 import torch
 from torch import Tensor
 
+from harmonica.backbones.parts import on_device
 from harmonica.executor import Planned, evaluate
 from harmonica.plan import Plan
 
@@ -47,8 +48,7 @@ class Compiled(Planned):
         """The step that `at` stands before."""
         if self._kind not in self._compiled:
             self._compiled[self._kind] = self._compile()
-        t = t if isinstance(t, Tensor) else torch.full((1,), float(t), device=latents.device)
-        run = self._compiled[self._kind]
+        t, run = on_device(t, latents.device), self._compiled[self._kind]
         out, self.cache, self.skips, reused = run(latents, t, condition, self.cache, self.skips)
         self.reused += reused
         self.peak_bytes = max(self.peak_bytes, self.held_bytes)

@@ -19,7 +19,6 @@ import numpy as np
 import torch
 
 from harmonica import extractors, methods, sdt
-from harmonica.devices import default_device
 from harmonica.errors import UserError
 from harmonica.evaluation import distances
 from harmonica.executor import Plain, Soft
@@ -31,7 +30,7 @@ from harmonica.metrics import Gaussian
 from harmonica.models import Model, decoder, get_model
 from harmonica.samplers import make_sampler
 from harmonica.sampling import Guided
-from harmonica.smoke import random_captions
+from harmonica.smoke import random_model
 from harmonica.suite import Row, rows, uncached
 
 REPEATS = 3
@@ -62,10 +61,7 @@ class Machine:
 
     def __init__(self, model: Model):
         self.model = model
-        self.backbone = model.build_backbone().to(default_device()).eval().requires_grad_(False)
-        if model.captions:
-            channels = model.config["caption_channels"]
-            self.backbone.captions = random_captions(model.text_tokens, channels)
+        self.backbone = random_model(model)
         self.weights = float(model.weight_bytes)
         self.memory = 0.0
 

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from harmonica.backbones.parts import add, add_run
 from harmonica.errors import UserError
+from harmonica.learning import CHECKPOINT_TOKENS
 from harmonica.plan import COMPUTE, REUSE, SPAN_DELTA, SPAN_TIMED, Op, Plan
 
 
@@ -239,14 +240,13 @@ class Soft:
 
     With `threshold` None the cache is only read (Learning-to-Cache). A branch without a cached output is computed
     plainly and stored. What is stored takes no gradient, unless `detach` is off. For streams of `checkpoint_tokens` and
-    more, what is inside a branch is computed again for its gradients instead of kept: a PixArt of 1024 pixels would
-    keep 30 GB.
+    more, what is inside a branch is computed again for its gradients instead of kept.
     """
 
     backbone: torch.nn.Module
     threshold: float | None
     cache: dict[int, Tensor] = field(default_factory=dict)
-    checkpoint_tokens: int = 4096
+    checkpoint_tokens: int = CHECKPOINT_TOKENS
     detach: bool = True
 
     def row(self, ratios: Tensor | None, first: Tensor | None = None) -> Callable:

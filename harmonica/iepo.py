@@ -32,10 +32,16 @@ def measure(
     if form == "paper":
         plan = Router(logits.numpy(), task.origin()).plan(threshold)
         return distributed.mean(paper(model, task.sampler, plan, noise, seeds))
+    return distributed.mean(refreshed(model, task.sampler, logits, threshold, noise, seeds, cache, task.backbone.dtype))
+
+
+def refreshed(
+    model: Guided, sampler, logits: Logits, threshold: float, noise: Tensor, seeds: Seeds | None, cache: dict, dtype
+) -> Tensor:
+    """`official` from an empty cache; `cache` is left as the last pass did, in the training's type."""
     cache.clear()
-    soft = Soft(model.backbone, threshold, cache)
-    weights = distributed.mean(official(model, task.sampler, logits, soft, noise, seeds))
-    cache.update({i: stored.to(task.backbone.dtype) for i, stored in cache.items()})
+    weights = official(model, sampler, logits, Soft(model.backbone, threshold, cache), noise, seeds)
+    cache.update({i: stored.to(dtype) for i, stored in cache.items()})
     return weights
 
 

@@ -13,6 +13,7 @@ from harmonica.provenance import SAMPLING_SOURCES
 SOURCES = SAMPLING_SOURCES + tuple(
     f"harmonica/{f}.py" for f in ("sdt", "iepo", "logits", "learning", "router", "training", "pocket/data")
 )  # what a trained router depends on
+CHECKPOINT_TOKENS = 4096  # of a stream: a PixArt of 1024 pixels would keep 30 GB of activations
 START = 0.5  # of the guessed β: the target is better met from below, since saturated logits are slow to come back
 LOOK_AHEAD = 5  # rounds
 RATE = 0.25  # of log β a round, at the largest gap
@@ -32,7 +33,7 @@ class LearnedSettings:
     batch: int | None = None  # images a round, before guidance doubles them
     lr: float | None = None  # of AdamW, without weight decay
     refresh: int | None = None  # C, rounds between two measurements of λ
-    checkpointing: bool | None = None  # compute branches again for their gradients; by default from 4096 tokens on
+    checkpointing: bool | None = None  # compute branches again for their gradients; by default by their tokens
 
     def __post_init__(self):
         if not 0 <= self.threshold < 1:
@@ -45,7 +46,7 @@ class LearnedSettings:
     @property
     def checkpoint_tokens(self) -> int:
         """The shortest stream whose branches are computed again for their gradients."""
-        return {None: 4096, True: 0, False: sys.maxsize}[self.checkpointing]
+        return {None: CHECKPOINT_TOKENS, True: 0, False: sys.maxsize}[self.checkpointing]
 
     def recipe(self, default: "Recipe") -> "Recipe":
         given = {k: v for k in self.RECIPE if (v := getattr(self, k)) is not None}

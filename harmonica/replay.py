@@ -134,11 +134,9 @@ def _harmonica(t: Trace) -> Iterator[Check]:
     routed = range(1, t.steps)
 
     def measure(logits: Logits, labels: Tensor, noise: Tensor, soft: Soft) -> Tensor:
-        soft.cache.clear()  # the λ passes start clean, the trajectory after them does not
-        own = Soft(t.precise, t.threshold)
-        weights = iepo.official(t.guided(labels, precise=True), t.sampler, logits, own, noise)
-        soft.cache.update({i: stored.to(t.backbone.dtype) for i, stored in own.cache.items()})
-        return weights
+        # the λ passes start clean, the trajectory after them does not
+        guided = t.guided(labels, precise=True)
+        return iepo.refreshed(guided, t.sampler, logits, t.threshold, noise, None, soft.cache, t.backbone.dtype)
 
     soft = Soft(t.backbone, t.threshold)
     weights = measure(Logits(t.rows("router_logits"), routed, t.lr), t["labels"], t["z"], soft)

@@ -61,7 +61,7 @@ def balances(
     for s, t in enumerate(sampler.timesteps):
         with torch.no_grad():
             teacher = model.both(x, t, plain)
-        both = model.both(x, t, soft.row(logits.ratios(s) if s else None))
+        both = model.both(x, t, soft.row(logits.ratios(s) if s else None, plain.first))
         if s:
             out.append(logits.balance(s, teacher, both, lam[s], soft.threshold))
         x = sampler.step(s, both[: len(x)].detach(), x, seeds)
@@ -104,9 +104,8 @@ def train(task, settings: LearnedSettings, form: str, stale: bool = True) -> Rou
     def guess(logits: Logits, g: torch.Generator) -> np.ndarray:
         model, noise, seeds = draw(task, recipe.batch, g)
         weights = image_error(model, logits, noise, seeds)
-        return balances(
-            model, task.sampler, logits, Soft(task.backbone, tau, {}, settings.checkpoint_tokens), noise, weights, seeds
-        )
+        soft = Soft(task.backbone, tau, {}, settings.checkpoint_tokens)
+        return balances(model, task.sampler, logits, soft, noise, weights, seeds)
 
     def one_round(k: int, logits: Logits, search: BetaSearch, g: torch.Generator) -> list[Loss]:
         model, noise, seeds = draw(task, recipe.batch, g)

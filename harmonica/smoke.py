@@ -19,7 +19,7 @@ from harmonica.executor import Planned, Soft
 from harmonica.extractors import Reference
 from harmonica.logits import Logits
 from harmonica.metrics import Gaussian
-from harmonica.models import decoder, get_model
+from harmonica.models import Model, decoder, get_model
 from harmonica.plan import REUSE, Origin, Plan
 from harmonica.samplers import make_sampler
 from harmonica.sampling import begin, sample, to_pixels
@@ -48,6 +48,14 @@ def random_captions(tokens: int, channels: int) -> CaptionsInMemory:
     return CaptionsInMemory(torch.randn(2, tokens, channels), mask)
 
 
+def random_model(about: Model, blocks: int | None = None):
+    """The backbone at its true shape with random weights, or with fewer blocks; its prompts are random, too."""
+    backbone = about.build_backbone(blocks).to(default_device()).eval().requires_grad_(False)
+    if about.captions:
+        backbone.captions = random_captions(about.text_tokens, about.config["caption_channels"])
+    return backbone
+
+
 def smoke(model: str, steps: int | None = None, blocks: int | None = None) -> None:
     """Run every stage once, printing time and peak memory. Raises UserError for a model that is not of this scale.
 
@@ -64,13 +72,12 @@ def smoke(model: str, steps: int | None = None, blocks: int | None = None) -> No
     steps = steps or (10 if about.resolution < 1024 else 2)
     torch.manual_seed(0)
     with stage(f"build {about.title} {about.resolution}, random weights"):
-        backbone = about.build_backbone(blocks).to(default_device()).eval().requires_grad_(False)
+        backbone = random_model(about, blocks)
     parameters, branches = sum(p.numel() for p in backbone.parameters()), len(backbone.shape.branches)
     print(f"  {parameters / 1e6:.0f} M parameters, {branches} branches")
     if blocks < depth:
         print(f"  {blocks} of the {depth} blocks, so that it takes minutes: for all, --blocks {depth}")
     if about.captions:
-        backbone.captions = random_captions(about.text_tokens, about.config["caption_channels"])
         print(f"  prompts are random embeddings of {about.text_tokens} tokens: the text encoder is not tried")
 
     actions = np.zeros((steps, branches), np.uint8)

@@ -16,11 +16,14 @@ def frequencies(shift: bool = False, half: int = 128) -> Tensor:
     return torch.exp(-math.log(10000) * torch.arange(half, dtype=torch.float32) / (half - shift))
 
 
+def on_device(t: Tensor | float, device: torch.device) -> Tensor:
+    """Timesteps (1,) or (B,) as a tensor. A number is filled in there: a copy from the host would wait for the GPU."""
+    return t.to(device) if isinstance(t, Tensor) else torch.full((1,), float(t), device=device)
+
+
 def wave(t: Tensor | float, frequencies: Tensor, like: Tensor) -> Tensor:
     """Cosines and sines of one number or of numbers (B,): (1 or B, 2·half), on the device and in the type of `like`."""
-    if not isinstance(t, Tensor):
-        t = torch.full((1,), float(t), device=like.device)  # filled there: a copy from the host would wait for the GPU
-    angle = t.to(like.device).reshape(-1, 1).float() * frequencies
+    angle = on_device(t, like.device).reshape(-1, 1).float() * frequencies
     return torch.cat([angle.cos(), angle.sin()], 1).to(like.dtype)
 
 
