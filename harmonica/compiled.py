@@ -5,7 +5,8 @@ A learned plan has nearly as many kinds of steps as steps, and each is compiled,
 runs: this is for drawing many batches with one plan.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FunctionType
 
 import torch
@@ -20,20 +21,20 @@ class Compiled(Planned):
     """`Planned`, every step by torch.compile; make one and draw all batches with it. Outputs differ from those of
     `Planned` by rounding. `peak_bytes` is what is held between steps.
 
-    `options` go to torch.compile. Without any, on a CPU the weights are packed for its products beforehand
-    ("freezing"), so they must not change afterwards. Raises what torch.compile raises where a step is not one graph.
+    `options` go to torch.compile. Without any, on a CPU the weights are packed for oneDNN's products, see `packed`:
+    they must not change afterwards, and each kind of step holds those that it computes with. Raises what torch.compile
+    raises where a step is not one graph.
     """
 
     def __init__(self, backbone: torch.nn.Module, plan: Plan, **options):
         super().__init__(backbone, plan)
-        if not options and backbone.device.type == "cpu":
-            options = {"options": {"freezing": True}}
+        self._packs = not options and backbone.device.type == "cpu"
         self._options = {"fullgraph": True, "dynamic": False} | options
         # for every step what it does, and which long skips it is given; numbers of steps that are equal in both
         given = [frozenset(), *self._carried[:-1]]
         does = [(tuple(sorted(ops.items())), skips) for ops, skips in zip(plan.program, given, strict=True)]
         self.kinds = [does.index(kind) for kind in does]
-        self._compiled: dict[int, Callable] = {}
+        self._compiled: dict[tuple, Callable] = {}  # by kind, and shape of the latents
         self._kind = 0
 
     def at(self, s: int) -> Callable:
@@ -46,9 +47,13 @@ class Compiled(Planned):
 
     def evaluate(self, latents: Tensor, t, condition) -> Tensor:
         """The step that `at` stands before."""
-        if self._kind not in self._compiled:
-            self._compiled[self._kind] = self._compile()
-        t, run = on_device(t, latents.device), self._compiled[self._kind]
+        t, key = on_device(t, latents.device), (self._kind, latents.shape)
+        if key not in self._compiled:
+            self._compiled[key] = run = self._compile()
+            if self._packs:  # what it gives here is not used: under `packed` it may be of lower precision
+                with packed():
+                    run(latents, t, condition, self.cache, self.skips)
+        run = self._compiled[key]
         out, self.cache, self.skips, reused = run(latents, t, condition, self.cache, self.skips)
         self.reused += reused
         self.peak_bytes = max(self.peak_bytes, self.held_bytes)
@@ -62,7 +67,7 @@ class Compiled(Planned):
             out = evaluate(backbone, latents, t, condition, policy)
             return out, policy.cache, policy.skips, policy.reused
 
-        # graphs are kept with the code of a function, and no more than eight: each kind of step has its own
+        # graphs are kept with the code of a function, and no more than eight: each kind and shape has its own
         own = FunctionType(step.__code__.replace(), step.__globals__, step.__name__, None, step.__closure__)
         return torch.compile(own, **self._options)
 
@@ -76,6 +81,24 @@ class _Step(Planned):
 
     def _store(self, key, value: Tensor) -> None:
         self.cache[key] = value
+
+
+@contextmanager
+def packed() -> Iterator[None]:
+    """What torch.compile generates here for a CPU takes weights as constants, packed for oneDNN, with a GELU inside its
+    product.
+
+    Left alone, Inductor takes MKL for float32, which on AMD's processors runs at half of oneDNN's speed. It takes
+    oneDNN where the product may be of lower precision, so that is what is asked for while it generates code.
+    """
+    products = torch.backends.mkldnn.matmul
+    before = products.fp32_precision
+    with torch._inductor.config.patch(freezing=True):
+        products.fp32_precision = "tf32"
+        try:
+            yield
+        finally:
+            products.fp32_precision = before
 
 
 class CudaGraph:

@@ -53,7 +53,16 @@ def test_equal_steps_share_a_graph(tiny):
 
 @pytest.mark.slow
 def test_generated_code(tiny):
-    drawn(tiny, fora(4, 2))
+    """On a CPU its products are oneDNN's, and what was asked for to get them is not left behind."""
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    compiled = drawn(tiny, fora(4, 2))
+    assert torch.backends.mkldnn.matmul.fp32_precision == before
+    other = Guided(tiny, torch.tensor([0]), 1.5, 3), DDIM(4), compiled, torch.randn(1, *tiny.latent_shape)
+    sample(*other)  # of another batch, so other code
+    with torch.profiler.profile() as seen:
+        sample(*other)
+    names = {event.key for event in seen.key_averages()}
+    assert "mkldnn::_linear_pointwise" in names and "aten::addmm" not in names
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
