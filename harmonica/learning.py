@@ -17,7 +17,9 @@ CHECKPOINT_TOKENS = 4096  # of a stream: a PixArt of 1024 pixels would keep 30 G
 START = 0.5  # of the guessed β: the target is better met from below, since saturated logits are slow to come back
 LOOK_AHEAD = 5  # rounds
 RATE = 0.25  # of log β a round, at the largest gap
-TOLERANCE = 5.0  # percentage points of CUR: a training that ends farther off has not met its target
+MET = 0.5  # percentage points of CUR: so near the target is met
+CLOSABLE = 10.0  # percentage points of CUR that the threshold may make up for
+LONGEST = 1.5  # of the rounds of a training with a given β: what the search may cost
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +80,8 @@ class BetaSearch:
 
     The paper tunes β by hand until a row's CUR is met, one training a try. Here β starts at a guess from the branches'
     own gradients, and log β then follows the gap between the CUR at the threshold and its target, so that one training
-    does: the search is part of the method and its cost part of the row.
+    does: the search is part of the method and its cost part of the row. A training that has not met its target after
+    half as many rounds again is ended there, and the threshold makes up for the rest.
 
     Raises UserError for a target that no router of this kind can have: `reachable` is its highest CUR, percent.
     """
@@ -110,15 +113,30 @@ class BetaSearch:
             self.moves += 1
 
     def finished(self, k: int) -> bool:
-        """Whether round `k` was the last: the target is met late enough, or as many rounds again did not help."""
+        """Whether round `k` was the last: the target is met late enough, or the search has cost all it may."""
         if k + 1 < self.rounds:
-            return not self.fixed and k + 1 >= 0.75 * self.rounds and abs(self.cur - self.target) <= 0.5
-        return self.fixed or abs(self.cur - self.target) <= 0.5 or k + 1 >= 2 * self.rounds
+            return not self.fixed and k + 1 >= 0.75 * self.rounds and self.met
+        return self.fixed or self.met or k + 1 >= LONGEST * self.rounds
 
-    def check(self) -> None:
-        """Raise UserError when the training ended far from the target."""
-        if not self.fixed and abs(self.cur - self.target) > TOLERANCE:
+    @property
+    def met(self) -> bool:
+        return abs(self.cur - self.target) <= MET
+
+    def close(self, ratios: np.ndarray, threshold: float) -> float:
+        """The threshold for the plan of routers (steps, branches): the given one where it meets the target, else the
+        one that does, halfway between the two ratios that it parts.
+
+        Raises UserError when the training ended far from the target.
+        """
+        if self.fixed or self.met:
+            return threshold
+        ordered = np.sort(ratios, axis=None)
+        last = round(self.target / 100 * ordered.size) - 1
+        closed = float(ordered[last] + ordered[last + 1]) / 2
+        left = abs(100 * (ratios <= closed).mean() - self.target)  # where many logits are at their limit
+        if abs(self.cur - self.target) > CLOSABLE or left > max(MET, 100 / ordered.size):
             raise UserError(
                 f"{self.method} ended at a CUR of {self.cur:.1f} %, not {self.target:g} %: train for more rounds, or "
                 "ask for a ratio nearer to what was found"
             )
+        return closed

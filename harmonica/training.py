@@ -18,7 +18,7 @@ from harmonica.learning import SOURCES, BetaSearch, LearnedSettings, Recipe
 from harmonica.logits import Logits, Loss
 from harmonica.pickles import save_pickle
 from harmonica.provenance import digest, source_hash
-from harmonica.router import Router
+from harmonica.router import Router, sigmoid
 from harmonica.sampling import Seeds, StepSeeds
 
 SAVE_EVERY_S = 30.0
@@ -82,9 +82,8 @@ def train_router(
             save_checkpoint(task.checkpoint, _identity(task, recipe), state)
             saved = now
     bar.close()
-    search.check()
     found = {
-        "threshold": tau,
+        "threshold": search.close(sigmoid(logits.numpy()), tau),
         "beta": search.beta,
         "beta_moves": search.moves,
         "recipe": recipe.__dict__ | {"betas": list(recipe.betas)},

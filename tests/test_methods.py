@@ -4,6 +4,8 @@ import dataclasses
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from harmonica import methods
 from harmonica.errors import UserError
@@ -148,11 +150,34 @@ def test_a_missing_source():
         experiment("random_plan").make()
 
 
+def ended(cur, target=30.0, rounds=4):
+    """A search that ended at this CUR."""
+    search = BetaSearch("harmonica", LearnedSettings(target_cur=target), reachable=80, rounds=rounds)
+    search.cur = cur
+    return search
+
+
+@pytest.mark.parametrize("cur, finished_at", [(30.4, 75), (27.0, 150)])
+def test_a_search_costs_at_most_half_a_training_more(cur, finished_at):
+    search = ended(cur, rounds=100)
+    assert next(k + 1 for k in range(1000) if search.finished(k)) == finished_at
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(5, 60))
+def test_the_threshold_makes_up_for_what_is_left(seed, target):
+    """Of routers without two equal ratios, the plan at the closing threshold has the wanted CUR, to half a branch."""
+    ratios = np.random.default_rng(seed).uniform(size=(10, 16))
+    closed = ended(target + 4, target).close(ratios, 0.1)
+    assert abs(100 * (ratios <= closed).mean() - target) <= 50 / ratios.size + 1e-9
+    assert ended(target + 0.2, target).close(ratios, 0.1) == 0.1
+
+
 def test_a_target_that_was_missed_is_an_error():
-    search = BetaSearch("harmonica", LearnedSettings(target_cur=30), reachable=80, rounds=4)
-    search.cur = 12.0
     with pytest.raises(UserError, match="ended at a CUR of 12.0 %, not 30 %"):
-        search.check()
+        ended(12.0).close(np.linspace(0, 1, 100), 0.1)
+    stuck = np.where(np.arange(100) < 35, 0.0067, 0.9)  # no threshold parts logits that are at their limit
+    with pytest.raises(UserError, match="ended at a CUR of 35.0 %"):
+        ended(35.0).close(stuck, 0.1)
 
 
 def test_beta_follows_the_target():
@@ -181,7 +206,7 @@ def test_a_stopped_training_goes_on(name, tmp_path, monkeypatch):
 
     settings = {"beta": None, "target_cur": 30.0, "rounds": 8, "lr": 0.5}
     monkeypatch.setattr(training, "SAVE_EVERY_S", 0)
-    monkeypatch.setattr(BetaSearch, "check", lambda self: None)
+    monkeypatch.setattr(BetaSearch, "close", lambda self, ratios, threshold: threshold)
     whole = experiment(name, **settings).make()[1]
     cur, seen = Logits.cur, []
 
