@@ -432,7 +432,10 @@ def export_router(args) -> None:
     from harmonica import released
     from harmonica.router import Router
 
-    released.write(Router.load(args.router), args.out)
+    router = Router.load(args.router)
+    released.write(router, args.out)
+    if "threshold" in router.origin.notes:  # one that was trained here, whose plan may need another than the usual
+        print(f"{args.out}: its plan computes where r > {router.origin.notes['threshold']:g}")
 
 
 def convert(args) -> None:
