@@ -131,7 +131,7 @@ class BetaSearch:
         if self.fixed or self.met:
             return threshold
         ordered = np.sort(ratios, axis=None)
-        last = round(self.target / 100 * ordered.size) - 1
+        last = max(round(self.target / 100 * ordered.size), 1) - 1
         closed = float(ordered[last] + ordered[last + 1]) / 2
         left = abs(100 * (ratios <= closed).mean() - self.target)  # where many logits are at their limit
         if abs(self.cur - self.target) > CLOSABLE or left > max(MET, 100 / ordered.size):

@@ -34,7 +34,7 @@ def train_router(
     kept: dict[str, Any] | None = None,
     **notes,
 ) -> Router:
-    """Train the logits of the steps in `routed` until the rounds are done and the target CUR is met.
+    """Train the logits of the steps in `routed` until the rounds are done and the search for β has ended.
 
     `guess` gives the β at which each branch would settle at the threshold, `one_round` makes a round's updates with
     the search's β of the moment; both draw from the generator only. What else has to live from round to round lies in
