@@ -36,9 +36,9 @@ def test_readme_shows_it(reference):
 
 
 def test_learned_rows_meet_their_targets(reference):
-    """The paper's CURs, within the search's tolerance; LTC uses images, the step-wise methods none."""
+    """The paper's CURs, as near as a search ends; LTC uses images, the step-wise methods none."""
     for _, row in reference[reference.paper_CUR.notna()].iterrows():
-        assert row.CUR == pytest.approx(row.paper_CUR, abs=1.5)
+        assert row.CUR == pytest.approx(row.paper_CUR, abs=0.6)
     by_method = reference.groupby("method").training_images.max()
     assert by_method["Learning-to-Cache"] > 0 and by_method["HarmoniCa"] == by_method["SDT + L_LTC"] == 0
 
