@@ -11,6 +11,7 @@ from types import FunctionType
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from harmonica.backbones.parts import on_device
 from harmonica.executor import Planned, evaluate
@@ -34,7 +35,7 @@ class Compiled(Planned):
         given = [frozenset(), *self._carried[:-1]]
         does = [(tuple(sorted(ops.items())), skips) for ops, skips in zip(plan.program, given, strict=True)]
         self.kinds = [does.index(kind) for kind in does]
-        self._compiled: dict[tuple, Callable] = {}  # by kind, and shape of the latents
+        self._compiled: dict[tuple, Callable] = {}  # by kind, and layout of what is given
         self._kind = 0
 
     def at(self, s: int) -> Callable:
@@ -47,14 +48,15 @@ class Compiled(Planned):
 
     def evaluate(self, latents: Tensor, t, condition) -> Tensor:
         """The step that `at` stands before."""
-        t, key = on_device(t, latents.device), (self._kind, latents.shape)
+        latents = latents.clone(memory_format=torch.contiguous_format)  # noise from outside would have code of its own
+        given = (latents, on_device(t, latents.device), condition, self.cache, self.skips)
+        key = (self._kind, *map(_layout, tree_leaves(given)))
         if key not in self._compiled:
             self._compiled[key] = run = self._compile()
             if self._packs:  # what it gives here is not used: under `packed` it may be of lower precision
                 with packed():
-                    run(latents, t, condition, self.cache, self.skips)
-        run = self._compiled[key]
-        out, self.cache, self.skips, reused = run(latents, t, condition, self.cache, self.skips)
+                    run(*given)
+        out, self.cache, self.skips, reused = self._compiled[key](*given)
         self.reused += reused
         self.peak_bytes = max(self.peak_bytes, self.held_bytes)
         return out
@@ -67,9 +69,14 @@ class Compiled(Planned):
             out = evaluate(backbone, latents, t, condition, policy)
             return out, policy.cache, policy.skips, policy.reused
 
-        # graphs are kept with the code of a function, and no more than eight: each kind and shape has its own
+        # graphs are kept with the code of a function, and no more than eight: each has its own
         own = FunctionType(step.__code__.replace(), step.__globals__, step.__name__, None, step.__closure__)
         return torch.compile(own, **self._options)
+
+
+def _layout(x) -> tuple | None:
+    """What torch.compile would generate other code for, behind our back."""
+    return (x.shape, x.stride(), x.dtype, x.is_inference()) if isinstance(x, Tensor) else None
 
 
 class _Step(Planned):

@@ -57,8 +57,10 @@ def test_generated_code(tiny):
     before = torch.backends.mkldnn.matmul.fp32_precision
     compiled = drawn(tiny, fora(4, 2))
     assert torch.backends.mkldnn.matmul.fp32_precision == before
-    other = Guided(tiny, torch.tensor([0]), 1.5, 3), DDIM(4), compiled, torch.randn(1, *tiny.latent_shape)
+    before, noise = len(compiled._compiled), torch.randn(2, *tiny.latent_shape)
+    other = Guided(tiny, torch.tensor([0, 1]), 1.0, 3), DDIM(4), compiled, noise
     sample(*other)  # of another batch, so other code
+    assert len(compiled._compiled) == before + len(set(compiled.kinds))
     with torch.profiler.profile() as seen:
         sample(*other)
     names = {event.key for event in seen.key_averages()}
