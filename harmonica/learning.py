@@ -30,7 +30,7 @@ class LearnedSettings:
 
     target_cur: float = 25.0  # percent; β is searched so that the router's plan has this CUR
     beta: float | None = None  # β, weight of Σr; given, it is used as it is and target_cur is not
-    threshold: float = 0.1  # τ, compute where r > τ
+    threshold: float = 0.1  # τ, compute where r > τ; of the training, and of the plan where the search met its target
     rounds: int | None = None  # trajectories (SDT), or updates of every routed step (LTC)
     batch: int | None = None  # images a round, before guidance doubles them
     lr: float | None = None  # of AdamW, without weight decay

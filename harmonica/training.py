@@ -82,8 +82,12 @@ def train_router(
             save_checkpoint(task.checkpoint, _identity(task, recipe), state)
             saved = now
     bar.close()
+    closed = search.close(sigmoid(logits.numpy()), tau)
+    if closed != tau and distributed.rank() == 0:
+        print(f"{e.slug}: the CUR is {search.cur:.1f} % at a threshold of {tau:g}; for {search.target:g} % the "
+              f"plan has one of {closed:.3g}", file=sys.stderr)  # fmt: skip
     found = {
-        "threshold": search.close(sigmoid(logits.numpy()), tau),
+        "threshold": closed,
         "beta": search.beta,
         "beta_moves": search.moves,
         "recipe": recipe.__dict__ | {"betas": list(recipe.betas)},
