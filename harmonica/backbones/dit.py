@@ -86,7 +86,8 @@ class DiT(nn.Module):
         """Latents (B, C, H, W), timestep 0..999 (one for all or (B,)), embedded labels (B, D) -> stream (B, N, D)."""
         time = self.time_out(F.silu(self.time_in(wave(t, self.frequencies, latents))))  # (1 or B, D)
         condition = F.silu(time + labels)
-        gates = self.to_gates(condition).view(len(condition), 2 * self.depth, 1, self.width).unbind(1)
+        weight, bias = (p.unflatten(0, (2 * self.depth, -1)) for p in self.to_gates.parameters())  # one a branch
+        gates = torch.baddbmm(bias[:, None], condition.expand(len(weight), -1, -1), weight.mT)[:, :, None].unbind()
         x = to_tokens(latents, self.patch_in) + self.position  # (B, N, D)
         return x, Context(condition, gates)
 
