@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from harmonica.backbones.parts import add, add_run
+from harmonica.backbones.parts import add, add_run, mix
 from harmonica.errors import UserError
 from harmonica.learning import CHECKPOINT_TOKENS
 from harmonica.plan import COMPUTE, REUSE, SPAN_DELTA, SPAN_TIMED, Op, Plan
@@ -267,7 +267,7 @@ class Soft:
         if self._ratios is None or i not in self.cache:
             self.cache[i] = out.detach() if self.detach else out
         else:
-            out = torch.lerp(self.cache[i], out, self._ratios[i].to(out.dtype))
+            out = mix(self.cache[i], out, self._ratios[i])
             if self._refresh is not None and self._refresh[i]:
                 self.cache[i] = out.detach() if self.detach else out
         return add(x, out, self.backbone.gate(i, ctx)), i + 1
