@@ -19,6 +19,7 @@ LOOK_AHEAD = 5  # rounds
 RATE = 0.25  # of log β a round, at the largest gap
 MET = 0.5  # percentage points of CUR: so near the target is met
 CLOSABLE = 10.0  # percentage points of CUR that the threshold may make up for
+LEFT = 5.0  # percentage points that may be left, where no threshold parts the logits at their limit
 LONGEST = 1.5  # of the rounds of a training with a given β: what the search may cost
 
 
@@ -122,21 +123,24 @@ class BetaSearch:
     def met(self) -> bool:
         return abs(self.cur - self.target) <= MET
 
-    def close(self, ratios: np.ndarray, threshold: float) -> float:
-        """The threshold for the plan of routers (steps, branches): the given one where it meets the target, else the
-        one that does, halfway between the two ratios that it parts.
+    def close(self, ratios: np.ndarray, threshold: float) -> tuple[float, float]:
+        """The threshold for the plan of routers (steps, branches), and the plan's CUR: the given one where it meets the
+        target, else the one that comes nearest, halfway between the two ratios that it parts.
 
-        Raises UserError when the training ended far from the target.
+        No threshold parts logits that are at their limit, so that some points may be left. Raises UserError when the
+        training, or what is left, is too far from the target.
         """
         if self.fixed or self.met:
-            return threshold
-        ordered = np.sort(ratios, axis=None)
-        last = max(round(self.target / 100 * ordered.size), 1) - 1
-        closed = float(ordered[last] + ordered[last + 1]) / 2
-        left = abs(100 * (ratios <= closed).mean() - self.target)  # where many logits are at their limit
-        if abs(self.cur - self.target) > CLOSABLE or left > max(MET, 100 / ordered.size):
+            return threshold, self.cur
+        values, counts = np.unique(ratios, return_counts=True)
+        curs = 100 * np.cumsum(counts)[:-1] / ratios.size  # at a threshold above each value but the highest
+        at = np.abs(curs - self.target).argmin() if len(curs) else 0
+        left = abs(curs[at] - self.target) if len(curs) else np.inf
+        if abs(self.cur - self.target) > CLOSABLE or left > LEFT:
             raise UserError(
                 f"{self.method} ended at a CUR of {self.cur:.1f} %, not {self.target:g} %: train for more rounds, or "
                 "ask for a ratio nearer to what was found"
             )
-        return closed
+        if left > abs(self.cur - self.target) - 1e-9:
+            return threshold, self.cur
+        return float(values[at] + values[at + 1]) / 2, float(curs[at])

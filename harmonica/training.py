@@ -82,10 +82,10 @@ def train_router(
             save_checkpoint(task.checkpoint, _identity(task, recipe), state)
             saved = now
     bar.close()
-    closed = search.close(sigmoid(logits.numpy()), tau)
-    if closed != tau and distributed.rank() == 0:
-        print(f"{e.slug}: the CUR is {search.cur:.1f} % at a threshold of {tau:g}; for {search.target:g} % the "
-              f"plan has one of {closed:.3g}", file=sys.stderr)  # fmt: skip
+    closed, cur = search.close(sigmoid(logits.numpy()), tau)
+    if not (search.fixed or search.met) and distributed.rank() == 0:
+        print(f"{e.slug}: the search for a CUR of {search.target:g} % ended at {search.cur:.1f} % with a threshold of "
+              f"{tau:g}; the plan has {cur:.1f} % with one of {closed:.3g}", file=sys.stderr)  # fmt: skip
     found = {
         "threshold": closed,
         "beta": search.beta,

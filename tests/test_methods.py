@@ -167,17 +167,30 @@ def test_a_search_costs_at_most_half_a_training_more(cur, finished_at):
 def test_the_threshold_makes_up_for_what_is_left(seed, target):
     """Of routers without two equal ratios, the plan at the closing threshold has the wanted CUR, to half a branch."""
     ratios = np.random.default_rng(seed).uniform(size=(10, 16))
-    closed = ended(target + 4, target).close(ratios, 0.1)
-    assert abs(100 * (ratios <= closed).mean() - target) <= 50 / ratios.size + 1e-9
-    assert ended(target + 0.2, target).close(ratios, 0.1) == 0.1
+    closed, cur = ended(target + 4, target).close(ratios, 0.1)
+    assert cur == pytest.approx(100 * (ratios <= closed).mean())
+    assert abs(cur - target) <= 50 / ratios.size + 1e-9
+    assert ended(target + 0.2, target).close(ratios, 0.1) == (0.1, target + 0.2)
+
+
+def test_logits_at_their_limit_are_not_parted():
+    """The threshold goes to the side of them that is nearer to the target, if that is near enough."""
+
+    def stuck(at_limit: int) -> np.ndarray:
+        return np.where(np.arange(100) < at_limit, 0.0067, np.linspace(0.05, 0.99, 100))
+
+    closed, cur = ended(37.0).close(stuck(33), 0.1)
+    assert cur == 33 and (stuck(33) <= closed).sum() == 33
+    assert ended(33.0).close(stuck(33), 0.1) == (0.1, 33)  # as near as any: the threshold rests
+    with pytest.raises(UserError, match="ended at a CUR of 38.0 %"):
+        ended(38.0).close(stuck(36), 0.1)
 
 
 def test_a_target_that_was_missed_is_an_error():
     with pytest.raises(UserError, match="ended at a CUR of 12.0 %, not 30 %"):
         ended(12.0).close(np.linspace(0, 1, 100), 0.1)
-    stuck = np.where(np.arange(100) < 35, 0.0067, 0.9)  # no threshold parts logits that are at their limit
     with pytest.raises(UserError, match="ended at a CUR of 35.0 %"):
-        ended(35.0).close(stuck, 0.1)
+        ended(35.0).close(np.full(100, 0.0067), 0.1)
 
 
 def test_beta_follows_the_target():
@@ -206,7 +219,7 @@ def test_a_stopped_training_goes_on(name, tmp_path, monkeypatch):
 
     settings = {"beta": None, "target_cur": 30.0, "rounds": 8, "lr": 0.5}
     monkeypatch.setattr(training, "SAVE_EVERY_S", 0)
-    monkeypatch.setattr(BetaSearch, "close", lambda self, ratios, threshold: threshold)
+    monkeypatch.setattr(BetaSearch, "close", lambda self, ratios, threshold: (threshold, self.cur))
     whole = experiment(name, **settings).make()[1]
     cur, seen = Logits.cur, []
 
