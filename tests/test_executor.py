@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from conftest import TINY_BRANCHES, origin, plans
 from hypothesis import given
 
-from harmonica.backbones.parts import add, gelu_tanh, in_precision
+from harmonica.backbones.parts import add, gelu_tanh, in_precision, mix
 from harmonica.errors import UserError
 from harmonica.executor import Plain, Planned, Soft, evaluate
 from harmonica.plan import COMPUTE, REUSE, SPAN_DELTA, Plan, all_compute
@@ -115,6 +115,14 @@ def test_soft_reuse_at_the_ends(tiny):
     ratios = torch.full((TINY_BRANCHES,), 0.5, requires_grad=True)
     evaluate(tiny, x, 300, labels, soft.row(ratios)).sum().backward()
     assert (ratios.grad != 0).all() and all(p.grad is None for p in tiny.parameters())
+
+
+def test_gradients_of_soft_reuse():
+    """By fresh and cached output and by the ratio, against differences; the values against torch's own."""
+    cached, fresh = torch.randn(2, 2, 3, 4, dtype=torch.double).requires_grad_()
+    ratio = torch.tensor(0.3, dtype=torch.double, requires_grad=True)
+    assert torch.autograd.gradcheck(mix, (cached, fresh, ratio))
+    torch.testing.assert_close(mix(cached, fresh, ratio), torch.lerp(cached, fresh, ratio))
 
 
 def test_computing_again_gives_the_same_gradients(tiny):
