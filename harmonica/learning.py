@@ -134,8 +134,7 @@ class BetaSearch:
             return threshold, self.cur
         values, counts = np.unique(ratios, return_counts=True)
         curs = 100 * np.cumsum(counts)[:-1] / ratios.size  # at a threshold above each value but the highest
-        at = np.abs(curs - self.target).argmin() if len(curs) else 0
-        left = abs(curs[at] - self.target) if len(curs) else np.inf
+        left, at = min(((abs(c - self.target), k) for k, c in enumerate(curs)), default=(np.inf, 0))
         if abs(self.cur - self.target) > CLOSABLE or left > LEFT:
             raise UserError(
                 f"{self.method} ended at a CUR of {self.cur:.1f} %, not {self.target:g} %: train for more rounds, or "
