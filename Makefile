@@ -3,8 +3,9 @@ CORES ?= all
 BIN := .venv/bin
 
 TABLES := table1 table2 table3 table6 transfer sweep ablations
+POCKET := results/pocket
 
-.PHONY: setup $(TABLES) figures report test reference bench bench-gpu lint clean
+.PHONY: setup $(TABLES) figures report test reference bench bench-gpu lint clean clean-paper
 
 setup: .venv/.done
 
@@ -22,11 +23,11 @@ $(TABLES): setup
 	$(BIN)/snakemake --cores $(CORES) results/$@.csv
 	@cat results/$@.md
 
-# every figure, .png and .pdf, in results/figures
+# every figure, .png and .pdf, in results/<scale>/figures
 figures: setup
 	$(BIN)/snakemake --cores $(CORES) figures
 
-# one page with all tables and figures, their captions and where the numbers come from
+# one page with all tables and figures, their captions and provenance
 report: setup
 	$(BIN)/snakemake --cores $(CORES) all
 	$(BIN)/snakemake all --report report.html
@@ -39,27 +40,33 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check workflow
 	$(BIN)/snakemake --lint
+	$(BIN)/lint-imports
+	$(BIN)/mypy
 
-# the committed run: every table with its figures and provenance beside the code, table 1 with more images a row
+# the committed run: every table with its figures and provenance beside the code, table 1 with more images per row
 reference: setup
 	$(BIN)/snakemake --cores $(CORES) results/table1.csv --config images=5000
 	mkdir -p results/reference/pocket/figures
 	$(BIN)/harmonica timing results/ > results/reference/pocket/timing.txt
-	cp results/table1.csv results/table1.md results/table1.provenance.json results/reference/pocket/
-	cp results/figures/table1-*.png results/reference/pocket/figures/
+	cp $(POCKET)/table1.csv $(POCKET)/table1.md $(POCKET)/table1.provenance.json results/reference/pocket/
+	cp $(POCKET)/figures/table1-*.png results/reference/pocket/figures/
 	$(BIN)/snakemake --cores $(CORES) all
 	for t in $(filter-out table1,$(TABLES)); do \
-		cp results/$$t.csv results/$$t.md results/$$t.provenance.json results/reference/pocket/; \
-		cp results/figures/$$t-*.png results/reference/pocket/figures/ 2>/dev/null || true; done
-	cp results/figures/sweep.png results/figures/memory.png results/figures/lambda.png results/figures/drift-*.png \
-		results/reference/pocket/figures/
+		cp $(POCKET)/$$t.csv $(POCKET)/$$t.md $(POCKET)/$$t.provenance.json results/reference/pocket/; \
+		cp $(POCKET)/figures/$$t-*.png results/reference/pocket/figures/ 2>/dev/null || true; done
+	cp $(POCKET)/figures/sweep.png $(POCKET)/figures/memory.png $(POCKET)/figures/lambda.png \
+		$(POCKET)/figures/drift-*.png results/reference/pocket/figures/
 
-# what is promised of speed and memory, measured here; the second on a GPU, with random weights at true shapes
+# the promises on speed and memory, measured here; the second on a GPU, with random weights at true shapes
 bench: setup
 	$(BIN)/harmonica bench inference plain compiled training memory metrics -o results/bench
 
 bench-gpu: setup
 	$(BIN)/harmonica bench inference plain compiled training memory --need-gpu -o results/bench
 
+# minutes of work; what took GPU days goes only when it is asked for by name
 clean:
-	rm -rf results/pocket results/paper results/*.* results/figures report.html .snakemake
+	rm -rf results/pocket results/*.csv results/*.md report.html
+
+clean-paper:
+	rm -rf results/paper

@@ -14,48 +14,47 @@ from typing import Literal
 
 import numpy as np
 
-from harmonica.errors import UserError
-from harmonica.nearest import nearest
-from harmonica.plan import SPAN_OUTPUT, Plan
-
-TITLE = "DeepCache"
+from harmonica.methods import Method, Task, setting
+from harmonica.plan import SPAN_OUTPUT, Plan, match_macs
+from harmonica.utils import UserError
 
 
 @dataclass(frozen=True)
-class Settings:
-    interval: int | None = None  # N, every how many steps the inner span runs, on average if quadratic
-    outer: int | None = None  # k, blocks on each side that always run
-    target_cur: float = 25.0  # percent; decides what is not given, with N of 2 to 4
-    schedule: Literal["uniform", "quadratic"] = "uniform"  # of the full steps
-    power: float = 2.0  # p of the quadratic schedule
+class DeepCache(Method):
+    title = "DeepCache"
 
+    interval: int | None = setting(None, "N, every how many steps the inner span runs, on average if quadratic")
+    outer: int | None = setting(None, "k, blocks on each side that always run")
+    target_cur: float = setting(25.0, "percent; decides what is not given, with N of 2 to 4")
+    schedule: Literal["uniform", "quadratic"] = setting("uniform", "spacing of the full steps")
+    power: float = setting(2.0, "p of the quadratic schedule")
 
-def title(settings: Settings) -> str:
-    return TITLE if settings.schedule == "uniform" else f"{TITLE}, {settings.schedule}"
+    def label(self) -> str:
+        return self.title if self.schedule == "uniform" else f"{self.title}, {self.schedule}"
 
+    def full_steps(self, steps: int, interval: int) -> np.ndarray:
+        """Indices of the steps at which everything runs."""
+        if self.schedule == "uniform":
+            return np.arange(0, steps, interval)
+        roots = np.linspace(0, steps ** (1 / self.power), -(-steps // interval) + 1)
+        return np.unique((roots[:-1] ** self.power).astype(int))
 
-def make(task, settings: Settings) -> Plan:
-    spans = task.shape.blocks
-    most = (len(spans) - 1) // 2
-    if settings.outer is not None and not 1 <= settings.outer <= most:
-        raise UserError(f"deepcache: outer is between 1 and {most} for {len(spans)} blocks, not {settings.outer}")
-    if settings.interval is not None and settings.interval < 1:
-        raise UserError(f"deepcache: the interval is at least 1, not {settings.interval}")
-    if settings.power < 1:
-        raise UserError(f"deepcache: the power is at least 1, not {settings.power:g}")
+    def make(self, task: Task) -> Plan:
+        spans = task.layout.blocks
+        most = (len(spans) - 1) // 2
+        if self.outer is not None and not 1 <= self.outer <= most:
+            raise UserError(f"deepcache: outer must be in [1, {most}] for {len(spans)} blocks, got {self.outer}")
+        if self.interval is not None and self.interval < 1:
+            raise UserError(f"deepcache: interval must be at least 1, got {self.interval}")
+        if self.power < 1:
+            raise UserError(f"deepcache: power must be at least 1, got {self.power:g}")
 
-    def full_steps(interval: int) -> np.ndarray:
-        if settings.schedule == "uniform":
-            return np.arange(0, task.steps, interval)
-        roots = np.linspace(0, task.steps ** (1 / settings.power), -(-task.steps // interval) + 1)
-        return np.unique((roots[:-1] ** settings.power).astype(int))
+        def plan(interval: int, outer: int) -> Plan:
+            actions = task.actions()
+            between = np.setdiff1d(np.arange(task.steps), self.full_steps(task.steps, interval))
+            actions[between, spans[outer][0] : spans[-outer - 1][1]] = SPAN_OUTPUT
+            return task.plan(actions, interval=interval, outer=outer)
 
-    def plan(interval: int, outer: int) -> Plan:
-        actions = np.zeros((task.steps, len(task.shape.branches)), np.uint8)
-        between = np.setdiff1d(np.arange(task.steps), full_steps(interval))
-        actions[between, spans[outer][0] : spans[-outer - 1][1]] = SPAN_OUTPUT
-        return Plan(actions, task.origin(notes={"interval": interval, "outer": outer}))
-
-    intervals = range(2, 5) if settings.interval is None else [settings.interval]
-    outers = range(1, most + 1) if settings.outer is None else [settings.outer]
-    return nearest(settings.target_cur, (plan(n, k) for n in intervals for k in outers), task.shape)
+        intervals = range(2, 5) if self.interval is None else [self.interval]
+        outers = range(1, most + 1) if self.outer is None else [self.outer]
+        return match_macs(self.target_cur, (plan(n, k) for n in intervals for k in outers), task.layout)

@@ -6,52 +6,50 @@ caches, one update of all steps' logits a trajectory. It needs no proxy λ; it n
 
 from dataclasses import dataclass
 
-from harmonica.learning import LearnedSettings, Work
-from harmonica.router import Router
-
-TITLE = "Direct optimisation of x0"
+from harmonica.methods import LearnedMethod, Task
+from harmonica.plan import Protocol, Router
+from harmonica.training import Work
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(LearnedSettings):
-    pass
+class Direct(LearnedMethod):
+    title = "Direct optimisation of x0"
 
+    def make(self, task: Task) -> Router:
+        import torch
 
-def make(task, settings: Settings) -> Router:
-    import torch
+        from harmonica.execution import Plain, denoise
+        from harmonica.training.loop import train_router
+        from harmonica.training.sdt import RECIPES, random_start
+        from harmonica.training.soft import Soft
 
-    from harmonica.executor import Plain, Soft
-    from harmonica.sampling import denoise
-    from harmonica.sdt import RECIPES, draw
-    from harmonica.training import train_router
+        recipe, routed = self.recipe(RECIPES[task.model.scale]), range(1, task.steps)
+        sampler = task.sampler
 
-    recipe, routed = settings.recipe(RECIPES[task.model.scale]), range(1, task.steps)
-    sampler = task.sampler
+        def image_error(logits, g):
+            """Mean squared distance of x0 under the soft router to the uncached one, with its graph."""
+            model, noise, seeds = random_start(task, recipe.batch, g)
+            plain = Plain(task.backbone)
+            soft = Soft(task.backbone, self.threshold, {}, self.checkpoint_tokens, detach=False)
+            state, at = sampler.begin(noise), sampler.timesteps
+            with torch.no_grad():
+                target = denoise(sampler, state, lambda x, s: model(x, at[s], plain), seeds=seeds)
 
-    def image_error(logits, g):
-        """Mean squared distance of x0 under the soft router to the uncached one, with its graph."""
-        model, noise, seeds = draw(task, recipe.batch, g)
-        plain = Plain(task.backbone)
-        soft = Soft(task.backbone, settings.threshold, {}, settings.checkpoint_tokens, detach=False)
-        begun, at = sampler.begin(noise), sampler.timesteps
-        with torch.no_grad():
-            target = denoise(begun, sampler, lambda x, s: model(x, at[s], plain), seeds=seeds)
-        x0 = denoise(
-            begun, sampler, lambda x, s: model(x, at[s], soft.row(logits.ratios(s) if s else None)), seeds=seeds
-        )
-        return (x0 - target)[:, : noise.shape[1]].square().mean()
+            def student(x, s):
+                return model(x, at[s], soft.row(logits.ratios(s) if s else None))
 
-    def guess(logits, g):
-        return logits.balances(routed, image_error(logits, g), settings.threshold)
+            return (denoise(sampler, state, student, seeds=seeds) - target).square().mean()
 
-    def one_round(k, logits, search, g):
-        return [logits.descend(routed, image_error(logits, g), 1.0, search.beta)]
+        def guess(logits, g):
+            return logits.balances(routed, image_error(logits, g), self.threshold)
 
-    return train_router(task, settings, recipe, routed, guess, one_round)
+        def one_round(k, logits, search, g):
+            return [logits.descend(routed, image_error(logits, g), 1.0, search.beta)]
 
+        return train_router(task, self, recipe, routed, guess, one_round)
 
-def work(experiment, scale: str, sampler) -> Work:
-    from harmonica.sdt import RECIPES
+    def work(self, protocol: Protocol, scale: str) -> Work:
+        from harmonica.training.sdt import RECIPES
 
-    recipe = experiment.settings.recipe(RECIPES[scale])
-    return Work((1 + recipe.rounds) * experiment.steps * recipe.batch, 0, recipe.batch)
+        recipe = self.recipe(RECIPES[scale])
+        return Work((1 + recipe.rounds) * protocol.steps * recipe.batch, 0, recipe.batch)

@@ -11,47 +11,45 @@ did not publish their U-ViT code. The decoders between two key steps need nothin
 loop runs them as one batch.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from harmonica.errors import UserError
-from harmonica.nearest import nearest
-from harmonica.plan import SPAN_TIMED, Plan
+from harmonica.methods import Method, Task, setting
+from harmonica.plan import SPAN_TIMED, Plan, match_macs
+from harmonica.utils import UserError
 
-TITLE = "Faster Diffusion"
-KINDS = ("uvit",)  # it needs an encoder and a decoder
 KEYS_50 = (0, 1, 2, 3, 5, 10, 15, 25, 35)
 
 
 @dataclass(frozen=True)
-class Settings:
-    keys: Literal["uniform", "published"] = "uniform"  # the published list is for 50 steps
-    interval: int | None = None  # N, every how many steps the encoder runs
-    prior_noise: float = 0.003  # share of the starting noise that is added in the second half of the training's time
-    target_cur: float = 25.0  # percent; decides the interval when it is not given
+class FasterDiffusion(Method):
+    title = "Faster Diffusion"
+    kinds = ("uvit",)  # it needs an encoder and a decoder
 
+    keys: Literal["uniform", "published"] = setting("uniform", "key steps; the published list is for 50 steps")
+    interval: int | None = setting(None, "N, every how many steps the encoder runs")
+    prior_noise: float = setting(0.003, "share of the starting noise added in the second half of the training's time")
+    target_cur: float = setting(25.0, "percent; decides the interval if it is not given")
 
-def make(task, settings: Settings) -> Plan:
-    shape, steps = task.shape, task.steps
-    if settings.keys == "published" and steps != 50:
-        raise UserError(f"faster_diffusion: the published key steps are for 50 steps, not for {steps}")
-    if settings.interval is not None and settings.interval < 1:
-        raise UserError(f"faster_diffusion: the interval is at least 1, not {settings.interval}")
-    if not 0 <= settings.prior_noise < 1:
-        raise UserError(f"faster_diffusion: prior_noise lies in [0, 1), not at {settings.prior_noise:g}")
-    decoder = min(target for _, target in shape.skips)
+    def make(self, task: Task) -> Plan:
+        layout, steps = task.layout, task.steps
+        if self.keys == "published" and steps != 50:
+            raise UserError(f"faster_diffusion: the published key steps are for 50 steps, got {steps}")
+        if self.interval is not None and self.interval < 1:
+            raise UserError(f"faster_diffusion: interval must be at least 1, got {self.interval}")
+        if not 0 <= self.prior_noise < 1:
+            raise UserError(f"faster_diffusion: prior_noise must be in [0, 1), got {self.prior_noise:g}")
+        decoder = min(target for _, target in layout.skips)
 
-    def plan(keys) -> Plan:
-        actions = np.zeros((steps, len(shape.branches)), np.uint8)
-        actions[np.setdiff1d(np.arange(steps), keys), :decoder] = SPAN_TIMED
-        return Plan(
-            actions, replace(task.origin(notes={"keys": [int(k) for k in keys]}), prior_noise=settings.prior_noise)
-        )
+        def plan(keys) -> Plan:
+            actions = task.actions()
+            actions[np.setdiff1d(np.arange(steps), keys), :decoder] = SPAN_TIMED
+            return task.plan(actions, self.prior_noise, keys=[int(k) for k in keys])
 
-    if settings.keys == "published":
-        return plan(KEYS_50)
-    if settings.interval is not None:
-        return plan(range(0, steps, settings.interval))
-    return nearest(settings.target_cur, (plan(range(0, steps, n)) for n in range(2, max(3, steps))), shape)
+        if self.keys == "published":
+            return plan(KEYS_50)
+        if self.interval is not None:
+            return plan(range(0, steps, self.interval))
+        return match_macs(self.target_cur, (plan(range(0, steps, n)) for n in range(2, max(3, steps))), layout)

@@ -8,29 +8,27 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harmonica.errors import UserError
-from harmonica.nearest import nearest
-from harmonica.plan import COMPUTE, REUSE, Plan
-
-TITLE = "FORA"
+from harmonica.methods import Method, Task, setting
+from harmonica.plan import COMPUTE, REUSE, Plan, match_macs
+from harmonica.utils import UserError
 
 
 @dataclass(frozen=True)
-class Settings:
-    interval: int | None = None  # N; default: the interval nearest to target_cur
-    target_cur: float = 50.0  # percent
+class FORA(Method):
+    title = "FORA"
 
+    interval: int | None = setting(None, "N; default: the interval closest to target_cur")
+    target_cur: float = setting(50.0, "percent")
 
-def make(task, settings: Settings) -> Plan:
-    def plan(interval: int) -> Plan:
-        countdown = np.arange(task.steps)[::-1]
-        actions = np.where(countdown % interval, REUSE, COMPUTE).astype(np.uint8)
-        actions[0] = COMPUTE
-        table = np.repeat(actions[:, None], len(task.shape.branches), axis=1)
-        return Plan(table, task.origin(notes={"interval": interval}))
+    def make(self, task: Task) -> Plan:
+        def plan(interval: int) -> Plan:
+            actions = task.actions()
+            actions[np.arange(task.steps)[::-1] % interval != 0] = REUSE
+            actions[0] = COMPUTE
+            return task.plan(actions, interval=interval)
 
-    if settings.interval is not None:
-        if settings.interval < 1:
-            raise UserError(f"fora: the interval is at least 1, not {settings.interval}")
-        return plan(settings.interval)
-    return nearest(settings.target_cur, (plan(n) for n in range(2, max(3, task.steps))), task.shape)
+        if self.interval is not None:
+            if self.interval < 1:
+                raise UserError(f"fora: interval must be at least 1, got {self.interval}")
+            return plan(self.interval)
+        return match_macs(self.target_cur, (plan(n) for n in range(2, max(3, task.steps))), task.layout)

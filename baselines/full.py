@@ -2,15 +2,13 @@
 
 from dataclasses import dataclass
 
-from harmonica.plan import Plan, all_compute
-
-TITLE = "Full"
+from harmonica.methods import Method, Task
+from harmonica.plan import Plan
 
 
 @dataclass(frozen=True)
-class Settings:
-    pass
+class Full(Method):
+    title = "Full"
 
-
-def make(task, settings: Settings) -> Plan:
-    return all_compute(task.origin(), len(task.shape.branches))
+    def make(self, task: Task) -> Plan:
+        return task.plan(task.actions())

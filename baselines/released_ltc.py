@@ -7,32 +7,32 @@ to; so both stand in the table.
 
 from dataclasses import dataclass, replace
 
-from harmonica.errors import UserError
-from harmonica.plan import Plan
+from harmonica.methods import Method, Reads, Task, setting
+from harmonica.plan import Plan, Protocol
+from harmonica.utils import UserError
 
-TITLE = "Learning-to-Cache (released router)"
-RELEASED = (20, 50)
+STEPS = (20, 50)
+FILES = {"dit-xl-2-256": "DDIM{}_router.pt", "uvit-h-2-256": "dpm{}_router.pth"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    threshold: float | None = None  # τ, compute where r > τ; default: the authors' own, 0.1 for DiT and 0.9 for U-ViT
+class ReleasedLTC(Method):
+    title = "Learning-to-Cache (released router)"
 
+    threshold: float | None = setting(None, "τ, compute where r > τ; default: the authors', 0.1 for DiT, 0.9 for U-ViT")
 
-def files(experiment) -> list[str]:
-    """The file of others that the plan is made from. Raises UserError for a model or a number of steps without one."""
-    names, steps = {"dit-xl-2-256": "DDIM{}_router.pt", "uvit-h-2-256": "dpm{}_router.pth"}, experiment.steps
-    if experiment.model not in names:
-        raise UserError(f"routers are released for {' and '.join(names)}, not for {experiment.model}")
-    if steps not in RELEASED:
-        raise UserError(f"routers are released for {' and '.join(map(str, RELEASED))} steps, not for {steps}")
-    return [names[experiment.model].format(steps)]
+    def reads(self, protocol: Protocol) -> Reads:
+        if protocol.model not in FILES:
+            raise UserError(f"routers are released for {' and '.join(FILES)}, not for {protocol.model}")
+        if protocol.steps not in STEPS:
+            raise UserError(f"routers are released for {' and '.join(map(str, STEPS))} steps, not for {protocol.steps}")
+        return Reads(files=(FILES[protocol.model].format(protocol.steps),))
 
+    def make(self, task: Task) -> Plan:
+        from harmonica.methods import released_routers
+        from harmonica.models import downloads
 
-def make(task, settings: Settings) -> Plan:
-    from harmonica import downloads, released
-
-    (name,), model = files(task.experiment), task.experiment.model
-    router = released.read(downloads.require(name)).router(model, "learning_to_cache")
-    plan = router.plan(released.threshold(model) if settings.threshold is None else settings.threshold)
-    return replace(plan, origin=task.origin(notes=router.origin.notes))
+        (name,), model = self.reads(task.protocol).files, task.protocol.model
+        router = released_routers.read(downloads.require(name)).router(model, "learning_to_cache")
+        plan = router.plan(released_routers.threshold(model) if self.threshold is None else self.threshold)
+        return replace(plan, protocol=task.protocol, origin=replace(task.origin, notes=router.origin.notes))

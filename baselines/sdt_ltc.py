@@ -2,24 +2,21 @@
 
 from dataclasses import dataclass
 
-from harmonica.learning import LearnedSettings, Work
-from harmonica.router import Router
-
-TITLE = "SDT + L_LTC"
+from harmonica.methods import LearnedMethod, Task
+from harmonica.plan import Protocol, Router
+from harmonica.training import Work
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(LearnedSettings):
-    pass
+class SDTLTC(LearnedMethod):
+    title = "SDT + L_LTC"
 
+    def make(self, task: Task) -> Router:
+        from harmonica.training.sdt import train
 
-def make(task, settings: Settings) -> Router:
-    from harmonica.sdt import train
+        return train(task, self, "one")
 
-    return train(task, settings, "one")
+    def work(self, protocol: Protocol, scale: str) -> Work:
+        from harmonica.training import sdt
 
-
-def work(experiment, scale: str, sampler) -> Work:
-    from harmonica import sdt
-
-    return sdt.work(experiment, scale, "one")
+        return sdt.work(self, protocol.steps, scale, "one")

@@ -8,32 +8,29 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harmonica.plan import Plan
+from harmonica.methods import Method, Task, setting
+from harmonica.plan import COMPUTE, Plan
 from harmonica.samplers import make_sampler
-
-TITLE = "HarmoniCa, transferred"
-REQUIRES = "harmonica"
 
 
 @dataclass(frozen=True)
-class Settings:
-    sampler: str = ""  # that the source plan was made for; default: this experiment's
-    steps: int = 0  # of the source plan; default: this experiment's
+class Transfer(Method):
+    title = "HarmoniCa, transferred"
+    requires = "harmonica"
 
+    sampler: str = setting("", "of the source plan; default: this experiment's")
+    steps: int = setting(0, "of the source plan; default: this experiment's")
 
-def source(settings: Settings) -> tuple[str, int]:
-    """Sampler and steps of the plan that this one starts from, as far as they are said."""
-    return settings.sampler, settings.steps
+    def source(self) -> tuple[str, int]:
+        return self.sampler, self.steps
 
+    def label(self) -> str:
+        given = [str(v) for v in self.source() if v]
+        return " ".join([self.title, "from", *given]) if given else self.title
 
-def title(settings: Settings) -> str:
-    said = [str(v) for v in source(settings) if v]
-    return " ".join([TITLE, "from", *said]) if said else TITLE
-
-
-def make(task, settings: Settings) -> Plan:
-    plan = task.plans[REQUIRES]
-    theirs = np.array(make_sampler(plan.origin.sampler, plan.steps).timesteps)
-    actions = np.array([plan.actions[np.abs(theirs - t).argmin()] for t in task.sampler.timesteps])
-    actions[0] = 0
-    return Plan(actions, task.origin())
+    def make(self, task: Task) -> Plan:
+        plan = task.plans[self.requires]
+        theirs = np.array(make_sampler(plan.protocol.sampler, plan.steps).timesteps)
+        actions = np.array([plan.actions[np.abs(theirs - t).argmin()] for t in task.sampler.timesteps])
+        actions[0] = COMPUTE
+        return task.plan(actions)

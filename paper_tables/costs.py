@@ -1,12 +1,12 @@
-"""Table 6: what training a router costs, from the records in the plans: no images are drawn."""
+"""Tables of what training a router costs, from the records in the plans: no images are generated."""
+
+from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 
-from harmonica import methods
-from harmonica.models import get_model
-from harmonica.plan import Plan
-from harmonica.suite import Row
-from paper_tables.layout import rows_of_table
+from harmonica.methods import get_method
+from paper_tables.layout import Measured, rows_of_table
 from paper_tables.published import lookup
 
 HEADS = {
@@ -22,46 +22,55 @@ FORMATS = {
 }  # fmt: skip
 
 
-def build(rows: list[Row], plans: dict[str, Plan]) -> pd.DataFrame:
-    """One row a trained router. Time and memory are also given as multiples of HarmoniCa's in the same case."""
-    out = []
-    for r in rows:
-        e, plan = r.experiment, plans[r.slug]
-        cost, notes = plan.origin.cost, plan.origin.notes
-        if "rounds" not in cost:
-            continue
-        title = methods.title(e.method, e.settings)
-        paper = lookup("table6_training_cost", method=title)
-        out.append({
-            "model": get_model(e.model).title, "case": r.case, "method": title, "steps": plan.steps,
-            "batch": notes["recipe"]["batch"], "training_images": cost["images"], "training_s": cost["training_s"],
-            "peak_MB": cost["peak_MB"], "rounds": cost["rounds"], "updates_per_s": cost["updates"] / cost["training_s"],
-            "generation_passes": cost["generation_passes"], "beta_moves": notes["beta_moves"], "CUR": plan.cur,
-            "paper_images": paper.get("images"), "paper_time_h": paper.get("time_h"),
-            "paper_memory": paper.get("memory_GB_per_GPU"),
-        })  # fmt: skip
-    table = pd.DataFrame(out)
-    for column, of in (("time", "training_s"), ("memory", "peak_MB")):
-        own = table[table.method == methods.get_method("harmonica").TITLE].set_index("case")[of]
-        table[column] = table[of] / table.case.map(own)
-    return table
+@dataclass(frozen=True)
+class CostTable:
+    """A table of training costs."""
 
+    title: str
 
-def markdown(table: pd.DataFrame, device: str, scale: str) -> str:
-    """A readable table a case."""
-    parts = [
-        f"# Table 6: what training costs, {scale} scale",
-        f"On {device}, one process and one thread a training. Time counts from the moment the weights are loaded, with "
-        "the search for β that meets the row's CUR (it is part of the one training; *β moves* is how often β changed), "
-        "and, for Learning-to-Cache, the encoding of its images. Peak is the memory above that of the loaded model; "
-        "of a small model and batch it is mostly what torch takes for itself, the same in all rows. "
-        "*Updates/s*: rows of logits that were updated; direct optimisation updates all at once, once a trajectory. "
-        "*λ passes*: whole trajectories that were generated to measure λ. Time × and Memory ×: HarmoniCa's are 1. The "
-        "paper's columns are its table 6 (DiT-XL/2 256, 4 GPUs).",
-    ]
-    for case, block in table.groupby("case", sort=False):
-        heads = {k: v for k, v in HEADS.items() if not block[k].isna().all()}
-        cells = [["–" if pd.isna(row[k]) else FORMATS.get(k, "{}").format(row[k]) for k in heads]
-                 for _, row in block.iterrows()]  # fmt: skip
-        parts += [f"## {block.model.iloc[0]}, case {case}", rows_of_table(heads.values(), cells)]
-    return "\n\n".join(parts) + "\n"
+    def build(self, measured: Measured) -> pd.DataFrame:
+        """One row per trained router. Time and memory are also given as multiples of HarmoniCa's in the same case."""
+        out = []
+        for r in measured.rows:
+            e, plan = r.experiment, measured.plans[r.slug]
+            cost, notes = plan.origin.cost, plan.origin.notes
+            if "rounds" not in cost:
+                continue
+            title = e.method.label()
+            paper = lookup("table6_training_cost", method=title)
+            out.append({
+                "scale": measured.scale, "model": e.model.title, "case": r.case, "method": title, "steps": plan.steps,
+                "batch": notes["recipe"]["batch"], "training_images": cost["images"], "training_s": cost["training_s"],
+                "peak_MB": cost["peak_MB"], "rounds": cost["rounds"],
+                "updates_per_s": cost["updates"] / cost["training_s"],
+                "generation_passes": cost["generation_passes"], "beta_moves": notes["beta_moves"], "CUR": plan.cur,
+                "paper_images": paper.get("images"), "paper_time_h": paper.get("time_h"),
+                "paper_memory": paper.get("memory_GB_per_GPU"),
+            })  # fmt: skip
+        table = pd.DataFrame(out)
+        for column, of in (("time", "training_s"), ("memory", "peak_MB")):
+            own = table[table.method == get_method("harmonica").title].set_index("case")[of]
+            table[column] = table[of] / table.case.map(own)
+        return table
+
+    def markdown(self, table: pd.DataFrame, measured: Measured) -> str:
+        """One readable table per case."""
+        parts = [
+            f"# {self.title}, {measured.scale} scale",
+            f"On {measured.device}, one process and one thread per training. Time counts from when the weights are "
+            "loaded, with the search for β that meets the row's CUR (it is part of the one training; *β moves* is how "
+            "often β changed), and, for Learning-to-Cache, the encoding of its images. Peak is the memory above that "
+            "of the loaded model; for a small model and batch it is mostly torch's own, the same in all rows. "
+            "*Updates/s*: updated rows of logits; direct optimisation updates all at once, once per trajectory. "
+            "*λ passes*: full trajectories generated to measure λ. Time × and Memory ×: HarmoniCa's are 1. "
+            "The paper's columns are its table 6 (DiT-XL/2 256, 4 GPUs).",
+        ]
+        for case, block in table.groupby("case", sort=False):
+            heads = {k: v for k, v in HEADS.items() if not block[k].isna().all()}
+            cells = [["–" if pd.isna(row[k]) else FORMATS.get(k, "{}").format(row[k]) for k in heads]
+                     for _, row in block.iterrows()]  # fmt: skip
+            parts += [f"## {block.model.iloc[0]}, case {case}", rows_of_table(heads.values(), cells)]
+        return "\n\n".join(parts) + "\n"
+
+    def draw(self, table: pd.DataFrame, measured: Measured, stem: Path) -> None:
+        """It has no figures."""

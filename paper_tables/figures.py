@@ -1,45 +1,20 @@
-"""Figures of a table: speed-up against quality, what the routers learned, the same seeds under every method."""
+"""Figures: speed-up against quality, what the routers learned, the same seeds under every method."""
 
-import io
 from pathlib import Path
 
-import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.ticker import MaxNLocator
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
-import numpy as np  # noqa: E402
-import pandas as pd  # noqa: E402
-from matplotlib.ticker import MaxNLocator  # noqa: E402
-
-from harmonica.plan import COMPUTE, Plan  # noqa: E402
-from harmonica.provenance import write_whole  # noqa: E402
-from harmonica.router import Router, sigmoid  # noqa: E402
-from harmonica.suite import Row  # noqa: E402
-
-MARKERS = "o^sDvP*Xh<>dp8"
-# Okabe and Ito's colours, which the colour-blind tell apart; grey and brown for more
-COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#999999", "#7F5539", "#F0E442",
-           "#5D3FD3")  # fmt: skip
-COLUMN = 3.5  # inches, of a page of two columns
-matplotlib.rcParams.update({"pdf.fonttype": 42, "svg.hashsalt": "harmonica"})  # text stays text
-
-
-def save(figure, path: Path) -> None:
-    """Write the figure as `path` (.png) and beside it as .pdf."""
-    for kind in ("png", "pdf"):
-        data = io.BytesIO()
-        figure.savefig(data, format=kind, dpi=200 if figure.get_figwidth() <= COLUMN else 130)
-        write_whole(path.with_suffix(f".{kind}"), data.getvalue())
-    plt.close(figure)
-
-
-def style(k: int) -> dict:
-    """Colour and marker of the k-th method."""
-    return {"color": COLOURS[k % len(COLOURS)], "marker": MARKERS[k % len(MARKERS)]}
+from harmonica.evaluation.metrics import METRICS
+from harmonica.experiments import Row
+from harmonica.plan import COMPUTE, Plan, Router, sigmoid
+from paper_tables.style import COLOURS, save, small, style
 
 
 def named(table: pd.DataFrame) -> pd.Series:
-    """What tells the rows of a block apart."""
+    """Names that distinguish the rows of a block."""
     return (table.method + " " + table.settings).str.strip() if "settings" in table else table.method
 
 
@@ -59,19 +34,19 @@ def speedup(table: pd.DataFrame, metrics: tuple[str, str], path: Path) -> None:
                 ax.scatter(row.theoretical_speedup, row[metric], s=60, label=row["name"], zorder=3, **style(k))
             ax.axhline(block.iloc[0][metric], color="0.6", lw=0.8, ls=":")
             ax.grid(color="0.92")
-            ax.set_ylabel(metric + (" (lower is better)" if metric == "FID" else " (higher is better)"))
+            ax.set_ylabel(f"{metric} ({METRICS[metric].better} is better)")
         axes[0, column].set_title(f"{block['sampler'].iloc[0]}, case {case}")
         axes[1, column].set_xlabel("theoretical speed-up (MACs)")
     known = {label: handle for ax in axes[0] for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     figure.legend(known.values(), known, loc="outside right center", frameon=False)
     first = table.iloc[0]
-    figure.suptitle(f"{first.model}: {first['samples']} images a point, features of {first.extractor}", fontsize=10)
+    figure.suptitle(f"{first.model}: {first['samples']} images per point, features of {first.extractor}", fontsize=10)
     save(figure, path)
 
 
 def routers(rows: list[Row], plans: dict[str, Plan], files: dict[str, Path], path: Path) -> None:
     """r (steps × branches) of every HarmoniCa router (without one, of the last row); a dot where the plan reuses."""
-    own = [r for r in rows if r.experiment.method == "harmonica"] or rows[-1:]
+    own = [r for r in rows if r.experiment.name == "harmonica"] or rows[-1:]
     columns = min(4, len(own))
     lines = -(-len(own) // columns)
     figure, axes = plt.subplots(
@@ -80,14 +55,14 @@ def routers(rows: list[Row], plans: dict[str, Plan], files: dict[str, Path], pat
     for ax in axes.flat[len(own) :]:
         ax.set_axis_off()
     for ax, row in zip(axes.flat, own, strict=False):
-        plan, router = plans[row.slug], files[row.slug].with_suffix(".router.safetensors")
-        values = sigmoid(Router.load(router).logits) if router.is_file() else (plan.actions == COMPUTE).astype(float)
+        plan, router = plans[row.slug], files.get(row.slug)
+        values = sigmoid(Router.load(router).logits) if router else (plan.actions == COMPUTE).astype(float)
         values[0] = 1
         picture = ax.imshow(values, aspect="auto", cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
         at, branch = np.nonzero(plan.actions != COMPUTE)
         ax.scatter(branch, at, s=5, color="white", marker=".")
-        what = "" if router.is_file() else " (its plan)"
-        ax.set_title(f"{row.experiment.method}{what}, case {row.case}: CUR {plan.cur:.1f} %", fontsize=10)
+        what = "" if router else " (its plan)"
+        ax.set_title(f"{row.experiment.name}{what}, case {row.case}: CUR {plan.cur:.1f} %", fontsize=10)
         ax.yaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set_xlabel("branch (attention, MLP, …)")
         ax.set_ylabel("step (noisiest first)")
@@ -115,7 +90,7 @@ def grid(
         ax = axes[methods.index(title), cases.index(r.case)]
         own = images[r.slug]
         ax.imshow(np.concatenate(list(own), 1).squeeze(), cmap="gray", vmin=0, vmax=255)
-        if r.experiment.method == "full" and r.case in asked:
+        if r.experiment.name == "full" and r.case in asked:
             side = own.shape[2]
             ax.xaxis.tick_top()
             ax.set_xticks([side * (k + 0.5) for k in range(len(own))], [_cut(c) for c in asked[r.case]])
@@ -130,11 +105,6 @@ def grid(
 
 def _cut(text: str, most: int = 34) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
-
-
-def small(rows: int = 1, height: float = 2.4):
-    """A figure of one column."""
-    return plt.subplots(rows, 1, figsize=(COLUMN, height * rows), squeeze=False, layout="constrained", sharex=True)
 
 
 def sweep(table: pd.DataFrame, published: pd.DataFrame, path: Path) -> None:
@@ -162,7 +132,7 @@ def sweep(table: pd.DataFrame, published: pd.DataFrame, path: Path) -> None:
         figure.legend(handles, [h.get_label() for h in handles], loc="outside lower center", ncols=2, frameon=False,
                       fontsize=7)  # fmt: skip
         first = table.iloc[0]
-        figure.suptitle(f"{first.steps} steps, {first['samples']} images a point, {first.extractor}", fontsize=7)
+        figure.suptitle(f"{first.steps} steps, {first['samples']} images per point, {first.extractor}", fontsize=7)
         save(figure, path)
 
 

@@ -1,19 +1,21 @@
-"""The layout all tables share: every row next to the uncached one of its case, and to the paper's."""
+"""The layout that all tables of images share: every row next to the uncached one of its case, and to the paper's."""
 
 import statistics
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
-from harmonica import methods
-from harmonica.experiment import Experiment
-from harmonica.models import Model, get_model
-from harmonica.plan import Plan
-from harmonica.suite import Row, uncached
+from harmonica.evaluation.metrics import METRICS, Metric
+from harmonica.experiments import Experiment, Row
+from harmonica.experiments.config import uncached
+from harmonica.plan import Plan, cache_bytes, macs
+from paper_tables import figures
 
-PUBLISHED = ("IS", "CLIP", "FID", "sFID", "precision", "recall", "CUR", "speedup")
-HIGHER, LOWER = ("IS", "CLIP", "precision", "recall", "PSNR"), ("FID", "sFID")
+FIRST = 12  # images in the grid
 SAMPLERS = {
     "ddim": "DDIM",
     "dpmsolver++": "DPM-Solver++",
@@ -21,133 +23,173 @@ SAMPLERS = {
     "sa-solver": "SA-Solver",
     "dpm-solver": "DPM-Solver",
 }
-FORMATS = {
-    "CLIP": "{:.2f}", "IS": "{:.3f}", "FID": "{:.3f}", "sFID": "{:.3f}", "precision": "{:.1f}", "recall": "{:.1f}",
-    "PSNR": "{:.2f}", "CUR": "{:.2f}", "GMACs": "{:.4g}", "theoretical_speedup": "{:.2f}", "latency_s": "{:.4f}",
-    "speedup": "{:.2f}", "cache_MB": "{:.3f}", "training_s": "{:.0f}", "training_images": "{:.0f}",
-}  # fmt: skip
-HEADS = {
-    "method": "Method", "settings": "Settings", "steps": "Steps", "CLIP": "CLIP ↑", "IS": "IS ↑",
-    "FID": "FID ↓", "sFID": "sFID ↓", "precision": "Prec. ↑", "recall": "Recall ↑", "PSNR": "PSNR ↑",
-    "CUR": "CUR %", "GMACs": "GMACs", "theoretical_speedup": "Theory ×", "latency_s": "Latency s",
-    "speedup": "Real ×", "cache_MB": "Cache MB",
-    "training_s": "Training s", "training_images": "Images used", "paper_CLIP": "paper CLIP", "paper_IS": "paper IS",
-    "paper_FID": "paper FID", "paper_speedup": "paper ×",
-}  # fmt: skip
+
+
+class Column(NamedTuple):
+    """A column that is no metric of images; metrics bring their own heading and format."""
+
+    name: str
+    heading: str
+    format: str = "{:g}"
+
+
+_COLUMNS: tuple[Column | Metric, ...] = (
+    Column("method", "Method"), Column("settings", "Settings"), Column("steps", "Steps"), *METRICS.values(),
+    Column("CUR", "CUR %", "{:.2f}"), Column("GMACs", "GMACs", "{:.4g}"),
+    Column("theoretical_speedup", "Theory ×", "{:.2f}"), Column("latency_s", "Latency s", "{:.4f}"),
+    Column("speedup", "Real ×", "{:.2f}"), Column("cache_MB", "Cache MB", "{:.3f}"),
+    Column("training_s", "Training s", "{:.0f}"), Column("training_images", "Images used", "{:.0f}"),
+    Column("paper_CLIP", "paper CLIP"), Column("paper_IS", "paper IS"), Column("paper_FID", "paper FID"),
+    Column("paper_speedup", "paper ×"),
+)  # fmt: skip
+COLUMNS = {c.name: c for c in _COLUMNS}
+PUBLISHED = (*METRICS, "CUR", "speedup")
+SHORT = ("method", "steps", "CLIP", "FID", "IS", "PSNR", "CUR", "theoretical_speedup", "speedup", "training_s",
+         "training_images")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Everything a table is laid out from. `routers`, `metrics` and `images` are by slug of the experiment."""
+
+    scale: str
+    rows: list[Row]
+    plans: dict[str, Plan]
+    device: str
+    routers: dict[str, Path]
+    metrics: dict[str, dict[str, dict]]  # by case, then slug
+    latency: dict[str, Any]
+    images: dict[str, tuple[np.ndarray, np.ndarray]]  # the first of each row, with their labels
 
 
 @dataclass(frozen=True)
 class Table:
-    """What is a table's own."""
+    """A table of images: what is its own."""
 
     title: str
-    metrics: tuple[str, ...]  # of quality, columns of the csv
+    metrics: tuple[str, ...]  # columns of the csv
     shown: tuple[str, ...]  # those in the readable table
-    figure: tuple[str, str]  # those drawn against the speed-up
-    published: Callable[[Experiment, int, Model], dict]  # the paper's row of an experiment, of a plan's steps
-    source: str  # what the paper's columns are; "" without any
-    settings: bool = False  # whether rows are told apart by what is set
+    figure: tuple[str, str]  # those plotted against the speed-up
+    published: Callable[[Experiment, int], dict]  # the paper's row of an experiment, for a plan's steps
+    source: str  # what the paper's columns are; "" if there are none
+    settings: bool = False  # whether rows are distinguished by their settings
+
+    def build(self, measured: Measured) -> pd.DataFrame:
+        """One row per experiment and block; `metrics` are by case and slug.
+
+        GMACs and cache are for one image with both guidance halves; latency is for the batch."""
+        out, rows, plans, latency = [], measured.rows, measured.plans, measured.latency
+        for r in rows:
+            e, plan, model = r.experiment, plans[r.slug], r.experiment.model
+            base = uncached(rows, r.case)
+            m, own, full = measured.metrics[r.case][r.slug], latency["plans"][r.slug], latency["plans"][base.slug]
+            halves = 1 if e.protocol.cfg == 1 else 2
+            own_macs = macs(plan, model.layout)
+            out.append({
+                "scale": measured.scale, "model": model.title, "resolution": model.resolution,
+                "sampler": SAMPLERS[e.protocol.sampler], "cfg": e.protocol.cfg,
+                "case": r.case, "method": e.method.label(),
+                **({"settings": _settings(r)} if self.settings else {}), "steps": plan.steps,
+                **{k: m[k] for k in self.metrics},
+                "CUR": plan.cur, "GMACs": halves * own_macs / 1e9,
+                "theoretical_speedup": macs(plans[base.slug], model.layout) / own_macs,
+                "latency_s": own["latency_s"],
+                "speedup": statistics.median(f / o for f, o in zip(full["rounds_s"], own["rounds_s"], strict=True)),
+                "cache_MB": cache_bytes(plan, model.layout, guided=halves == 2) / 1e6,
+                "training_s": plan.origin.cost.get("training_s", 0),
+                "training_images": plan.origin.cost.get("images", 0),
+                "samples": m["N"], **{k: m[k] for k in ("extractor", "clip_model") if k in m},
+                **{f"paper_{k}": v for k, v in self.published(e, plan.steps).items() if k in PUBLISHED},
+            })  # fmt: skip
+        table = pd.DataFrame(out)
+        comparable = PUBLISHED if measured.scale == "paper" else ("CUR", "speedup")  # a pocket FID is not Inception's
+        for k in comparable:
+            if f"paper_{k}" in table:
+                table[f"delta_{k}"] = table[k] - table[f"paper_{k}"]
+        return table
+
+    def markdown(self, table: pd.DataFrame, measured: Measured) -> str:
+        """One readable table per case; the best value of each metric among the accelerated rows is bold."""
+        first, latency, scale = table.iloc[0], measured.latency, measured.scale
+        extractor = f"**{first.extractor}**"
+        if scale == "pocket":
+            extractor += " (not Inception: comparable only with each other, at equal N)"
+        features = [k for k in self.shown if k not in ("CLIP", "PSNR")]
+        clip = (
+            f" CLIP is 100·max(cos, 0) by open_clip's **{first.clip_model}**, without prefix."
+            if "clip_model" in table
+            else ""
+        )
+        source = f" The paper's columns are {self.source}, if it has the row" if self.source else ""
+        if source:
+            source += ": in brackets, the published value and the difference to it." if scale == "paper" else "."
+        parts = [
+            f"# {self.title}, {scale} scale",
+            f"{first['samples']} images per row, guidance scale {first.cfg:g}. {', '.join(features)}: in the features "
+            f"of {extractor}.{clip} PSNR: to the uncached image of the same seed. Latency: a batch of "
+            f"{latency['batch']} from noise to latents on {latency['device']} ({latency['threads']} threads), median "
+            f"of {latency['rounds']} interleaved rounds. GMACs and cache: one image, both guidance halves. Theory × "
+            f"and Real × are against the case's uncached row.{source}",
+        ]
+        for case, block in table.groupby("case", sort=False):
+            parts.append(f"## {block.model.iloc[0]}, {block.resolution.iloc[0]}×{block.resolution.iloc[0]}, "
+                         f"{block['sampler'].iloc[0]}, case {case}")  # fmt: skip
+            hidden = set(self.metrics) - set(self.shown)
+            empty = block.isna().all() | (block == "").all()
+            heads = {k: c.heading for k, c in COLUMNS.items() if k in block and k not in hidden and not empty[k]}
+            if scale == "paper":  # the published value is in the cell itself
+                heads = {k: v for k, v in heads.items() if not k.startswith("paper_")}
+            parts.append(_block(block, heads, published=scale == "paper"))
+        return "\n\n".join(parts) + "\n"
+
+    def draw(self, table: pd.DataFrame, measured: Measured, stem: Path) -> None:
+        """Write the figures of the table: `stem`-speedup, -router and -samples, .png and .pdf."""
+        rows = measured.rows
+        titles = list(figures.named(table))
+        figures.speedup(table, self.figure, stem.with_name(f"{stem.name}-speedup.png"))
+        figures.routers(rows, measured.plans, measured.routers, stem.with_name(f"{stem.name}-router.png"))
+        images = {slug: x[:FIRST] for slug, (x, _) in measured.images.items()}
+        captions = requested(rows, {slug: y[:FIRST].tolist() for slug, (_, y) in measured.images.items()})
+        figures.grid(rows, images, titles, captions, stem.with_name(f"{stem.name}-samples.png"))
 
 
-def build(
-    about: Table, rows: list[Row], plans: dict[str, Plan], metrics: dict[str, dict], latency: dict
-) -> pd.DataFrame:
-    """One row an experiment and block; `metrics` are by case and experiment.
+def study(title: str) -> Table:
+    """A study of ours: rows are distinguished by their settings, and have no published numbers."""
+    return Table(
+        title=title,
+        metrics=("IS", "FID", "cleanfid_FID", "sFID", "precision", "recall", "PSNR"),
+        shown=("IS", "FID", "sFID", "PSNR"),
+        figure=("FID", "IS"),
+        published=lambda e, steps: {},
+        source="",
+        settings=True,
+    )
 
-    GMACs and cache are for one image with both guidance halves; latency is for the batch."""
-    out = []
+
+def requested(rows: list[Row], labels: dict[str, list[int]]) -> dict[str, list[str]]:
+    """The captions of the first images of every case that has captions."""
+    out = {}
     for r in rows:
-        e, plan, model = r.experiment, plans[r.slug], get_model(r.experiment.model)
-        base = uncached(rows, r.case)
-        m, own, full = metrics[r.case][r.slug], latency["plans"][r.slug], latency["plans"][base.slug]
-        halves = 1 if e.cfg == 1 else 2
-        macs = plan.macs(model.shape)
-        out.append({
-            "model": model.title, "resolution": model.resolution, "sampler": SAMPLERS[e.sampler], "cfg": e.cfg,
-            "case": r.case, "method": methods.title(e.method, e.settings),
-            **({"settings": _said(r)} if about.settings else {}), "steps": plan.steps,
-            **{k: m[k] for k in about.metrics},
-            "CUR": plan.cur, "GMACs": halves * macs / 1e9,
-            "theoretical_speedup": plans[base.slug].macs(model.shape) / macs,
-            "latency_s": own["latency_s"],
-            "speedup": statistics.median(f / o for f, o in zip(full["rounds_s"], own["rounds_s"], strict=True)),
-            "cache_MB": plan.cache_bytes(model.shape, guided=halves == 2) / 1e6,
-            "training_s": plan.origin.cost.get("training_s", 0), "training_images": plan.origin.cost.get("images", 0),
-            "samples": m["N"], **{k: m[k] for k in ("extractor", "clip_model") if k in m},
-            **{f"paper_{k}": v for k, v in about.published(e, plan.steps, model).items() if k in PUBLISHED},
-        })  # fmt: skip
-    table = pd.DataFrame(out)
-    paper = get_model(rows[0].experiment.model).scale == "paper"
-    comparable = PUBLISHED if paper else ("CUR", "speedup")  # a pocket FID is not Inception's
-    for k in comparable:
-        if f"paper_{k}" in table:
-            table[f"delta_{k}"] = table[k] - table[f"paper_{k}"]
-    return table
+        captions = r.experiment.model.captions
+        if captions and r.case not in out:
+            texts = captions.read()
+            out[r.case] = [texts[k] for k in labels[r.slug]]
+    return out
 
 
-def _said(row: Row) -> str:
-    """What the configuration sets besides the ratio that is asked for."""
+def _settings(row: Row) -> str:
+    """What the configuration sets besides the target CUR."""
     return ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.given if k != "target_cur")
-
-
-SHORT = (
-    "method",
-    "steps",
-    "CLIP",
-    "FID",
-    "IS",
-    "PSNR",
-    "CUR",
-    "theoretical_speedup",
-    "speedup",
-    "training_s",
-    "training_images",
-)
 
 
 def short(table: pd.DataFrame, case: str) -> str:
     """One case with the columns that fit a README."""
     block = table[table.case.astype(str) == case]
-    return _block(block, {k: HEADS[k] for k in SHORT if k in block})
-
-
-def markdown(about: Table, table: pd.DataFrame, latency: dict, scale: str) -> str:
-    """A readable table a case; the best value of each metric among the accelerated rows is bold."""
-    first = table.iloc[0]
-    extractor = f"**{first.extractor}**"
-    if scale == "pocket":
-        extractor += " (not Inception: they compare only with each other, at equal N)"
-    features = [k for k in about.shown if k not in ("CLIP", "PSNR")]
-    clip = (
-        f" CLIP is 100·max(cos, 0) by open_clip's **{first.clip_model}**, without prefix."
-        if "clip_model" in table
-        else ""
-    )
-    source = f" The paper's columns are {about.source}, where it has the row" if about.source else ""
-    if source:
-        source += ": in brackets, the published value and the difference to it." if scale == "paper" else "."
-    parts = [
-        f"# {about.title}, {scale} scale",
-        f"{first['samples']} images a row, guidance scale {first.cfg:g}. {', '.join(features)}: in the features of "
-        f"{extractor}.{clip} PSNR: to the uncached image of the same seed. Latency: a batch of {latency['batch']} from "
-        f"noise to latents on {latency['device']} ({latency['threads']} threads), median of {latency['rounds']} "
-        "interleaved rounds. GMACs and cache: one image, both guidance halves. Theory × and Real × are against the "
-        f"case's uncached row.{source}",
-    ]
-    for case, block in table.groupby("case", sort=False):
-        parts.append(f"## {block.model.iloc[0]}, {block.resolution.iloc[0]}×{block.resolution.iloc[0]}, "
-                     f"{block['sampler'].iloc[0]}, case {case}")  # fmt: skip
-        hidden = set(about.metrics) - set(about.shown)
-        empty = block.isna().all() | (block == "").all()
-        heads = {k: v for k, v in HEADS.items() if k in block and k not in hidden and not empty[k]}
-        if scale == "paper":  # the published value stands in the cell itself
-            heads = {k: v for k, v in heads.items() if not k.startswith("paper_")}
-        parts.append(_block(block, heads, published=scale == "paper"))
-    return "\n\n".join(parts) + "\n"
+    return _block(block, {k: COLUMNS[k].heading for k in SHORT if k in block})
 
 
 def _beside(block: pd.DataFrame, heads: dict[str, str]) -> list[dict[str, str]]:
-    """Per row, what to write behind a cell: the published value and the difference to it, where they compare."""
+    """Per row, what to write after a cell: the published value and the difference to it, if they are comparable."""
     out = []
     for _, row in block.iterrows():
         known = [k for k in heads if f"delta_{k}" in block and not pd.isna(row[f"delta_{k}"])]
@@ -156,7 +198,7 @@ def _beside(block: pd.DataFrame, heads: dict[str, str]) -> list[dict[str, str]]:
 
 
 def rows_of_table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """Markdown of a table from its written cells."""
+    """Markdown of a table from its formatted cells."""
     heads = list(heads)
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     return "\n".join(lines + ["| " + " | ".join(cells) + " |" for cells in rows])
@@ -164,7 +206,7 @@ def rows_of_table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 def _block(block: pd.DataFrame, heads: dict[str, str], published: bool = False) -> str:
     rivals = block.iloc[1:] if len(block) > 1 else block
-    best = {k: rivals[k].max() for k in HIGHER if k in block} | {k: rivals[k].min() for k in LOWER}
+    best = {k: m.sign * (m.sign * rivals[k]).max() for k, m in METRICS.items() if k in block}
     rows = []
     beside = _beside(block, heads) if published else [{}] * len(block)
     for i, (_, row) in enumerate(block.iterrows()):
@@ -184,4 +226,4 @@ def _cell(column: str, value) -> str:
         return "–"
     if value == float("inf"):
         return "∞"
-    return FORMATS.get(column, "{:g}").format(value)
+    return COLUMNS[column].format.format(value)

@@ -7,7 +7,7 @@ import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
-from harmonica.plan import REUSE, SPAN_DELTA, SPAN_OUTPUT, Origin, Plan  # noqa: E402
+from harmonica.plan import REUSE, SPAN_DELTA, SPAN_OUTPUT, Plan, Protocol  # noqa: E402
 
 settings.register_profile("suite", deadline=None, max_examples=60)
 settings.load_profile("suite")
@@ -43,8 +43,20 @@ def tiny(tiny_diffusers):
     return DiT(TINY, "tiny").load_weights(tiny_diffusers.state_dict())
 
 
-def origin(steps: int, **more) -> Origin:
-    return Origin(**{"model": "pocket-dit", "sampler": "ddim", "steps": steps, "cfg": 1.5, "method": "test", **more})
+def protocol(steps: int, **more) -> Protocol:
+    return Protocol(**{"model": "pocket-dit", "sampler": "ddim", "steps": steps, "cfg": 1.5, **more})
+
+
+def sample(model, sampler, policy, noise, seeds=None):
+    """Latents of a guided model under any policy and sampler, also where no plan says them."""
+    import torch
+
+    from harmonica.execution.denoise import denoise, under_policy
+
+    with torch.inference_mode():
+        latents = denoise(sampler, sampler.begin(noise), under_policy(model, sampler, policy), seeds=seeds)
+    policy.finish()
+    return latents
 
 
 def plans(branches: int = TINY_BRANCHES, most_steps: int = 6):
@@ -61,6 +73,6 @@ def plans(branches: int = TINY_BRANCHES, most_steps: int = 6):
             elif kind:
                 start = draw(st.integers(0, branches - 1))
                 actions[s, start : draw(st.integers(start + 1, branches))] = kind
-        return Plan(actions, origin(steps))
+        return Plan(actions, protocol(steps))
 
     return draw()

@@ -1,1 +1,1 @@
-"""Diffusion transformers as a stream that passes named residual branches. One file a family."""
+"""The transformers, branch by branch. A file reads like the paper of its model."""

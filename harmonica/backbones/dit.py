@@ -6,12 +6,14 @@ product, and shift and scale only for the branches that are computed.
 """
 
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harmonica.backbones.parts import (
+from harmonica.backbones.base import Backbone, Conditioning
+from harmonica.backbones.layers import (
     frequencies,
     gelu_tanh,
     self_attention,
@@ -20,8 +22,8 @@ from harmonica.backbones.parts import (
     unpatchify,
     wave,
 )
-from harmonica.errors import UserError
-from harmonica.shape import Shape, dit_shape
+from harmonica.plan.branches import BranchLayout, dit_layout
+from harmonica.utils import UserError
 
 
 @dataclass
@@ -32,7 +34,7 @@ class Context:
     gates: tuple[Tensor, ...]  # one a branch, (B, 1, D)
 
 
-class DiT(nn.Module):
+class DiT(Backbone):
     """The backbone: `embed`, then for every branch `delta` and `gate`, then `head`.
 
     `original` computes as the original code does, for weights that come from it (the hub's DiT-XL/2, too): diffusers'
@@ -40,26 +42,24 @@ class DiT(nn.Module):
     LayerNorm of the MLPs.
     """
 
-    joins: frozenset[int] = frozenset()  # it has no long skips
+    position: Tensor
 
     def __init__(self, config: dict, name: str = "DiT", original: bool = False):
         super().__init__()
         self.config = config
-        self.shape: Shape = dit_shape(name, config)
+        self.layout: BranchLayout = dit_layout(name, config)
         self.heads, self.patch = config["num_attention_heads"], config["patch_size"]
         self.width = D = self.heads * config["attention_head_dim"]
-        self.depth, self.classes = config["num_layers"], config["num_embeds_ada_norm"]
+        self.depth, self.conditioning = config["num_layers"], Conditioning.classes(config["num_embeds_ada_norm"])
         self.in_channels = config["in_channels"]
         self.out_channels = config.get("out_channels") or self.in_channels
         self.grid = config["sample_size"] // self.patch
         self.latent_shape = (self.in_channels, config["sample_size"], config["sample_size"])
         self.eps = (1e-6, 1e-6 if original else config.get("norm_eps", 1e-5))  # adaLN's own, then the block's
-        self.null_label = self.classes
-        self.in_order, self.training_labels = False, (0, self.classes)
         self.patch_in = nn.Conv2d(self.in_channels, D, self.patch, self.patch)
         self.register_buffer("position", torch.zeros(1, self.grid**2, D))
         self.time_in, self.time_out = nn.Linear(256, D), nn.Linear(D, D)
-        self.labels = nn.Embedding(self.classes + 1, D)
+        self.labels = nn.Embedding(self.conditioning.count + 1, D)
         self.to_gates = nn.Linear(D, 2 * self.depth * D)
         self.modulation = nn.ModuleList(nn.Linear(D, 2 * D) for _ in range(2 * self.depth))  # shift, scale
         self.qkv = nn.ModuleList(nn.Linear(D, 3 * D) for _ in range(self.depth))
@@ -70,19 +70,15 @@ class DiT(nn.Module):
         self.out = nn.Linear(D, self.patch**2 * self.out_channels)
         self.register_buffer("frequencies", frequencies(shift=not original), persistent=False)
 
-    @property
-    def device(self) -> torch.device:
-        return self.position.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.position.dtype
+    def guided_channels(self, sampler: str) -> int:
+        """Three of four: `forward_with_cfg` of the official code."""
+        return 3
 
     def condition(self, labels: Tensor) -> Tensor:
-        """What depends on the labels (B,) alone: their embeddings (B, D)."""
+        """Embeddings (B, D) of labels (B,)."""
         return self.labels(labels)
 
-    def embed(self, latents: Tensor, t: Tensor | int, labels: Tensor) -> tuple[Tensor, Context]:
+    def embed(self, latents: Tensor, t: Tensor | float, labels: Tensor) -> tuple[Tensor, Context]:
         """Latents (B, C, H, W), timestep 0..999 (one for all or (B,)), embedded labels (B, D) -> stream (B, N, D)."""
         time = self.time_out(F.silu(self.time_in(wave(t, self.frequencies, latents))))  # (1 or B, D)
         condition = F.silu(time + labels)
@@ -110,7 +106,7 @@ class DiT(nn.Module):
         x = self.out(torch.addcmul(shift, F.layer_norm(x, (self.width,), eps=1e-6), 1 + scale))
         return unpatchify(x, self.grid, self.patch)
 
-    def load_weights(self, state: dict[str, Tensor]) -> "DiT":
+    def load_weights(self, state: dict[str, Tensor]) -> Self:
         """Take the weights of a DiTTransformer2DModel. Raises UserError when its blocks embed differently."""
         get, emb = state.__getitem__, "norm1.emb."
         copies = [k.split(emb)[1] for k in state if k.startswith(f"transformer_blocks.0.{emb}")]

@@ -9,12 +9,14 @@ the resolution and the aspect ratio.
 """
 
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harmonica.backbones.parts import (
+from harmonica.backbones.base import Backbone, Captions
+from harmonica.backbones.layers import (
     frequencies,
     gelu_tanh,
     self_attention,
@@ -23,8 +25,7 @@ from harmonica.backbones.parts import (
     unpatchify,
     wave,
 )
-from harmonica.captions import CaptionsInMemory, EmbeddedCaptions
-from harmonica.shape import Shape, pixart_shape
+from harmonica.plan.branches import BranchLayout, pixart_layout
 
 SELF, CROSS, MLP = range(3)
 
@@ -46,20 +47,19 @@ class Context:
     text: Text
 
 
-class PixArt(nn.Module):
+class PixArt(Backbone):
     """The backbone: `condition` once a trajectory; then `embed`, for every branch `delta` and `gate`, then `head`.
 
-    A label is the number of a caption; `captions` (harmonica/captions.py) has their embeddings.
+    A label is the number of a caption; `conditioning`, set after loading, has their embeddings.
     """
 
-    in_order = True
-
-    joins: frozenset[int] = frozenset()  # it has no long skips
+    conditioning: Captions
+    position: Tensor
 
     def __init__(self, config: dict, name: str = "PixArt", text_tokens: int = 120):
         super().__init__()
         self.config = config
-        self.shape: Shape = pixart_shape(name, config, text_tokens)
+        self.layout: BranchLayout = pixart_layout(name, config, text_tokens)
         self.heads, self.patch = config["num_attention_heads"], config["patch_size"]
         self.width = D = self.heads * config["attention_head_dim"]
         self.depth = config["num_layers"]
@@ -69,7 +69,6 @@ class PixArt(nn.Module):
         self.latent_shape = (self.in_channels, self.side, self.side)
         self.eps = config.get("norm_eps", 1e-6)
         self.sized = additional_conditions(config)
-        self.captions: CaptionsInMemory | EmbeddedCaptions | None = None
         self.patch_in = nn.Conv2d(self.in_channels, D, self.patch, self.patch)
         self.register_buffer("position", sincos_position(D, self.grid, position_scale(config)), persistent=False)
         self.register_buffer("frequencies", frequencies(), persistent=False)
@@ -90,31 +89,13 @@ class PixArt(nn.Module):
         self.final_table = nn.Parameter(torch.randn(2, D) / D**0.5)
         self.out = nn.Linear(D, self.patch**2 * self.out_channels)
 
-    @property
-    def classes(self) -> int:
-        """Captions that images are drawn for."""
-        return self.captions.drawn
-
-    @property
-    def training_labels(self) -> tuple[int, int]:
-        """The first of the captions that routers are trained with, and the one after the last."""
-        return self.captions.drawn, len(self.captions)
-
-    @property
-    def null_label(self) -> int:
-        return len(self.captions)
-
-    @property
-    def device(self) -> torch.device:
-        return self.position.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.position.dtype
+    def guided_channels(self, sampler: str) -> int:
+        """Three of four with IDDPM, all with the other samplers, as in the official code."""
+        return 3 if sampler == "iddpm" else 4
 
     def condition(self, labels: Tensor) -> Text:
         """Keys and values of all blocks for captions by number (B,)."""
-        return self.read(*self.captions(labels))
+        return self.read(*self.conditioning(labels))
 
     def read(self, embeddings: Tensor, mask: Tensor) -> Text:
         """The same for text embeddings (B, L, caption channels) and their mask (B, L), 1 where a token is."""
@@ -122,7 +103,7 @@ class PixArt(nn.Module):
         y = self.caption_out(gelu_tanh(self.caption_in(y)))
         return Text(tuple(kv(y) for kv in self.key_value), mask.to(self.device).bool()[:, None, None])
 
-    def embed(self, latents: Tensor, t: Tensor | int, text: Text) -> tuple[Tensor, Context]:
+    def embed(self, latents: Tensor, t: Tensor | float, text: Text) -> tuple[Tensor, Context]:
         """Latents (B, C, H, W), timestep 0..999 (one for all or (B,)), captions -> stream (B, N, D)."""
         time = self.time_out(F.silu(self.time_in(wave(t, self.frequencies, latents))))  # (1 or B, D)
         if self.sized:
@@ -165,7 +146,7 @@ class PixArt(nn.Module):
         x = self.out(torch.addcmul(shift, F.layer_norm(x, (self.width,), eps=1e-6), 1 + scale))
         return unpatchify(x, self.grid, self.patch)
 
-    def load_weights(self, state: dict[str, Tensor]) -> "PixArt":
+    def load_weights(self, state: dict[str, Tensor]) -> Self:
         """Take the weights of a PixArtTransformer2DModel. Raises KeyError or RuntimeError when they do not fit."""
         own: dict[str, Tensor] = {"final_table": state["scale_shift_table"]}
 

@@ -5,12 +5,21 @@ of `depth` + 1 has branches 2i (attention) and 2i + 1 (MLP): in-blocks, the midd
 in-block i is joined to the stream before block depth − i by that block's `skip_linear`, which belongs to no branch.
 """
 
+from typing import Self
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harmonica.backbones.parts import frequencies, self_attention, to_tokens, unpatchify, wave
-from harmonica.shape import Shape, uvit_shape
+from harmonica.backbones.base import Backbone, Conditioning
+from harmonica.backbones.layers import frequencies, self_attention, to_tokens, unpatchify, wave
+from harmonica.plan.branches import BranchLayout, uvit_layout
+
+
+class PatchEmbed(nn.Module):
+    def __init__(self, channels: int, width: int, patch: int):
+        super().__init__()
+        self.proj = nn.Conv2d(channels, width, patch, patch)
 
 
 class Attention(nn.Module):
@@ -43,29 +52,25 @@ class Block(nn.Module):
             self.skip_linear = nn.Linear(2 * D, D)
 
 
-class UViT(nn.Module):
+class UViT(Backbone):
     """The backbone: `embed`, then for every branch `delta` and `gate`, `join` where a long skip begins or ends, `head`.
 
     `config` has the original's keys: img_size, patch_size, in_chans, embed_dim, depth, num_heads, mlp_ratio, qkv_bias,
     num_classes (the last is "no label"). The variants with an MLP on the time or a final convolution are not built.
     """
 
-    in_order = False
-
     def __init__(self, config: dict, name: str = "U-ViT"):
         super().__init__()
         self.config = config
-        self.shape: Shape = uvit_shape(name, config)
+        self.layout: BranchLayout = uvit_layout(name, config)
         self.width, self.patch, self.in_channels = config["embed_dim"], config["patch_size"], config["in_chans"]
-        self.depth, self.classes = config["depth"], config["num_classes"] - 1
+        self.depth, self.conditioning = config["depth"], Conditioning.classes(config["num_classes"] - 1)
         self.grid = config["img_size"] // self.patch
         self.latent_shape = (self.in_channels, config["img_size"], config["img_size"])
-        self.null_label, self.training_labels = self.classes, (0, self.classes)
-        self.joins = frozenset(at for skip in self.shape.skips for at in skip)
-        self.extras = self.shape.condition_tokens  # before the patches: label, time
+        self.joins = frozenset(at for skip in self.layout.skips for at in skip)
+        self.extras = self.layout.condition_tokens  # before the patches: label, time
         half, D = self.depth // 2, self.width
-        self.patch_embed = nn.Module()
-        self.patch_embed.proj = nn.Conv2d(self.in_channels, D, self.patch, self.patch)
+        self.patch_embed = PatchEmbed(self.in_channels, D, self.patch)
         self.label_emb = nn.Embedding(config["num_classes"], D)
         self.pos_embed = nn.Parameter(torch.zeros(1, self.extras + self.grid**2, D))
         self.in_blocks = nn.ModuleList(Block(config, False) for _ in range(half))
@@ -76,16 +81,12 @@ class UViT(nn.Module):
         self.decoder_pred = nn.Linear(D, self.patch**2 * self.in_channels)
         self.register_buffer("frequencies", frequencies(half=D // 2), persistent=False)
 
-    @property
-    def device(self) -> torch.device:
-        return self.pos_embed.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.pos_embed.dtype
+    def guided_channels(self, sampler: str) -> int:
+        """All, as in the official code."""
+        return self.in_channels
 
     def condition(self, labels: Tensor) -> Tensor:
-        """What depends on the labels (B,) alone: their embeddings (B, D)."""
+        """Embeddings (B, D) of labels (B,)."""
         return self.label_emb(labels)
 
     def embed(self, latents: Tensor, t: Tensor | float, labels: Tensor) -> tuple[Tensor, None]:
@@ -117,7 +118,7 @@ class UViT(nn.Module):
         """Stream (B, 2 + N, D) -> predicted noise (B, C, H, W)."""
         return unpatchify(self.decoder_pred(self.norm(x[:, self.extras :])), self.grid, self.patch)
 
-    def load_weights(self, state: dict[str, Tensor]) -> "UViT":
+    def load_weights(self, state: dict[str, Tensor]) -> Self:
         """Take a state dict of the original."""
         self.load_state_dict(state)
         return self.eval().requires_grad_(False)

@@ -12,12 +12,16 @@ import torch
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-from harmonica.extractors import Reference, classifier_features
-from harmonica.metrics import Gaussian, frechet_distance
-from harmonica.models import Model, decoder, get_model
-from harmonica.plan import Origin, all_compute
+from harmonica.evaluation.distances import Gaussian, frechet_distance
+from harmonica.evaluation.features.classifier import classifier_features
+from harmonica.evaluation.generate import in_memory
+from harmonica.evaluation.references import Reference
+from harmonica.execution.run import to_pixels
+from harmonica.models import Model, get_model
+from harmonica.models.loading import decoder, load_autoencoder, load_backbone
+from harmonica.plan import Origin, Protocol, all_compute
 from harmonica.pocket import CLASSES
-from harmonica.pocket.data import fashion_mnist, pad_to_32
+from harmonica.pocket.data import fashion_mnist
 from harmonica.pocket.train import (
     encode,
     save_pipeline,
@@ -27,9 +31,9 @@ from harmonica.pocket.train import (
     tune_decoder,
     tune_guidance,
 )
-from harmonica.provenance import device, versions, write_npz, write_whole
-from harmonica.sampling import to_pixels
-from harmonica.shards import draw_in_memory
+from harmonica.utils import write_atomic, write_npz
+from harmonica.utils.images import pad_to_32
+from harmonica.utils.provenance import device, versions
 
 SHIPPED_IMAGES = 5000  # of the training set, for methods that train on images
 QUALITY_STEPS, QUALITY_SEEDS = (50, 20, 10), 3
@@ -95,8 +99,8 @@ def trained(runs: dict) -> dict:
 def finish(new: Path, out: Path, measured: dict, card: Callable[[dict], str]) -> None:
     """Write record and card, and put the whole folder in place of the one before."""
     record = {"device": device(), "versions": versions(), **measured}
-    write_whole(new / "quality.json", json.dumps(record, indent=1) + "\n")
-    write_whole(new / "README.md", card(record))
+    write_atomic(new / "quality.json", json.dumps(record, indent=1) + "\n")
+    write_atomic(new / "README.md", card(record))
     if out.exists():
         shutil.rmtree(out)
     new.rename(out)
@@ -113,13 +117,13 @@ def write_reference(out: Path, images: np.ndarray) -> None:
 
 
 def measure_quality(out: Path, test: np.ndarray, labels: np.ndarray, n: int) -> dict:
-    """What the models in `out` do: FIDs at equal N against the training set.
+    """Quality of the models in `out`: FIDs at equal N against the training set.
 
     The floor is that of real test images, the mean over disjoint sets of N: a single set's FID varies by a third.
     """
     extract, reference = classifier_features(out), Reference.load(out / "reference.npz")
     own = replace(get_model("pocket-dit"), source=str(out))
-    backbone, vae = own.load_backbone(), own.load_autoencoder()
+    backbone, vae = load_backbone(own), load_autoencoder(own)
 
     def fid(pooled: np.ndarray) -> float:
         return frechet_distance(Gaussian.of(pooled), reference.pooled)
@@ -136,22 +140,23 @@ def measure_quality(out: Path, test: np.ndarray, labels: np.ndarray, n: int) -> 
         "floor_FID": [fid(real.pooled[s]) for s in sets],
         "autoencoder_FID": [fid(again.pooled[s]) for s in sets],
     }
-    return quality | drawn_quality(own, n, (backbone, decoder(vae)), extract, reference)
+    return quality | generated_quality(own, n, (backbone, decoder(vae)), extract, reference)
 
 
-def drawn_quality(own: Model, n: int, parts: tuple, extract: Callable, reference: Reference) -> dict:
-    """FIDs of drawn images at equal N, and how often the classifier finds the class that was asked for, in percent;
-    `parts` are backbone and decoder."""
+def generated_quality(own: Model, n: int, parts: tuple, extract: Callable, reference: Reference) -> dict:
+    """FIDs of generated images at equal N, and how often the classifier finds the requested class, in percent; `parts`
+    are backbone and decoder."""
     quality: dict = {}
     bar = tqdm(total=len(QUALITY_STEPS) * QUALITY_SEEDS, desc="quality")
     for steps in QUALITY_STEPS:
         fids, agreement = [], []
         for seed in range(QUALITY_SEEDS):
-            origin = Origin(own.name, own.sampler, steps, own.cfg, "full", seed=seed)
-            drawn, asked = draw_in_memory(all_compute(origin, len(own.shape.branches)), n, parts)
-            f = extract(drawn)
+            protocol = Protocol(own.name, own.sampler, steps, own.cfg)
+            plan = all_compute(protocol, len(own.layout.branches), Origin("full", seed=seed))
+            images, classes = in_memory(plan, n, parts)
+            f = extract(images)
             fids.append(frechet_distance(Gaussian.of(f.pooled), reference.pooled))
-            agreement.append(100 * float((f.logits.argmax(1) == asked).mean()))
+            agreement.append(100 * float((f.logits.argmax(1) == classes).mean()))
             bar.update()
         quality[f"FID_{steps}"], quality[f"agreement_{steps}"] = fids, agreement
     bar.close()
@@ -159,59 +164,28 @@ def drawn_quality(own: Model, n: int, parts: tuple, extract: Callable, reference
 
 
 def quality_rows(q: dict) -> str:
-    """Of a card: steps, FIDs and agreement, one value a seed."""
+    """Rows of a card: steps, FIDs and agreement, one value per seed."""
     return "\n".join(
         f"| {s} | {', '.join(f'{v:.3f}' for v in q[f'FID_{s}'])} | "
         f"{', '.join(f'{v:.1f}' for v in q[f'agreement_{s}'])} |" for s in QUALITY_STEPS
     )  # fmt: skip
 
 
+def fill_card(name: str, record: dict, **more) -> str:
+    """The model card from its template in cards/; `record` has what was measured."""
+    stages = (f"| {k} | {v['steps']} | {v['minutes']} | {v['loss']:.4f} |" for k, v in record["training"].items())
+    template = (Path(__file__).parent / "cards" / f"{name}.md").read_text()
+    return template.format(record=record, q=record["quality"], stages="\n".join(stages), **more)
+
+
 def card(record: dict) -> str:
     """The model card, from what was measured."""
-    q, t = record["quality"], record["training"]
-    stages = "\n".join(f"| {k} | {v['steps']} | {v['minutes']} | {v['loss']:.4f} |" for k, v in t.items())
-    fids = quality_rows(q)
-    falls = []
+    q, floor, falls = record["quality"], record["quality"]["floor_FID"], []
     for many, few in zip(QUALITY_STEPS, QUALITY_STEPS[1:], strict=False):
         gaps = [b - a for a, b in zip(q[f"FID_{many}"], q[f"FID_{few}"], strict=True)]
         falls.append(f"from {few} to {many} by {mean(gaps):.3f} ± {stdev(gaps):.3f}")
-    return f"""---
-license: apache-2.0
-library_name: diffusers
-pipeline_tag: unconditional-image-generation
----
-# Pocket DiT: Fashion-MNIST at 32×32
-
-A class-conditional latent diffusion transformer in the pipeline shape of DiT-XL/2, small enough for a laptop's CPU.
-
-- **Data**: Fashion-MNIST (Zalando Research, MIT licence), 60 000 training images, padded from 28×28 to 32×32.
-  `train_images.npz` holds the first {SHIPPED_IMAGES} of them, for methods that train on images.
-- **Weights' licence**: Apache-2.0. Classes: {", ".join(CLASSES)}.
-- **Parts**: `vae` (AutoencoderKL, latents 4×8×8), `transformer` (DiTTransformer2DModel, 8 blocks × 128, patch 2,
-  learned variance, EMA 0.9995), `classifier` (a small CNN: the metrics' features and logits),
-  `reference.npz` (feature statistics of the training set, and 10 000 of its features).
-- **Label dropout**: 10 %. In the stage `transformer` it is diffusers' `LabelEmbedding`, which draws anew in each
-  block; the stage `guidance` goes on with one draw an image, the same in all blocks: "no label", as guidance asks.
-- **Optimisers**: AdamW; in the stage `guidance`, Muon for the blocks' matrices. The stage `decoder` trains the
-  autoencoder's decoder against a patch critic; the critic is not shipped.
-- **Recipe**: `harmonica pocket train --data FOLDER -o OUT` runs `harmonica/pocket/train.py` from the data to this
-  folder. It took the times below on {record["device"]}, with torch {record["versions"]["torch"]}.
-
-| stage | steps | minutes | mean of the last losses |
-|---|---|---|---|
-{stages}
-
-Quality at guidance scale 1.5, DDIM, N = {q["N"]} images a seed, in the classifier's 128-d features against the
-training set (these are not Inception FIDs and compare only with each other, at equal N):
-
-| steps | FID, one a seed | classifier finds the asked class, % |
-|---|---|---|
-{fids}
-
-The seeds are the same at all numbers of steps, as they are for all methods in the tables. Seed for seed the FID falls
-{" and ".join(falls)} (mean and standard deviation over the seeds).
-
-Floor: {q["N"]} real test images have FID {mean(q["floor_FID"]):.3f} (the mean over {len(q["floor_FID"])} disjoint sets,
-which range from {min(q["floor_FID"]):.3f} to {max(q["floor_FID"]):.3f}); passed through the autoencoder,
-{mean(q["autoencoder_FID"]):.3f}. The classifier is right on {q["test_accuracy"]:.1f} % of the test images.
-"""
+    return fill_card(
+        "pocket-dit", record, shipped=SHIPPED_IMAGES, classes=", ".join(CLASSES), fids=quality_rows(q),
+        falls=" and ".join(falls), floor=mean(floor), sets=len(floor), low=min(floor), high=max(floor),
+        autoencoder=mean(q["autoencoder_FID"]),
+    )  # fmt: skip

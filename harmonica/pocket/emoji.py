@@ -9,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from harmonica.errors import UserError
-from harmonica.pocket import TEXT_TO_IMAGE
-from harmonica.provenance import write_whole
+from harmonica.models.catalog import TEXT_TO_IMAGE
+from harmonica.utils import UserError, write_atomic
 
 CAPTIONS = TEXT_TO_IMAGE / "captions.csv"
 HELD_OUT = 400  # the first captions of the file; no model was trained on them or on their pictures
@@ -86,7 +85,7 @@ def make_captions(package: Path, path: Path = CAPTIONS) -> None:
     writer = csv.DictWriter(out, [f for f in Caption.__dataclass_fields__], lineterminator="\n")
     writer.writeheader()
     writer.writerows(c.__dict__ for c in rows)
-    write_whole(path, out.getvalue())
+    write_atomic(path, out.getvalue())
 
 
 def _colour(path: Path) -> str:

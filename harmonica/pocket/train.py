@@ -15,13 +15,12 @@ from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2
 from torch import nn
 from tqdm import tqdm
 
-from harmonica.devices import default_device
-from harmonica.errors import UserError
-from harmonica.pickles import save_pickle
+from harmonica.evaluation.features.classifier import Classifier
 from harmonica.pocket import CLASSES
-from harmonica.pocket.classifier import Classifier
-from harmonica.pocket.data import to_float
-from harmonica.provenance import digest
+from harmonica.utils import UserError, digest
+from harmonica.utils.devices import default_device
+from harmonica.utils.images import to_float
+from harmonica.utils.torch_files import save_torch
 
 AUTOENCODER = dict(
     in_channels=1, out_channels=1, latent_channels=4, sample_size=32, layers_per_block=1, norm_num_groups=2,
@@ -115,7 +114,7 @@ class Run:
         }  # fmt: skip
         if self.ema is not None:
             state["ema"] = self.ema.shadow
-        save_pickle(self.path, state)
+        save_torch(self.path, state)
 
     def __iter__(self):
         bar = tqdm(total=self.steps, initial=self.step, desc=self.name, mininterval=5)

@@ -10,10 +10,11 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from harmonica.backbones.uvit import UViT
-from harmonica.dpm_solver import scaled_linear_alpha_bar
-from harmonica.executor import Plain, evaluate
+from harmonica.execution import Plain
+from harmonica.execution.executor import evaluate
 from harmonica.pocket.train import Ema, Run
-from harmonica.provenance import write_whole
+from harmonica.samplers.dpm_solver import scaled_linear_alpha_bar
+from harmonica.utils import write_atomic
 
 UVIT = dict(
     img_size=8, patch_size=2, in_chans=4, embed_dim=128, depth=8, num_heads=4, mlp_ratio=4, qkv_bias=False,
@@ -48,7 +49,7 @@ def train_uvit(mean: Tensor, std: Tensor, labels: np.ndarray, checkpoint: Path, 
     for _ in run:
         index = torch.randint(len(mean), (batch,))
         x0 = mean[index] + std[index] * torch.randn(batch, *mean.shape[1:])
-        y = target[index].masked_fill(torch.rand(batch) < 0.1, model.null_label)
+        y = target[index].masked_fill(torch.rand(batch) < 0.1, model.conditioning.null)
         t = ((torch.arange(batch) + torch.rand(batch)) * (1000 / batch)).long()  # stratified over the batch
         noise = torch.randn(x0.shape)
         x = signal[t].view(-1, 1, 1, 1) * x0 + sigma[t].view(-1, 1, 1, 1) * noise
@@ -61,5 +62,5 @@ def train_uvit(mean: Tensor, std: Tensor, labels: np.ndarray, checkpoint: Path, 
 def save_transformer(folder: Path, model: UViT) -> None:
     """`transformer/` with the original's names, of parameters and in the configuration."""
     state = {k: v.contiguous() for k, v in model.state_dict().items()}
-    write_whole(folder / "transformer" / "diffusion_pytorch_model.safetensors", save(state, {"format": "pt"}))
-    write_whole(folder / "transformer" / "config.json", json.dumps(model.config, indent=2) + "\n")
+    write_atomic(folder / "transformer" / "diffusion_pytorch_model.safetensors", save(state, {"format": "pt"}))
+    write_atomic(folder / "transformer" / "config.json", json.dumps(model.config, indent=2) + "\n")

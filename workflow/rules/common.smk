@@ -1,4 +1,5 @@
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -10,20 +11,15 @@ sys.path.insert(0, str(ROOT))
 
 import yaml
 
-from harmonica import (
-    clip,
-    downloads,
-    extractors,
-    learning,
-    methods,
-    precision,
-    provenance,
-    shards,
-    suite,
-    timing,
-)
-from harmonica.errors import UserError, unknown
-from harmonica.models import get_model
+from harmonica.evaluation import generate
+from harmonica.evaluation.features import clip, networks
+from harmonica.experiments import Row, config as configuration, sharding
+from harmonica.methods.registry import source_file
+from harmonica.models import downloads, get_model
+from harmonica.training import LearnedSettings
+from harmonica.training.settings import SOURCES as TRAINING
+from harmonica.utils import UserError, files, job_log, unknown
+from harmonica.utils.precision import VARIABLE as PRECISION_VARIABLE
 
 
 def load_config() -> dict:
@@ -35,13 +31,13 @@ def load_config() -> dict:
     schema = yaml.safe_load(
         (ROOT / "workflow" / "schemas" / "config.schema.yaml").read_text()
     )
-    tables = suite.tables(yaml.safe_load(path.read_text()), config)
+    tables = configuration.tables(yaml.safe_load(path.read_text()), config)
     for about in tables.values():
-        suite.check(about, schema)
+        configuration.check(about, schema)
         for case in about["cases"]:
             if not case.replace("@", "").replace("-", "").isalnum():
                 raise UserError(
-                    f"the case {case!r} must be made of letters, digits, `-` and `@`: it names files"
+                    f"the case {case!r} must consist of letters, digits, `-` and `@`: it names files"
                 )
     return tables
 
@@ -51,23 +47,38 @@ try:
     PRECISION = {about.get("precision", "float32") for about in TABLES.values()}
     if len(PRECISION) > 1:
         raise UserError(
-            "precision holds for all tables of a run: say it beside `tables`"
+            "precision applies to all tables of a run: set it beside `tables`"
         )
-    ROWS = {table: suite.rows(about) for table, about in TABLES.items()}
+    ROWS = {table: configuration.rows(about) for table, about in TABLES.items()}
 except UserError as e:
     raise WorkflowError(str(e)) from None
 
-os.environ[timing.RUN] = str(time.time())
+os.environ[job_log.RUN] = str(time.time())
 shell.prefix(
     f'export PATH="{Path(sys.executable).parent}:$PATH"; '
 )  # the rules' `harmonica` is this environment's
 
-# a part of the models' fingerprints; of one run, since plans are shared between its tables
-(os.environ[precision.VARIABLE],) = PRECISION
+# part of the models' fingerprints; one per run, since tables share plans
+(os.environ[PRECISION_VARIABLE],) = PRECISION
 
 SCALE = config["scale"]
 OUT = f"results/{SCALE}"
+GPU = int(SCALE == "paper")
 BY_SLUG = {r.slug: r for rows in ROWS.values() for r in rows}
+
+
+def is_learned(row: Row) -> bool:
+    return isinstance(row.experiment.method, LearnedSettings)
+
+
+def one_of(names: list[str]) -> str:
+    """A wildcard constraint."""
+    return "|".join(map(re.escape, names)) or "none"
+
+
+LEARNED = one_of([slug for slug, r in BY_SLUG.items() if is_learned(r)])
+COSTS = one_of([t for t in TABLES if TABLES[t].get("costs")])
+OF_IMAGES = one_of([t for t in TABLES if not TABLES[t].get("costs")])
 
 
 wildcard_constraints:
@@ -88,39 +99,34 @@ def all_cores() -> int:
 
 
 def estimate_command() -> str:
-    """What says the cost of the tables that are asked for, from nothing and on this machine."""
-    asked = [Path(t).stem for t in workflow.dag_settings.targets]
-    names = [t for t in TABLES if t in asked] or list(TABLES)
+    """The command that says the cost of the requested tables, from scratch and on this machine."""
+    targets = [Path(t).stem for t in workflow.dag_settings.targets]
+    names = [t for t in TABLES if t in targets] or list(TABLES)
     images = f"--images {config['images']}" if "images" in config else ""
     return f"harmonica estimate {' '.join(names)} --scale {SCALE} {images} --cores {all_cores()}"
 
 
-def is_of_costs(table: str) -> bool:
-    """Whether a table is of what training costs, and of nothing that is drawn."""
-    return TABLES[table].get("costs", False)
-
-
 def drift_plans(case: str) -> list[str]:
-    """Plans of a case of table 1 that take all its steps."""
+    """Plans of a case of table 1 with all its steps."""
     rows = [r for r in ROWS["table1"] if r.case == case]
     return [
         plan_file(r.slug)
         for r in rows
-        if r.experiment.method not in ("full", "fewer_steps")
+        if r.experiment.name not in ("full", "fewer_steps")
     ]
 
 
 def extra_figures() -> dict[str, dict]:
-    """The figures that are of no single table: what draws them, and from which files."""
-    first = ROWS["table1"][0].experiment.model
+    """The figures that belong to no single table: what draws them, and from which files."""
+    first = ROWS["table1"][0].experiment.protocol.model
     harmonica = [
-        plan_file(r.slug) for r in ROWS["table1"] if r.experiment.method == "harmonica"
+        plan_file(r.slug) for r in ROWS["table1"] if r.experiment.name == "harmonica"
     ]
     out = {
-        "sweep": {"what": "sweep", "files": ["results/sweep.csv"]},
+        "sweep": {"what": "sweep", "files": [f"{OUT}/sweep.csv"]},
         "memory": {
             "what": "memory",
-            "files": ["results/table1.csv"],
+            "files": [f"{OUT}/table1.csv"],
             "more": f"--model {first}",
         },
     }
@@ -138,12 +144,12 @@ def extra_figures() -> dict[str, dict]:
     if SCALE == "paper":
         released = [f"{OUT}/fetched/{n}.json" for n in names]
     else:
-        names = [n for n in names if (provenance.weights_folder() / n).is_file()]
+        names = [n for n in names if (files.weights_folder() / n).is_file()]
         released = []
     if names:
-        files = [str(provenance.weights_folder() / n) for n in names]
+        routers = [str(files.weights_folder() / n) for n in names]
         out["released-routers"] = {
-            "what": f"routers {' '.join(files)}",
+            "what": f"routers {' '.join(routers)}",
             "files": [],
             "others": released,
         }
@@ -154,66 +160,58 @@ def plan_file(slug: str) -> str:
     return f"{OUT}/plans/{slug}.safetensors"
 
 
+def slugs_of(table: str) -> list[str]:
+    return list(dict.fromkeys(r.slug for r in ROWS[table]))
+
+
 def plans_of(table: str) -> list[str]:
-    return [plan_file(slug) for slug in dict.fromkeys(r.slug for r in ROWS[table])]
+    return [plan_file(slug) for slug in slugs_of(table)]
 
 
-def group_of(table: str, row: suite.Row) -> str:
+def routers_of(table: str) -> list[str]:
+    learned = [slug for slug in slugs_of(table) if is_learned(BY_SLUG[slug])]
+    return [f"{OUT}/plans/{slug}.router.safetensors" for slug in learned]
+
+
+def group_of(table: str, row: Row) -> str:
     return "all" if TABLES[table]["sampling"]["grouping"] == "all" else row.slug
 
 
-def rows_of_group(table: str, group: str) -> list[suite.Row]:
-    """What one sampling job draws; an experiment that stands in several blocks once."""
+def rows_of_group(table: str, group: str) -> list[Row]:
+    """What one sampling job generates; an experiment that is in several blocks once."""
     by_slug = {r.slug: r for r in ROWS[table] if group_of(table, r) == group}
     return list(by_slug.values())
 
 
-def chunks_of(table: str) -> int:
-    return -(-TABLES[table]["images"] // TABLES[table]["sampling"]["chunk"])
+def sharding_of(table: str) -> tuple[int, int, int]:
+    """Images, chunk and shards of a table, as harmonica.experiments.sharding takes them."""
+    about = TABLES[table]
+    return about["images"], about["sampling"]["chunk"], about["sampling"]["shards"]
 
 
-def shards_of(table: str) -> int:
-    return min(TABLES[table]["sampling"]["shards"], chunks_of(table))
-
-
-def manifests_of(table: str, rows: list[suite.Row]) -> list[str]:
+def manifests_of(table: str, rows: list[Row]) -> list[str]:
     groups = dict.fromkeys(group_of(table, r) for r in rows)
     return [
         f"{OUT}/samples/{table}/{g}/shard{i}.json"
         for g in groups
-        for i in range(shards_of(table))
+        for i in range(sharding.shard_count(*sharding_of(table)))
     ]
 
 
 def shard_range(table: str, shard: int) -> tuple[int, int]:
-    """First image and number of images of a shard; shards meet at whole chunks, so that a longer run keeps them."""
-    about, chunks, count = TABLES[table], chunks_of(table), shards_of(table)
-    first, end = (
-        min(about["images"], chunks * i // count * about["sampling"]["chunk"])
-        for i in (shard, shard + 1)
-    )
-    return first, end - first
+    return sharding.shard_range(*sharding_of(table), shard)
 
 
 def plan_priority(slug: str) -> int:
-    """Plans go before all else, and those that take long first, so that no core waits for the last one."""
+    """Plans come before everything else, and the longest trainings first, so that no core waits for the last one."""
     row = BY_SLUG[slug]
-    return 10 + (row.experiment.steps if is_learned(row) else 0)
+    return 10 + (row.experiment.protocol.steps if is_learned(row) else 0)
 
 
-def plan_code(row: suite.Row) -> str:
-    """A change in what makes this plan runs it again."""
-    made_by = methods.get_method(row.experiment.method)
-    common = (
-        learning.SOURCES
-        if is_learned(row)
-        else ("harmonica/plan.py", "harmonica/shape.py", "harmonica/nearest.py")
-    )
-    return provenance.source_hash(made_by.__file__, *common)
-
-
-def weights(*models: str) -> str:
-    return "-".join(get_model(m).fingerprint for m in sorted(set(models)))
+def plan_code(row: Row) -> str:
+    """A change in the code behind this plan makes it again."""
+    common = TRAINING if is_learned(row) else ("plan", "samplers")
+    return files.source_hash(source_file(row.experiment.name), "methods", *common)
 
 
 def fetched(*names: str) -> list[str]:
@@ -225,45 +223,44 @@ def fetched(*names: str) -> list[str]:
     ]
 
 
-def is_learned(row: suite.Row) -> bool:
-    return issubclass(
-        methods.get_method(row.experiment.method).Settings, learning.LearnedSettings
-    )
-
-
-def plan_needs(row: suite.Row) -> list[str]:
-    """A plan's inputs: the plan it starts from, the weights it trains on, the files of others it reads."""
-    made_by = methods.get_method(row.experiment.method)
+def plan_needs(row: Row) -> list[str]:
+    """A plan's inputs: the plan it starts from, and what its method reads."""
+    reads = row.experiment.reads
     needs = [plan_file(row.requires)] if row.requires else []
-    if is_learned(row):
-        needs += parts_of([row])
-    return needs + fetched(
-        *getattr(made_by, "files", lambda experiment: [])(row.experiment)
-    )
+    return needs + (parts_of([row]) if reads.weights else []) + fetched(*reads.files)
 
 
-def rows_of_case(table: str, case: str) -> list[suite.Row]:
+def plan_data(row: Row) -> str:
+    """A change in the local data that a method reads makes its plan again."""
+    reads, model = row.experiment.reads, row.experiment.model
+    about = [model.config, model.fingerprint if reads.weights else ""]
+    if reads.images and model.training_images and model.training_images.is_file():
+        about.append(files.content_hash(model.training_images))
+    return files.digest(about)
+
+
+def rows_of_case(table: str, case: str) -> list[Row]:
     return [r for r in ROWS[table] if r.case == case]
 
 
 def case_model(table: str, case: str):
-    return get_model(suite.uncached(ROWS[table], case).experiment.model)
+    return configuration.uncached(ROWS[table], case).experiment.model
 
 
 def reference_of(table: str, case: str) -> list[str]:
-    """The reference of a case's metrics, where the extractor does not bring its own."""
+    """The reference of a case's metrics, if the extractor has none of its own."""
     name = case_model(table, case).reference
     return [f"{OUT}/reference/{name}"] if name else []
 
 
 def captions_of(*models: str) -> list[str]:
-    """The embedded captions of the models that draw any."""
+    """The embedded captions of the models that have any."""
     return [f"{OUT}/captions/{m}.json" for m in models if get_model(m).captions]
 
 
-def parts_of(rows: list[suite.Row]) -> list[str]:
+def parts_of(rows: list[Row]) -> list[str]:
     """What sampling needs besides plans: weights and captions."""
-    models = list(dict.fromkeys(r.experiment.model for r in rows))
+    models = list(dict.fromkeys(r.experiment.protocol.model for r in rows))
     return fetched(*models) + captions_of(*models)
 
 

@@ -1,4 +1,4 @@
-# Weights and files of others. What is there already, or was put there by hand, is only checked.
+# Weights and other people's files. Existing ones, fetched or put there by hand, are only checked.
 rule fetch:
     output:
         f"{OUT}/fetched/{{name}}.json",
@@ -16,7 +16,7 @@ rule fetch:
         "harmonica fetch {wildcards.name} --done {output} > {log} 2>&1"
 
 
-# The captions of a model as its text encoder sees them; no other job loads the encoder.
+# The captions of a model, embedded by its text encoder; no other job loads the encoder.
 rule embed:
     input:
         lambda w: fetched(w.model),
@@ -31,23 +31,23 @@ rule embed:
         "../../environment.yml"
     threads: 1
     resources:
-        gpu=int(SCALE == "paper"),
+        gpu=GPU,
     params:
         list=lambda w: get_model(w.model).captions.name,
-        code=provenance.source_hash("harmonica/captions.py"),
+        code=files.source_hash("models/captions.py", "models/embeddings.py"),
     message:
         "Embedding the captions of {wildcards.model}"
     shell:
         "harmonica embed {wildcards.model} --done {output} > {log} 2>&1"
 
 
-# Statistics of the real images as the metrics read them: ADM's, with features of the images that come with them, or of
-# a folder of pictures that was put among the weights.
+# Statistics of real images as the metrics read them: ADM's, with features of the images that come with them, or those of
+# a folder of pictures among the weights.
 rule reference:
     input:
         lambda w: fetched(
             *(n for n in (w.name,) if n in downloads.FILES),
-            extractors.INCEPTION_WEIGHTS,
+            networks.INCEPTION_WEIGHTS,
         ),
     output:
         f"{OUT}/reference/{{name}}",
@@ -59,10 +59,10 @@ rule reference:
         "../../environment.yml"
     threads: 1
     resources:
-        gpu=int(SCALE == "paper"),
+        gpu=GPU,
     params:
-        file=lambda w: str(provenance.weights_folder() / w.name),
-        code=provenance.source_hash("harmonica/extractors.py", "harmonica/inception.py"),
+        file=lambda w: str(files.weights_folder() / w.name),
+        code=files.source_hash("evaluation/features", "evaluation/references.py"),
     message:
         "Features of the reference images in {wildcards.name}"
     shell:

@@ -1,7 +1,4 @@
-# Figures that are of no single table. Each is drawn by `python -m paper_tables.draw`, as .png and .pdf.
-DRAW = "python -m paper_tables.draw {params.what} {input.files} {params.more} -o {output.png} > {log} 2>&1"
-
-
+# Figures that belong to no single table, as .png and .pdf.
 rule drift:
     input:
         lambda w: drift_plans(w.case),
@@ -15,9 +12,9 @@ rule drift:
         "../../environment.yml"
     threads: 1
     resources:
-        gpu=int(SCALE == "paper"),
+        gpu=GPU,
     params:
-        code=provenance.source_hash("harmonica/drift.py", *provenance.SAMPLING_SOURCES),
+        code=files.source_hash("evaluation/drift.py", *files.SAMPLING),
     message:
         "Measuring the drift of the latents, case {wildcards.case}"
     shell:
@@ -30,18 +27,18 @@ rule figure:
         others=lambda w: FIGURES[w.figure].get("others", []),
     output:
         png=report(
-            "results/figures/{figure}.png",
+            f"{OUT}/figures/{{figure}}.png",
             caption="../report/figure.rst",
             category="Figures",
             labels={"figure": "{figure}"},
         ),
-        pdf="results/figures/{figure}.pdf",
+        pdf=f"{OUT}/figures/{{figure}}.pdf",
     log:
         f"{OUT}/logs/figure/{{figure}}.log",
     benchmark:
         f"{OUT}/benchmarks/figure/{{figure}}.tsv"
     wildcard_constraints:
-        figure="|".join(FIGURES),
+        figure=one_of(list(FIGURES)),
     conda:
         "../../environment.yml"
     threads: 1
@@ -50,18 +47,14 @@ rule figure:
         more=lambda w, input: FIGURES[w.figure]
         .get("more", "")
         .format(others=input.others),
-        code=provenance.source_hash(
-            "paper_tables/draw.py",
-            "paper_tables/figures.py",
-            "paper_tables/published/figure_speedup_sweep.csv",
-        ),
+        code=TABLE_CODE,
     message:
         "Drawing {wildcards.figure}"
     shell:
-        DRAW
+        "harmonica figure {params.what} {input.files} {params.more} -o {output.png} > {log} 2>&1"
 
 
 rule figures:
     input:
-        [f"results/figures/{f}.png" for f in FIGURES],
-        [f"results/{t}.csv" for t in TABLES if not is_of_costs(t)],
+        [f"{OUT}/figures/{f}.png" for f in FIGURES],
+        [f"{OUT}/{t}.csv" for t in TABLES if not TABLES[t].get("costs")],

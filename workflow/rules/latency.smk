@@ -1,4 +1,4 @@
-# All rows in one job that has the machine to itself: only interleaved times have honest ratios.
+# All rows in one job, alone on the machine: only interleaved times have honest ratios.
 rule latency:
     input:
         plans=lambda w: plans_of(w.table),
@@ -13,13 +13,11 @@ rule latency:
         "../../environment.yml"
     threads: all_cores()
     resources:
-        gpu=int(SCALE == "paper"),
+        gpu=GPU,
     params:
         batch=lambda w: TABLES[w.table]["latency"]["batch"],
         rounds=lambda w: TABLES[w.table]["latency"]["rounds"],
-        code=provenance.source_hash(
-            "harmonica/latency.py", *provenance.SAMPLING_SOURCES
-        ),
+        code=files.source_hash("evaluation/latency.py", *files.SAMPLING),
     message:
         "Timing all rows of {wildcards.table}, alone on the machine"
     shell:

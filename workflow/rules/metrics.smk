@@ -12,29 +12,20 @@ rule metrics:
         "../../environment.yml"
     threads: 1
     resources:
-        gpu=int(SCALE == "paper"),
+        gpu=GPU,
     params:
-        uncached=lambda w: suite.uncached(ROWS[w.table], w.case).slug,
+        uncached=lambda w: configuration.uncached(ROWS[w.table], w.case).slug,
         rows=lambda w: [r.slug for r in rows_of_case(w.table, w.case)],
         extractor=lambda w: case_model(w.table, w.case).extractor,
-        network=lambda w: extractors.fingerprint(case_model(w.table, w.case).extractor),
+        network=lambda w: networks.fingerprint(case_model(w.table, w.case).extractor),
         clip=lambda w: clip_options(w.table, w.case),
         clip_network=lambda w: clip.fingerprint(TABLES[w.table].get("clip")),
         option=lambda w, input: (
             f"--reference {input.reference}" if input.reference else ""
         ),
-        code=provenance.source_hash(
-            *(
-                f"harmonica/{f}.py"
-                for f in (
-                    "clip",
-                    "metrics",
-                    "evaluation",
-                    "extractors",
-                    "inception",
-                    "pocket/classifier",
-                )
-            )
+        code=files.source_hash(
+            *(f"evaluation/{f}.py" for f in ("distances", "evaluate", "metrics")),
+            "evaluation/features",
         ),
     message:
         "Measuring the images of {wildcards.table}, case {wildcards.case}"

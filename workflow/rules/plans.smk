@@ -1,18 +1,21 @@
+# A heuristic needs the model's configuration at most; a learned method also writes its router.
 rule plan:
     input:
         lambda w: plan_needs(BY_SLUG[w.experiment]),
     output:
-        f"{OUT}/plans/{{experiment}}.safetensors",
+        plan=f"{OUT}/plans/{{experiment}}.safetensors",
     log:
         f"{OUT}/logs/plan/{{experiment}}.log",
     benchmark:
         f"{OUT}/benchmarks/plan/{{experiment}}.tsv"
+    wildcard_constraints:
+        experiment=one_of([slug for slug, r in BY_SLUG.items() if not is_learned(r)]),
     priority: lambda w: plan_priority(w.experiment)
     conda:
         "../../environment.yml"
     threads: 1
     resources:
-        gpu=int(SCALE == "paper"),
+        gpu=GPU,
     params:
         arguments=lambda w: BY_SLUG[w.experiment].arguments,
         source=lambda w: (
@@ -21,8 +24,18 @@ rule plan:
             else ""
         ),
         code=lambda w: plan_code(BY_SLUG[w.experiment]),
-        weights=lambda w: weights(BY_SLUG[w.experiment].experiment.model),
+        data=lambda w: plan_data(BY_SLUG[w.experiment]),
     message:
         "Making the plan {wildcards.experiment}"
     shell:
-        "harmonica plan {params.arguments} {params.source} -o {output} > {log} 2>&1"
+        "harmonica plan {params.arguments} {params.source} -o {output.plan} > {log} 2>&1"
+
+
+use rule plan as train with:
+    output:
+        plan=f"{OUT}/plans/{{experiment}}.safetensors",
+        router=f"{OUT}/plans/{{experiment}}.router.safetensors",
+    wildcard_constraints:
+        experiment=LEARNED,
+    message:
+        "Training the router {wildcards.experiment}"

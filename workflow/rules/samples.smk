@@ -12,16 +12,16 @@ rule sample:
         "../../environment.yml"
     threads: 1
     resources:
-        gpu=int(SCALE == "paper"),
+        gpu=GPU,
     params:
         first=lambda w: shard_range(w.table, int(w.shard))[0],
         images=lambda w: shard_range(w.table, int(w.shard))[1],
         chunk=lambda w: TABLES[w.table]["sampling"]["chunk"],
         batch=lambda w: TABLES[w.table]["sampling"]["batch"],
         folder=f"{OUT}/samples/images",
-        code=provenance.source_hash(*shards.SOURCES),
+        code=files.source_hash(*generate.SOURCES),
     message:
-        "Drawing {params.images} images a method for {wildcards.table}: {wildcards.group}, from image {params.first}"
+        "Generating {params.images} images per method for {wildcards.table}: {wildcards.group}, from image {params.first}"
     shell:
         "harmonica sample {input.plans} --first {params.first} --images {params.images} "
         "--chunk {params.chunk} --batch {params.batch} -o {params.folder} --manifest {output} > {log} 2>&1"

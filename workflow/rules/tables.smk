@@ -1,46 +1,49 @@
 import json
 
 TABLE_SOURCES = [
-    str(p)
-    for pattern in ("*.py", "published/*.csv")
+    p
+    for pattern in ("**/*.py", "published/*.csv")
     for p in (ROOT / "paper_tables").glob(pattern)
 ]
-TABLE_SOURCES += [f"harmonica/{f}.py" for f in ("suite", "plan", "shape")]
+TABLE_CODE = files.content_hash(*TABLE_SOURCES) + files.source_hash(
+    "plan", "experiments", "evaluation/metrics.py"
+)
 
 
-# Every table is laid out by the same command; what differs is said in paper_tables/<table>.py.
+# Every table is laid out by the same command; what is its own is in paper_tables/tables/<table>.py.
 rule table:
     input:
         plans=lambda w: plans_of(w.table),
+        routers=lambda w: routers_of(w.table),
         manifests=lambda w: manifests_of(w.table, ROWS[w.table]),
         metrics=lambda w: [
             f"{OUT}/metrics/{w.table}/{case}.json" for case in TABLES[w.table]["cases"]
         ],
         latency=f"{OUT}/latency/{{table}}.json",
     output:
-        csv="results/{table}.csv",
-        md="results/{table}.md",
+        csv=f"{OUT}/{{table}}.csv",
+        md=f"{OUT}/{{table}}.md",
         provenance=report(
-            "results/{table}.provenance.json",
+            f"{OUT}/{{table}}.provenance.json",
             category="Provenance",
             labels={"table": "{table}"},
         ),
         html=report(
-            "results/{table}.html",
+            f"{OUT}/{{table}}.html",
             caption="../report/table.rst",
             category="Tables",
             labels={"table": "{table}"},
         ),
         figures=report(
             expand(
-                "results/figures/{{table}}-{what}.png",
+                f"{OUT}/figures/{{{{table}}}}-{{what}}.png",
                 what=["speedup", "router", "samples"],
             ),
             caption="../report/figure.rst",
             category="Figures of tables",
         ),
         pdf=expand(
-            "results/figures/{{table}}-{what}.pdf",
+            f"{OUT}/figures/{{{{table}}}}-{{what}}.pdf",
             what=["speedup", "router", "samples"],
         ),
     log:
@@ -48,35 +51,36 @@ rule table:
     benchmark:
         f"{OUT}/benchmarks/{{table}}.tsv"
     wildcard_constraints:
-        table="|".join(t for t in TABLES if not is_of_costs(t)),
+        table=OF_IMAGES,
     conda:
         "../../environment.yml"
     threads: 1
     params:
+        out=lambda w, output: Path(output.csv).parent,
         config=lambda w: json.dumps(TABLES[w.table] | {"scale": SCALE}),
-        code=provenance.source_hash(*TABLE_SOURCES),
+        code=TABLE_CODE,
     message:
         "Laying out {wildcards.table} and its figures"
     shell:
-        "python -m paper_tables {wildcards.table} --config {params.config:q} --plans {input.plans} "
-        "--manifests {input.manifests} --metrics {input.metrics} --latency {input.latency} "
-        "-o results > {log} 2>&1"
+        "harmonica table {wildcards.table} --config {params.config:q} --plans {input.plans} "
+        "--routers {input.routers} --manifests {input.manifests} --metrics {input.metrics} "
+        "--latency {input.latency} -o {params.out} > {log} 2>&1"
 
 
-# A table of what training costs: nothing but the plans.
+# A table of training costs needs only the plans.
 rule costs:
     input:
         plans=lambda w: plans_of(w.table),
     output:
-        csv="results/{table}.csv",
-        md="results/{table}.md",
+        csv=f"{OUT}/{{table}}.csv",
+        md=f"{OUT}/{{table}}.md",
         provenance=report(
-            "results/{table}.provenance.json",
+            f"{OUT}/{{table}}.provenance.json",
             category="Provenance",
             labels={"table": "{table}"},
         ),
         html=report(
-            "results/{table}.html",
+            f"{OUT}/{{table}}.html",
             caption="../report/table.rst",
             category="Tables",
             labels={"table": "{table}"},
@@ -86,15 +90,37 @@ rule costs:
     benchmark:
         f"{OUT}/benchmarks/{{table}}.tsv"
     wildcard_constraints:
-        table="|".join(t for t in TABLES if is_of_costs(t)) or "none",
+        table=COSTS,
     conda:
         "../../environment.yml"
     threads: 1
     params:
+        out=lambda w, output: Path(output.csv).parent,
         config=lambda w: json.dumps(TABLES[w.table] | {"scale": SCALE}),
-        code=provenance.source_hash(*TABLE_SOURCES),
+        code=TABLE_CODE,
     message:
         "Laying out {wildcards.table}"
     shell:
-        "python -m paper_tables {wildcards.table} --config {params.config:q} --plans {input.plans} "
-        "-o results > {log} 2>&1"
+        "harmonica table {wildcards.table} --config {params.config:q} --plans {input.plans} "
+        "-o {params.out} > {log} 2>&1"
+
+
+# The table of the configured scale, where the user asks for it; its column `scale` says which that is.
+rule publish:
+    input:
+        csv=f"{OUT}/{{table}}.csv",
+        md=f"{OUT}/{{table}}.md",
+    output:
+        csv="results/{table}.csv",
+        md="results/{table}.md",
+    log:
+        f"{OUT}/logs/publish/{{table}}.log",
+    wildcard_constraints:
+        table=one_of(list(TABLES)),
+    conda:
+        "../../environment.yml"
+    threads: 1
+    message:
+        "results/{wildcards.table}.csv is that of the scale {SCALE}"
+    shell:
+        "cp {input.csv} {output.csv} 2> {log} && cp {input.md} {output.md} 2>> {log}"

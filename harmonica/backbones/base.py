@@ -1,0 +1,104 @@
+"""The interface of a backbone, and what its labels are: classes, or captions by number."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from harmonica.plan import BranchLayout
+
+
+@dataclass
+class Conditioning:
+    """What labels stand for: classes, where the label after the last is "no class", or captions by number."""
+
+    count: int  # labels that images are generated for: 0 … count − 1
+    null: int  # the label of the unconditional half
+    training: range  # labels that routers are trained with
+    in_order: bool = False  # image k takes label k mod `count`, as caption protocols have it; else labels are random
+
+    @staticmethod
+    def classes(count: int) -> Conditioning:
+        return Conditioning(count, count, range(count))
+
+
+class Captions(Conditioning):
+    """Embedded captions: the first `count` of `total` are for images, the others for training; the null prompt follows
+    the last."""
+
+    def __init__(self, count: int, total: int):
+        super().__init__(count, total, range(count, total), in_order=True)
+
+    def __call__(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Embeddings (B, L, C) and masks (B, L) for labels (B,)."""
+        raise NotImplementedError
+
+
+class CaptionsInMemory(Captions):
+    """Embeddings (n + 1, L, C) and masks (n + 1, L) of n captions, the null prompt last; all are for images."""
+
+    def __init__(self, embeddings: Tensor, mask: Tensor):
+        super().__init__(len(embeddings) - 1, len(embeddings) - 1)
+        self.embeddings, self.mask = embeddings, mask
+
+    def __call__(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        labels = labels.to(self.embeddings.device)
+        return self.embeddings[labels], self.mask[labels]
+
+
+class Backbone(nn.Module):
+    """A transformer as a residual stream (B, N, D): `embed`, then `delta` and `gate` of every branch, then `head`."""
+
+    layout: BranchLayout
+    conditioning: Conditioning
+    in_channels: int  # of the latents
+    latent_shape: tuple[int, int, int]
+    joins: frozenset[int] = frozenset()  # branches before which a long skip begins or ends
+    frequencies: Tensor  # of the timestep embedding, float32 in every precision
+
+    @property
+    def device(self) -> torch.device:
+        return self.frequencies.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights, which is what the branches compute in."""
+        return next(self.parameters()).dtype
+
+    def load_weights(self, state: dict[str, Tensor]) -> Self:
+        """Take a state dict, of diffusers' class or the original. Raises KeyError, RuntimeError or UserError if it does
+        not fit."""
+        raise NotImplementedError
+
+    def guided_channels(self, sampler: str) -> int:
+        """Latent channels that guidance acts on, the first so many, as in the official code of the model."""
+        raise NotImplementedError
+
+    def condition(self, labels: Tensor) -> Any:
+        """What depends on the labels (B,) alone, computed once per trajectory."""
+        raise NotImplementedError
+
+    def embed(self, latents: Tensor, t: Tensor | float, condition: Any) -> tuple[Tensor, Any]:
+        """Latents (B, C, H, W) and timestep (one for all or (B,)) -> stream (B, N, D), and what every branch needs
+        besides the stream."""
+        raise NotImplementedError
+
+    def join(self, i: int, x: Tensor, skips: dict[int, Tensor]) -> Tensor:
+        """The stream before branch `i` of `joins`: a long skip that begins is left in `skips`, one that ends is
+        joined."""
+        raise NotImplementedError
+
+    def delta(self, i: int, x: Tensor, ctx: Any) -> Tensor:
+        """Output of branch `i`, before its gate: (B, N, D). This is what a cache holds."""
+        raise NotImplementedError
+
+    def gate(self, i: int, ctx: Any) -> Tensor | None:
+        """The factor of the output of branch `i`, (1 or B, 1, D); None where the model has none."""
+        raise NotImplementedError
+
+    def head(self, x: Tensor, ctx: Any) -> Tensor:
+        """Stream (B, N, D) -> the model's output (B, C_out, H, W)."""
+        raise NotImplementedError

@@ -1,0 +1,1 @@
+"""Checks of the suite itself: traces, smoke tests, benchmarks, estimates, timing."""

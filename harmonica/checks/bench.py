@@ -1,0 +1,339 @@
+"""Benchmarks of the promises on speed and memory. Both sides of a ratio run interleaved in one process; one line per
+case gives medians, the ratio, and the quartiles of the rounds' ratios."""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+
+from harmonica.backbones.base import Backbone
+from harmonica.backbones.dit import DiT
+from harmonica.backbones.layers import in_precision, sincos_position
+from harmonica.execution import Batch, Guided, Plain, Planned, Policy, Run, run
+from harmonica.models import get_model
+from harmonica.models.random_weights import random_model
+from harmonica.plan import REUSE, Plan, Protocol, all_compute, cache_bytes, theoretical_speedup
+from harmonica.runtimes.compiled import Compiled
+from harmonica.runtimes.cuda_graph import CudaGraph
+from harmonica.samplers import make_sampler
+from harmonica.training import Recipe, iepo
+from harmonica.training.logits import Logits
+from harmonica.training.sdt import trajectory
+from harmonica.training.soft import Soft
+from harmonica.utils.devices import default_device
+from harmonica.utils.memory import Peak
+
+# DiT's published sizes at 256×256: width, blocks, heads
+SIZES = {"DiT-S/2": (384, 12, 6), "DiT-B/2": (768, 12, 12), "28 narrow blocks": (16, 28, 2)}
+ON_CPU = ("DiT-S/2", "DiT-B/2")  # at 256×256, float32
+ON_GPU = ("dit-xl-2-256", "dit-xl-2-512", "pixart-alpha-256", "pixart-alpha-1024")  # in half precision
+WANTED = {25: 0.99, 50: 0.98, 75: 0.97}  # of the theoretical speed-up, on a CPU, by the share that is reused
+
+
+@dataclass(frozen=True)
+class Line:
+    """One case: two sides, and their ratio."""
+
+    suite: str
+    case: str
+    this: str  # what each side is
+    that: str
+    this_value: float
+    that_value: float
+    unit: str
+    ratio: float
+    low: float  # the quartiles of the rounds' ratios
+    high: float
+    says: str = ""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.case:34} {self.this} {self.this_value:.4g} {self.unit}, {self.that} {self.that_value:.4g} "
+            f"{self.unit}: ratio {self.ratio:.3f} ({self.low:.3f} … {self.high:.3f}){self.says and '; ' + self.says}"
+        )
+
+    def record(self) -> dict:
+        return asdict(self)
+
+
+def interleaved(sides: dict[Any, Callable[[], Any]], rounds: int) -> dict[Any, list[float]]:
+    """Seconds of each side in every round, one after the other; one round before is not counted."""
+    times: dict[Any, list[float]] = {name: [] for name in sides}
+    for r in range(rounds + 1):
+        for name in sides if r % 2 else reversed(sides):
+            started = time.perf_counter()
+            sides[name]()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            if r:
+                times[name].append(time.perf_counter() - started)
+    return times
+
+
+def compared(
+    suite: str, case: str, names: tuple[str, str], times: tuple[list[float], list[float]], factor=1.0, says=None
+):
+    """A line of (slow side, fast side): the ratio of their times, divided by `factor`."""
+    ratios = [a / b / factor for a, b in zip(*times, strict=True)]
+    low, _, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else (ratios[0],) * 3
+    ratio, (slow, fast) = statistics.median(ratios), (statistics.median(t) for t in times)
+    return Line(suite, case, *names, slow, fast, "s", ratio, low, high, says(ratio) if says else "")
+
+
+def config_of(name: str) -> dict:
+    """The diffusers configuration of a DiT of that size at 256×256."""
+    width, blocks, heads = SIZES[name]
+    return dict(
+        num_attention_heads=heads, attention_head_dim=width // heads, num_layers=blocks, in_channels=4, out_channels=8,
+        patch_size=2, sample_size=32, num_embeds_ada_norm=1000, norm_eps=1e-6,
+    )  # fmt: skip
+
+
+def random_backbone(name: str, dtype: torch.dtype = torch.float32):
+    """A model of the suite, or a DiT of that size, at its true shape with small random weights."""
+    torch.manual_seed(0)
+    if name in SIZES:
+        dit = DiT(config_of(name), name, original=True)
+        dit.position.copy_(sincos_position(dit.width, dit.grid))
+    model = dit if name in SIZES else random_model(get_model(name))
+    model.eval().requires_grad_(False)
+    for p in model.parameters():
+        p.normal_(std=0.02)
+    return in_precision(model.to(default_device()), dtype)
+
+
+@dataclass
+class Setting:
+    """What a case samples: a model with random weights, `batch` images from noise under DDIM."""
+
+    title: str
+    backbone: Backbone
+    protocol: Protocol
+    batch: Batch
+
+    @staticmethod
+    def of(name: str, precision: str, batch: int, steps: int, cfg: float = 1.0) -> "Setting":
+        backbone = random_backbone(name, getattr(torch, precision))
+        labels = torch.zeros(batch, dtype=torch.long, device=backbone.device)
+        noise = torch.randn(batch, *backbone.latent_shape, device=backbone.device)
+        title = name if precision == "float32" else f"{name} {precision}"
+        return Setting(title, backbone, Protocol(name, "ddim", steps, cfg), Batch(noise, labels))
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.batch.noise.is_cuda
+
+    @property
+    def branches(self) -> int:
+        return len(self.backbone.layout.branches)
+
+    @property
+    def uncached(self) -> Plan:
+        return all_compute(self.protocol, self.branches)
+
+    def run(self, policy: Policy) -> Callable[[], torch.Tensor]:
+        sampled = Run(self.backbone, self.uncached, self.batch.labels, policy)
+        return lambda: sampled(self.batch.noise)
+
+    def recorded(self, policy: Policy) -> Callable[[], torch.Tensor]:
+        """On a GPU as one CUDA graph, since otherwise it waits for Python; on a CPU as it is."""
+        if not self.on_gpu:
+            return self.run(policy)
+        graph = CudaGraph(Run(self.backbone, self.uncached, self.batch.labels, policy), self.batch.noise)
+        return lambda: graph(self.batch.noise)
+
+
+def settings(sizes: tuple[str, ...] = (), **more) -> Iterator[Setting]:
+    """Of the models that are measured on this device, or of those requested."""
+    on_gpu = default_device().type == "cuda"
+    for name in sizes or (ON_GPU if on_gpu else ON_CPU):
+        for precision in ("bfloat16", "float16") if on_gpu else ("float32",):
+            yield Setting.of(name, precision, **more)
+
+
+def scattered(rng: np.random.Generator, steps: int, branches: int, percent: float) -> Plan:
+    """A plan that reuses this percentage of all branches, at random places after the first step."""
+    actions = np.zeros((steps, branches), np.uint8)
+    at = rng.choice((steps - 1) * branches, round(steps * branches * percent / 100), replace=False)
+    actions[1 + at // branches, at % branches] = REUSE
+    return Plan(actions, Protocol("bench", "ddim", steps, 1.0))
+
+
+def in_whole_steps(steps: int, branches: int, percent: float) -> Plan:
+    """A plan that reuses this percentage of all branches in whole steps, as FORA does."""
+    whole = np.zeros((steps, branches), np.uint8)
+    whole[[s for s in range(steps) if s * percent // 100 != (s + 1) * percent // 100 and s]] = REUSE
+    whole[-1] = REUSE if 100 * (whole != 0).mean() < percent - 1e-9 else whole[-1]
+    return Plan(whole, Protocol("bench", "ddim", steps, 1.0))
+
+
+def some_plans(branches: int, steps: int) -> Iterator[tuple[str, int, Plan]]:
+    """Plans that reuse 25, 50 and 75 % of all, at random places and in whole steps."""
+    rng = np.random.default_rng(0)
+    for percent in WANTED:
+        yield "random", percent, scattered(rng, steps, branches, percent)
+        yield "FORA-like", percent, in_whole_steps(steps, branches, percent)
+
+
+def inference(rounds: int, sizes: tuple[str, ...] = (), batch: int = 8, steps: int = 8) -> Iterator[Line]:
+    """Real over theoretical speed-up: random weights at true shapes, without guidance, `batch` images."""
+    for case in settings(sizes, batch=batch, steps=steps):
+        backbone, wanted = case.backbone, dict.fromkeys(WANTED, 0.95) if case.on_gpu else WANTED
+        plans = {(kind, percent): plan for kind, percent, plan in some_plans(case.branches, steps)}
+        sides: dict[Any, Plan] = {"full": case.uncached, **plans}
+        times = interleaved({key: case.recorded(Planned(backbone, plan)) for key, plan in sides.items()}, rounds)
+        for (kind, percent), plan in plans.items():
+            theory = theoretical_speedup(plan, backbone.layout)
+
+            def says(ratio: float, theory=theory, percent=percent, wanted=wanted) -> str:
+                return f"real/theory {ratio:.2f} of {theory:.2f}x, CUR {percent} %, wanted {wanted[percent]}"
+
+            pair = times["full"], times[kind, percent]
+            name = f"{case.title}, {kind}, {percent} %"
+            yield compared("inference", name, ("uncached", "cached"), pair, theory, says)
+
+
+def plain(rounds: int, sizes: tuple[str, ...] = (), batch: int = 4, steps: int = 4) -> Iterator[Line]:
+    """Uncached guided sampling of DiTs against diffusers' own class and scheduler, on the same weights."""
+    from diffusers import DDIMScheduler, DiTTransformer2DModel
+
+    for case in settings(sizes, batch=batch, steps=steps, cfg=1.5):
+        own, noise, labels = case.backbone, case.batch.noise, case.batch.labels
+        if not isinstance(own, DiT):
+            continue
+        torch.manual_seed(0)
+        theirs = DiTTransformer2DModel(**own.config).eval().requires_grad_(False)
+        first = theirs.transformer_blocks[0].norm1.emb.state_dict()
+        for block in theirs.transformer_blocks:
+            block.norm1.emb.load_state_dict(first)
+        theirs.to(own.device, own.dtype)
+        own.load_weights(theirs.state_dict())
+        both = torch.cat([labels, torch.full_like(labels, own.conditioning.null)])
+        scheduler = DDIMScheduler(1000, 1e-4, 0.02, "linear", clip_sample=False)
+
+        @torch.inference_mode()
+        def pipeline(theirs=theirs, noise=noise, both=both, scheduler=scheduler) -> None:
+            scheduler.set_timesteps(steps)
+            x = noise
+            for t in scheduler.timesteps:
+                two = torch.cat([x, x]).to(theirs.dtype)
+                out = theirs(two, timestep=t.expand(len(both)).to(x.device), class_labels=both).sample
+                cond, null = out[:, :4].float().chunk(2)
+                x = scheduler.step(null + 1.5 * (cond - null), t, x).prev_sample
+
+        suites: dict[str, Callable[[], Any]] = {"suite": case.run(Plain(own))}
+        if case.on_gpu:
+            suites["suite, CUDA graph"] = case.recorded(Plain(own))
+        times = interleaved({"diffusers": pipeline} | suites, rounds)
+        says = f"wanted {1.3 if case.on_gpu else 1.0}"
+        for name in suites:
+            sides = times["diffusers"], times[name]
+            yield compared("plain", f"{case.title}, uncached", ("diffusers", name), sides, says=lambda _, w=says: w)
+
+
+def compiled(rounds: int, sizes: tuple[str, ...] = (), batch: int = 8, steps: int = 8) -> Iterator[Line]:
+    """torch.compile and the cache, each alone and together, at 50 % in whole steps; of the first model only, since each
+    takes minutes. Compilation is not in the times, but said."""
+    for case in islice(settings(sizes, batch=batch, steps=steps), None if sizes else 1):
+        backbone, plan = case.backbone, in_whole_steps(steps, case.branches, 50)
+        policies = {
+            "uncached": Planned(backbone, case.uncached),
+            "cached": Planned(backbone, plan),
+            "compiled": Compiled(backbone, case.uncached),
+            "compiled + cached": (both := Compiled(backbone, plan)),
+        }
+        started = time.perf_counter()
+        case.run(both)()
+        took = f"{time.perf_counter() - started:.1f} s to compile {len(set(both.kinds))} kinds of steps; wanted above 1"
+        times = interleaved({name: case.recorded(policy) for name, policy in policies.items()}, rounds)
+        theory = theoretical_speedup(plan, backbone.layout)
+        for other in list(policies)[:-1]:
+
+            def says(ratio: float, other=other, took=took, theory=theory) -> str:
+                return f"real/theory {ratio / theory:.2f} of {theory:.2f}x; {took}" if other == "compiled" else took
+
+            pair = times[other], times["compiled + cached"]
+            yield compared("compiled", case.title, (other, "compiled + cached"), pair, says=says)
+
+
+def training(rounds: int, sizes: tuple[str, ...] = (), batch: int = 4, steps: int = 4) -> Iterator[Line]:
+    """A step of SDT against a plain forward pass, with and without checkpointing, and λ with shared prefixes against λ
+    from whole passes."""
+    device = default_device()
+    on_gpu = device.type == "cuda"
+    for name in sizes or (ON_GPU[:1] if on_gpu else ON_CPU):
+        for precision in ("float32", "bfloat16") if on_gpu else ("float32",):
+            case = Setting.of(name, precision, batch, steps, cfg=1.5)
+            yield from _training(case, rounds, batch, steps)
+
+
+def _training(case: Setting, rounds: int, batch: int, steps: int) -> Iterator[Line]:
+    backbone, noise, sampler = case.backbone, case.batch.noise, make_sampler("ddim", steps)
+    guided = Guided.by(case.protocol, backbone, case.batch.labels)
+    recipe, weights = Recipe(rounds=1, batch=batch, lr=0.01), torch.ones(steps)
+
+    def random_logits() -> Logits:
+        g = torch.Generator().manual_seed(0)
+        return Logits.random(steps, case.branches, range(1, steps), recipe, g, noise.device)
+
+    def walk(tokens: int) -> Callable[[], Any]:
+        logits = random_logits()
+        return lambda: trajectory(guided, sampler, logits, Soft(backbone, 0.1, {}, tokens), noise, weights, 1e-7)
+
+    plain_side = case.run(Plain(backbone))
+    times = interleaved({"plain": plain_side, "SDT": walk(10**9), "SDT, checkpointed": walk(0)}, rounds)
+    passes = {name: [v / steps for v in t] for name, t in times.items()}
+    for name in ("SDT", "SDT, checkpointed"):
+        # the first step of a trajectory only fills the cache: it is one plain pass
+        step = [(v - p) / (steps - 1) for v, p in zip(times[name], passes["plain"], strict=True)]
+        yield compared("training", f"{case.title}, {name}", ("a step", "plain pass"), (step, passes["plain"]), 1.0,
+                       lambda ratio: f"{ratio:.2f} plain passes a step, wanted 3.1")  # fmt: skip
+    logits = random_logits()
+    shared = interleaved({"λ": lambda: iepo.official(guided, sampler, logits, Soft(backbone, 0.1), noise),
+                          "plain": plain_side}, max(1, rounds // 2))  # fmt: skip
+    whole = [steps * v for v in shared["plain"]]  # T passes of the whole trajectory, as released
+    yield compared("training", f"{case.title}, λ of {steps} steps", ("T passes", "shared"), (whole, shared["λ"]), 1.0,
+                   lambda ratio: f"λ takes {1 / ratio:.2f} of the released code's passes")  # fmt: skip
+
+
+def memory(rounds: int) -> Iterator[Line]:
+    """The cache of plans like HarmoniCa's against storing every branch, predicted and measured, on a narrow DiT with
+    the 56 branches of DiT-XL/2."""
+    backbone = random_backbone("28 narrow blocks")
+    branches, steps, batch = len(backbone.layout.branches), 20, 8
+    start = Batch.of(backbone, 0, 0, batch)
+    rng, everything = np.random.default_rng(0), backbone.layout.stream_elements * branches * batch * 2 * 4
+    for percent in (22.86, 37.5):  # the paper's ratios at 10 and 20 steps
+        plan = scattered(rng, steps, branches, percent).with_protocol(cfg=1.5)
+        policy = Planned(backbone, plan)
+        run(backbone, plan, start, policy)
+        measured, predicted = policy.cache.peak_bytes, cache_bytes(plan, backbone.layout, batch=batch)
+        ratio = measured / everything
+        says = f"predicted {predicted / 1e6:.4g} MB, wanted 0.6"
+        yield Line("memory", f"56 branches, CUR {plan.cur:.0f} %", "measured", "every branch", measured / 1e6,
+                   everything / 1e6, "MB", ratio, ratio, ratio, says)  # fmt: skip
+
+
+def metrics(rounds: int, samples: int = 50_000, references: int = 10_000, width: int = 2048) -> Iterator[Line]:
+    """Precision and recall at the paper's size, on random features: seconds and peak memory."""
+    from harmonica.evaluation.distances import precision_recall
+
+    rng = np.random.default_rng(0)
+    real, generated = (rng.standard_normal((n, width), dtype=np.float32) for n in (references, samples))
+    peak, started = Peak(), time.perf_counter()
+    precision_recall(real, generated)
+    seconds = time.perf_counter() - started
+    used = peak.megabytes() / 1e3
+    case = f"precision/recall {samples} × {references} × {width}"
+    yield Line("metrics", case, "peak", "wanted", used, 4.0, "GB", used / 4, used / 4, used / 4, f"{seconds:.0f} s")
+
+
+SUITES = {
+    "inference": inference, "plain": plain, "compiled": compiled, "training": training, "memory": memory,
+    "metrics": metrics,
+}  # fmt: skip

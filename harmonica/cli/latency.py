@@ -1,0 +1,32 @@
+"""`harmonica latency`"""
+
+import sys
+from pathlib import Path
+
+from harmonica.cli import _shared
+
+HELP = "Time the denoising loop of several plans, interleaved."
+EXAMPLE = "harmonica latency full.safetensors fora.safetensors --rounds 9"
+
+
+def add_arguments(parser) -> None:
+    _shared.plans_argument(parser)
+    parser.add_argument("--batch", type=int, default=8, help="images; default: %(default)s, as in the paper")
+    parser.add_argument("--rounds", type=int, default=7, help="measurements per plan; default: %(default)s")
+    parser.add_argument("-o", "--out", type=Path, help="write JSON here")
+
+
+def run(args) -> None:
+    import torch
+
+    from harmonica.evaluation.latency import measure
+    from harmonica.utils import provenance, write_json
+
+    plans = _shared.load_plans(args.plans)
+    _shared.loaded()
+    result = measure(plans, args.batch, args.rounds)
+    for name, row in result.items():
+        print(f"{name:60} {1000 * row['latency_s']:9.1f} ms", file=sys.stderr)
+    if args.out:
+        write_json(args.out, {"batch": args.batch, "rounds": args.rounds, "device": provenance.device(),
+                              "threads": torch.get_num_threads(), "plans": result})  # fmt: skip

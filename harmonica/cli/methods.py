@@ -1,0 +1,31 @@
+"""`harmonica methods`"""
+
+import sys
+import textwrap
+
+HELP = "List the methods with their settings: type, default and meaning."
+EXAMPLE = "harmonica methods"
+
+
+def add_arguments(parser) -> None:
+    parser.add_argument("names", nargs="*", metavar="METHOD", help="default: all")
+
+
+def run(args) -> None:
+    from harmonica.methods import LearnedMethod, get_method, known_methods
+    from harmonica.utils import UserError, described
+
+    for name in args.names or sorted(known_methods()):
+        try:
+            cls = get_method(name)
+        except UserError as e:
+            if args.names:
+                raise
+            print(f"{name}: {e}")
+            continue
+        about = " ".join((sys.modules[cls.__module__].__doc__ or "").split("\n\n")[0].split())
+        print(textwrap.fill(f"{name}: {about or cls.title}", 110))
+        recipe = LearnedMethod.RECIPE if issubclass(cls, LearnedMethod) else ()
+        for f in described(cls):
+            default = "by scale" if f.default is None and f.name in recipe else f.default if f.default != "" else '""'
+            print(f"    {f.name}: {f.type} = {default}  {f.meaning}")

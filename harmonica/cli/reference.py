@@ -1,0 +1,31 @@
+"""`harmonica reference`"""
+
+from pathlib import Path
+
+from harmonica.cli import _shared
+from harmonica.utils import UserError
+
+HELP = "Make a reference of metrics from one of ADM's files or a folder of pictures."
+EXAMPLE = "harmonica reference weights/coco/val2014 --side 256 -o coco.npz"
+
+
+def add_arguments(parser) -> None:
+    parser.add_argument("source", type=Path)
+    parser.add_argument("--side", type=int, default=256, help="of a folder's pictures, cropped; default: %(default)s")
+    parser.add_argument("--extractor", default="inception-2015-12-05", help="feature network; default: %(default)s")
+    parser.add_argument("-o", "--out", type=Path, required=True)
+
+
+def run(args) -> None:
+    from harmonica.evaluation.features.networks import get_extractor
+    from harmonica.evaluation.references import adm_reference, folder_reference
+
+    extract = get_extractor(args.extractor)
+    _shared.loaded()
+    if not args.source.exists():
+        raise UserError(
+            f"{args.source} is missing: pass one of ADM's files (`harmonica fetch`), or a folder of pictures"
+        )
+    of_folder = args.source.is_dir()
+    made = folder_reference(args.source, extract, args.side) if of_folder else adm_reference(args.source, extract)
+    made.save(args.out)

@@ -1,0 +1,62 @@
+"""`harmonica sample`"""
+
+import io
+from pathlib import Path
+
+from harmonica.cli import _shared
+
+HELP = "Generate images under one plan or several; resumes where it was interrupted."
+EXAMPLE = "harmonica sample hc.safetensors --images 1000 -o samples/ --grid grid.png"
+
+
+def add_arguments(parser) -> None:
+    _shared.plans_argument(parser)
+    parser.add_argument("--images", type=int, default=64, help="per plan; default: %(default)s")
+    parser.add_argument("--first", type=int, default=0, help="index of the first image; default: %(default)s")
+    parser.add_argument("--batch", type=int, default=25, help="images per forward pass; default: %(default)s")
+    parser.add_argument("--chunk", type=int, default=250, help="images per file; default: %(default)s")
+    parser.add_argument("--model", help="refuse plans for another model")
+    parser.add_argument("--sampler", help="refuse plans for another sampler")
+    parser.add_argument("--steps", type=int, help="refuse plans for another number of steps")
+    parser.add_argument("-o", "--out", type=Path, required=True, help="folder")
+    parser.add_argument("--manifest", type=Path, help="write the names of the chunk files here (JSON)")
+    parser.add_argument("--grid", type=Path, help="also write the first 64 images of the first plan as one picture")
+
+
+def run(args) -> None:
+    from tqdm import tqdm
+
+    from harmonica.evaluation import generate
+    from harmonica.utils import write_json
+
+    plans = _shared.load_plans(args.plans)
+    for plan in plans.values():
+        required = {k: getattr(plan.protocol, k) if getattr(args, k) is None else getattr(args, k)
+                    for k in ("model", "sampler", "steps")}  # fmt: skip
+        plan.check_fits(**required, layout=_shared.layout_of(plan))
+    parts = {name: generate.load_parts(name) for name in {p.protocol.model for p in plans.values()}}
+    _shared.loaded()
+    manifest = {}
+    with tqdm(total=len(plans) * args.images, desc="sample", unit="image", mininterval=5) as bar:
+        for name, plan in plans.items():
+            folder, own = args.out / generate.folder_name(plan, name), parts[plan.protocol.model]
+            files = generate.generate(plan, folder, args.first, args.images, args.chunk, args.batch, own, bar.update)
+            manifest[name] = [str(f) for f in files]
+    if args.manifest:
+        write_json(args.manifest, manifest)
+    if args.grid:
+        images, _ = generate.read(next(iter(manifest.values()))[: -(-64 // args.chunk)])
+        _save_grid(images[:64], args.grid)
+
+
+def _save_grid(images, path: Path) -> None:
+    import numpy as np
+    from PIL import Image
+
+    from harmonica.utils import write_atomic
+
+    side = max(1, int(len(images) ** 0.5))
+    rows = [np.concatenate(list(images[i : i + side]), 1) for i in range(0, side * side, side)]
+    data = io.BytesIO()
+    Image.fromarray(np.concatenate(rows).squeeze()).save(data, "png")
+    write_atomic(path, data.getvalue())

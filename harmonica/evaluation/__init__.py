@@ -1,0 +1,1 @@
+"""Generated images and what is measured on them: metrics, latency, drift."""

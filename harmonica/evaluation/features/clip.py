@@ -1,0 +1,57 @@
+"""The CLIP score of pictures and captions, by an open_clip model."""
+
+import numpy as np
+
+from harmonica.models.catalog import TEXT_TO_IMAGE
+from harmonica.utils import UserError, content_hash, weights_folder
+
+SHIPPED = "noto-emoji"  # the pocket scale's own two-tower model
+
+
+class Clip:
+    """Cosines between pictures and captions. Raises UserError if open_clip cannot load the model or its weights.
+
+    `model` and `pretrained` are open_clip's names ("ViT-B-32", "openai"); the model `noto-emoji` is shipped.
+    """
+
+    def __init__(self, model: str, pretrained: str = ""):
+        import open_clip
+
+        self.name = f"{model}/{pretrained}" if pretrained else model
+        source = f"local-dir:{TEXT_TO_IMAGE / 'clip'}" if model == SHIPPED else model
+        options = {"pretrained": pretrained, "cache_dir": str(weights_folder() / "open_clip")} if pretrained else {}
+        try:
+            self.net, _, self.prepare = open_clip.create_model_and_transforms(source, **options)
+            self.tokenize = open_clip.get_tokenizer(source)
+        except Exception as e:  # open_clip and the hub's client raise many kinds
+            raise UserError(f"open_clip cannot load {self.name} ({type(e).__name__}: {e})") from None
+        from harmonica.utils.devices import default_device
+
+        self.device = default_device()
+        self.net = self.net.eval().to(self.device)
+        self._text: dict[str, np.ndarray] = {}  # every method has the same captions
+
+    def cosines(self, images: np.ndarray, captions: list[str], batch: int = 100) -> np.ndarray:
+        """Cosines float64 (n,) of pictures uint8 (n, H, W, 3) and their captions."""
+        import torch
+        from PIL import Image
+
+        new = sorted(set(captions) - self._text.keys())
+        with torch.inference_mode():
+            for i in range(0, len(new), batch):
+                tokens = self.tokenize(new[i : i + batch]).to(self.device)
+                features = self.net.encode_text(tokens, normalize=True).cpu().double().numpy()
+                self._text.update(zip(new[i : i + batch], features, strict=True))
+            parts = []
+            for i in range(0, len(images), batch):
+                x = torch.stack([self.prepare(Image.fromarray(p)) for p in images[i : i + batch]])
+                parts.append(self.net.encode_image(x.to(self.device), normalize=True).cpu().double().numpy())
+        text = np.stack([self._text[c] for c in captions])
+        return (np.concatenate(parts) * text).sum(1)
+
+
+def fingerprint(about: dict[str, str] | None) -> str:
+    """Changes with the files of the shipped model, if the configuration names it; another is known by its name."""
+    if not about or about["model"] != SHIPPED:
+        return ""
+    return content_hash(*(TEXT_TO_IMAGE / "clip").iterdir())

@@ -1,0 +1,54 @@
+"""The feature networks by name."""
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+
+from harmonica.evaluation.features.base import Features
+from harmonica.models.catalog import CLASS_CONDITIONAL, TEXT_TO_IMAGE
+from harmonica.utils import content_hash, unknown
+
+INCEPTION_WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"
+
+
+def inception_2015() -> Callable[[np.ndarray], Features]:
+    """Inception as the ADM evaluator has it. Takes uint8 (n, H, W, 3)."""
+    from harmonica.evaluation.features.inception import inception_features
+    from harmonica.models.downloads import require
+
+    return inception_features(require(INCEPTION_WEIGHTS))
+
+
+def classifier(folder) -> Callable[[np.ndarray], Features]:
+    """The classifier in a folder of pocket models. Takes uint8 (n, 32, 32) or (n, 32, 32, 3)."""
+    from harmonica.evaluation.features.classifier import classifier_features
+
+    return classifier_features(folder)
+
+
+def fingerprint(name: str) -> str:
+    """Changes with a shipped network and its reference; another network is known by its name."""
+    if name not in SHIPPED:
+        return name
+    return content_hash(*(SHIPPED[name] / f for f in ("classifier/model.safetensors", "reference.npz")))
+
+
+SHIPPED = {"fashion-mnist-cnn": CLASS_CONDITIONAL, "noto-emoji-cnn": TEXT_TO_IMAGE}  # networks with their references
+EXTRACTORS: dict[str, Callable[[], Callable[[np.ndarray], Features]]] = {
+    **{name: partial(classifier, folder) for name, folder in SHIPPED.items()},
+    "inception-2015-12-05": inception_2015,
+}
+
+
+def get_extractor(name: str) -> Callable[[np.ndarray], Features]:
+    """The network of that name, a function of uint8 images. Raises UserError if it is unknown or its weights are
+    missing."""
+    check_name(name)
+    return EXTRACTORS[name]()
+
+
+def check_name(name: str) -> None:
+    """Raise UserError for an unknown network."""
+    if name not in EXTRACTORS:
+        raise unknown("extractor", name, EXTRACTORS)

@@ -1,0 +1,8 @@
+"""Running a plan: one loop over steps, one over branches."""
+
+from harmonica.execution.denoise import denoise
+from harmonica.execution.guidance import Guided
+from harmonica.execution.policy import Plain, Planned, Policy, StepPolicy
+from harmonica.execution.run import Batch, Run, generate_images, run
+
+__all__ = ["Batch", "Guided", "Plain", "Planned", "Policy", "Run", "StepPolicy", "denoise", "generate_images", "run"]

@@ -1,0 +1,28 @@
+"""The one loop over the branches of a model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from harmonica.backbones.base import Backbone
+
+if TYPE_CHECKING:
+    from harmonica.execution.policy import StepPolicy
+
+
+def evaluate(backbone: Backbone, latents: Tensor, t: Tensor | float, condition: Any, step: StepPolicy) -> Tensor:
+    """The model's output (B, C_out, H, W) for latents (B, C, H, W) at timestep `t`, with `step` deciding each branch.
+
+    `condition` is `backbone.condition(labels)`. The branches compute in the type of the backbone's weights; latents and
+    output keep theirs. Long skips begin and end between branches, wherever the policy arrives; those carried from step
+    to step are in `step.skips`.
+    """
+    x, ctx = backbone.embed(latents.to(backbone.dtype), t, condition)
+    i, last, skips = 0, len(backbone.layout.branches), step.skips
+    while i < last:
+        if i in backbone.joins:
+            x = backbone.join(i, x, skips)
+        x, i = step(i, x, ctx)
+    return backbone.head(x, ctx).to(latents.dtype)

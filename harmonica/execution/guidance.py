@@ -1,0 +1,72 @@
+"""Classifier-free guidance (Ho & Salimans 2022), both halves in one batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from harmonica.backbones.base import Backbone
+from harmonica.execution.policy import StepPolicy
+from harmonica.plan import Protocol
+
+
+@dataclass
+class Guided:
+    """A backbone under guidance of scale `cfg`, for fixed labels (n,): classes, or captions by number.
+
+    The conditional half comes first. Guidance acts on the first `channels` latent channels; the others come from the
+    conditional half. A scale of 1 runs no second half. What depends on the labels alone is computed here, once.
+    """
+
+    backbone: Backbone
+    labels: Tensor
+    cfg: float
+    channels: int
+
+    def __post_init__(self):
+        both = self.labels
+        if self.cfg != 1.0:
+            both = torch.cat([self.labels, torch.full_like(self.labels, self.backbone.conditioning.null)])
+        self._condition = self.backbone.condition(both)
+
+    @staticmethod
+    def by(protocol: Protocol, backbone: Backbone, labels: Tensor) -> Guided:
+        """The guided model of a protocol, for labels (n,) on any device."""
+        labels = labels.to(backbone.device)
+        return Guided(backbone, labels, protocol.cfg, backbone.guided_channels(protocol.sampler))
+
+    @property
+    def halves(self) -> int:
+        return 1 if self.cfg == 1.0 else 2
+
+    def with_backbone(self, backbone: Backbone) -> Guided:
+        """The same for another backbone, for example one of higher precision."""
+        return Guided(backbone, self.labels, self.cfg, self.channels)
+
+    def repeated(self, times: int) -> Guided:
+        """The same for `times` copies of the batch, one after the other."""
+        return Guided(self.backbone, self.labels.repeat(times), self.cfg, self.channels)
+
+    def both(self, latents: Tensor, t: Tensor | float, step: StepPolicy) -> Tensor:
+        """Outputs of both halves (2n, C_out, H, W) for latents (n, C, H, W) at timestep `t`; (n, …) at a scale of 1.
+
+        The guided channels are equal in both halves, the others are each half's own, as in the official code.
+        """
+        if self.halves == 1:
+            return step.evaluate(self.backbone, latents, t, self._condition)
+        out = step.evaluate(self.backbone, torch.cat([latents, latents]), t, self._condition)
+        cond, null = out[:, : self.channels].chunk(2)
+        guided = torch.lerp(null, cond, self.cfg)
+        return torch.cat([torch.cat([guided, guided]), out[:, self.channels :]], 1)
+
+    def __call__(self, latents: Tensor, t: Tensor | float, step: StepPolicy) -> Tensor:
+        """Output (n, C_out, H, W) for latents (n, C, H, W) at timestep `t`."""
+        return self.both(latents, t, step)[: len(latents)]
+
+    def together(self, latents: Tensor, times: list[float], step: StepPolicy) -> list[Tensor]:
+        """Outputs (n, C_out, H, W) at several timesteps in one batch, with a policy for all of them."""
+        many = self.repeated(len(times))
+        t = torch.tensor(times, device=latents.device).repeat_interleave(len(latents)).repeat(self.halves)
+        return list(many(latents.repeat(len(times), 1, 1, 1), t, step).chunk(len(times)))

@@ -1,0 +1,171 @@
+"""What is done at each branch: a policy. Plain computes everything, Planned follows a plan; the soft reuse of router
+training is in harmonica/training/soft.py."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from harmonica.backbones.base import Backbone
+from harmonica.backbones.layers import add, add_run
+from harmonica.execution import executor
+from harmonica.execution.cache import Cache, CacheState
+from harmonica.plan import COMPUTE, REUSE, SPAN_TIMED, Plan
+from harmonica.plan.program import Op, Ops, carried_skips
+
+
+class StepPolicy(Protocol):
+    """The policy of one step. Called before branch `i` with the stream x (B, N, D), it returns the new stream and the
+    branch to continue with."""
+
+    @property
+    def skips(self) -> dict[int, Tensor]:
+        """Long skips carried into this step, to which it adds its own."""
+        return {}
+
+    def __call__(self, i: int, x: Tensor, ctx: Any) -> tuple[Tensor, int]: ...
+
+    def evaluate(self, backbone: Backbone, latents: Tensor, t: Tensor | float, condition: Any) -> Tensor:
+        """The model's output under this policy, see `executor.evaluate`."""
+        return executor.evaluate(backbone, latents, t, condition, self)
+
+
+class Policy(Protocol):
+    """The policy of a trajectory: one StepPolicy per step, asked for in order."""
+
+    def at(self, s: int) -> StepPolicy:
+        """The policy of step `s`; step 0 begins a trajectory."""
+        ...
+
+    def group(self, s: int) -> range:
+        """The steps from `s` on that may run as one batch, since their outputs do not depend on the latents."""
+        return range(s, s + 1)
+
+    def together(self, group: range, halves: int) -> StepPolicy:
+        """The policy of a group in one batch: all its steps of the first guidance half, then of the second."""
+        return self.at(group[0])
+
+    def finish(self) -> None:
+        """Check the trajectory at its end. Raises UserError unless it did what was planned."""
+        return None
+
+
+class Plain(Policy, StepPolicy):
+    """Every branch is computed: the uncached model, and the teacher of router training. The output of the first branch,
+    which a student of the same latents shares, is left in `first`."""
+
+    first: Tensor | None = None
+
+    def __init__(self, backbone: Backbone):
+        self.backbone = backbone
+
+    def at(self, s: int) -> StepPolicy:
+        return self
+
+    def __call__(self, i, x, ctx):
+        delta = self.backbone.delta(i, x, ctx)
+        if i == 0:
+            self.first = delta
+        return add(x, delta, self.backbone.gate(i, ctx)), i + 1
+
+
+class PlannedStep(StepPolicy):
+    """One step of a plan on a backbone: operations by branch, and the runs of reused branches (`reuse_runs`)."""
+
+    def __init__(self, backbone: Backbone, ops: Ops, runs: dict[int, list[int]], cache: Cache):
+        self.backbone, self.ops, self.runs, self.cache = backbone, ops, runs, cache
+
+    @property
+    def skips(self) -> dict[int, Tensor]:
+        return self.cache.skips
+
+    def __call__(self, i, x, ctx):
+        op, cache = self.ops[i], self.cache
+        cache.open(op, x)
+        if op.action == COMPUTE:
+            delta = self.backbone.delta(i, x, ctx)
+            cache.keep(i, op, delta)
+            x = add(x, delta, self.backbone.gate(i, ctx))
+        elif op.action == REUSE:
+            run = self.runs[i]
+            deltas = [cache.take(k, self.ops[k]) for k in run]
+            x = add_run(x, deltas, [self.backbone.gate(k, ctx) for k in run])
+            op = self.ops[run[-1]]
+        else:
+            x = cache.take_span(i, op, x)
+        cache.close(op, x)
+        return x, op.stop
+
+
+class Planned(Policy):
+    """A plan on a backbone. Tensors that are given continue a cache, from a step after the first."""
+
+    def __init__(self, backbone: Backbone, plan: Plan, tensors: dict | None = None):
+        plan.check_layout(backbone.layout)
+        self.backbone, self.plan = backbone, plan
+        self.carried = carried_skips(plan.program, backbone.layout.skips)
+        self.runs = [reuse_runs(ops, backbone.joins) for ops in plan.program]
+        self.cache = CacheState(plan, self.carried, backbone.layout.condition_tokens, tensors)
+
+    def at(self, s: int) -> StepPolicy:
+        return PlannedStep(self.backbone, self.cache.start(s), self.runs[s], self.cache)
+
+    def group(self, s: int) -> range:
+        """Steps that begin with the same reused span, of which only the tokens of time and label are their own, and
+        compute the rest."""
+        stop = s
+        while stop < self.plan.steps and _independent(self.plan.program[stop], self.plan.program[s]):
+            stop += 1
+        return range(s, max(stop, s + 1))
+
+    def together(self, group: range, halves: int) -> StepPolicy:
+        for s in group:
+            ops = self.cache.start(s)
+        return _Together(self.backbone, ops, self.cache, len(group), halves)
+
+    def finish(self) -> None:
+        self.cache.finish()
+
+
+def _independent(ops: Ops, first: Ops) -> bool:
+    head, *rest = (op for _, op in sorted(ops.items()))
+    quiet = all(op.action == COMPUTE and not (op.store or op.opens or op.closes) for op in rest)
+    return head.action == SPAN_TIMED and head.stop == first[0].stop and quiet and bool(rest)
+
+
+class _Together(StepPolicy):
+    """Several steps of a plan in one batch, see `Policy.group`."""
+
+    def __init__(self, backbone: Backbone, ops: Ops, cache: CacheState, times: int, halves: int):
+        self.backbone, self.ops, self.cache, self.times, self.halves = backbone, ops, cache, times, halves
+        self._skips = {k: self._repeated(v) for k, v in cache.skips.items()}
+
+    @property
+    def skips(self) -> dict[int, Tensor]:
+        return self._skips
+
+    def _repeated(self, x: Tensor) -> Tensor:
+        return x.unflatten(0, (self.halves, -1)).repeat(1, self.times, 1, 1).flatten(0, 1)
+
+    def __call__(self, i, x, ctx):
+        op: Op = self.ops[i]
+        if op.action == COMPUTE:
+            return add(x, self.backbone.delta(i, x, ctx), self.backbone.gate(i, ctx)), op.stop
+        stored = self._repeated(self.cache.take(i, op))
+        self.cache.reused += (self.times - 1) * (op.stop - i)
+        return self.cache.with_own_condition(x, stored), op.stop
+
+
+def reuse_runs(ops: Ops, joins: frozenset[int]) -> dict[int, list[int]]:
+    """The runs of reused branches of a step, by their first: inside one nothing is computed, joined or cached."""
+    out: dict[int, list[int]] = {}
+    run: list[int] = []
+    for i, op in sorted(ops.items()):
+        if op.action != REUSE:
+            run = []
+            continue
+        if not run or i in joins or op.opens or ops[run[-1]].closes:
+            run = out.setdefault(i, [])
+        run.append(i)
+    return out

@@ -1,0 +1,83 @@
+"""Running a plan: guided model, sampler, seeds and policy are put together here and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from harmonica.backbones.base import Backbone
+from harmonica.execution.denoise import Callback, denoise, under_policy
+from harmonica.execution.guidance import Guided
+from harmonica.execution.policy import Planned, Policy
+from harmonica.execution.seeds import StepSeeds, noise_and_labels
+from harmonica.plan import Plan
+from harmonica.samplers import Seeds, make_sampler
+from harmonica.samplers.prior_noise import PriorNoise
+
+Decode = Callable[[Tensor], Tensor]  # latents (n, 4, h, w), unit variance, to images (n, C, H, W) in [-1, 1]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Where the images of a batch start from: noise (n, C, H, W), labels (n,), and seeds of a stochastic sampler."""
+
+    noise: Tensor
+    labels: Tensor
+    seeds: Seeds | None = None
+
+    @staticmethod
+    def of(backbone: Backbone, seed: int, first: int, count: int) -> Batch:
+        """Images first … first+count−1 of a seed: labels are random classes, or captions in the order of their list."""
+        about = backbone.conditioning
+        noise, labels = noise_and_labels(seed, first, count, backbone.latent_shape, about.count, about.in_order)
+        return Batch(noise.to(backbone.device), labels, StepSeeds(seed, first, count))
+
+
+class Run:
+    """A plan on a backbone for fixed labels (n,), ready to take noise; `policy` defaults to following the plan."""
+
+    def __init__(self, backbone: Backbone, plan: Plan, labels: Tensor, policy: Policy | None = None):
+        self.protocol = plan.protocol
+        self.model = Guided.by(plan.protocol, backbone, labels)
+        self.sampler = make_sampler(plan.protocol.sampler, plan.protocol.steps)
+        self.policy = policy or Planned(backbone, plan)
+
+    @torch.inference_mode()
+    def __call__(self, noise: Tensor, seeds: Seeds | None = None, callback: Callback | None = None) -> Tensor:
+        """Latents (n, C, H, W) from noise (n, C, H, W); `callback(s, latents)` is called after every step.
+
+        Raises UserError if the measured cache utilisation is not the planned one.
+        """
+        sampler, share = self.sampler, self.protocol.prior_noise
+        if share:
+            sampler = PriorNoise(sampler, share, noise)
+        output = under_policy(self.model, sampler, self.policy)
+        latents = denoise(sampler, sampler.begin(noise), output, seeds=seeds, callback=callback)
+        self.policy.finish()
+        return latents
+
+
+def run(
+    backbone: Backbone, plan: Plan, batch: Batch, policy: Policy | None = None, callback: Callback | None = None
+) -> Tensor:
+    """Latents (n, C, H, W) of a batch under a plan, see `Run`."""
+    return Run(backbone, plan, batch.labels, policy)(batch.noise, batch.seeds, callback)
+
+
+def generate_images(
+    backbone: Backbone, decode: Decode, plan: Plan, first: int, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8 (n, H, W, C) and labels (n,) first … first+count−1, with seeds that count from the plan's own."""
+    batch = Batch.of(backbone, plan.origin.seed, first, count)
+    latents = run(backbone, plan, batch)
+    with torch.inference_mode():
+        return to_pixels(decode(latents)).cpu().numpy(), batch.labels.numpy()
+
+
+def to_pixels(decoded: Tensor) -> Tensor:
+    """Decoder output (n, C, H, W) in [-1, 1] -> uint8 (n, H, W, C), clamp(127.5 x + 128) as DiT's protocol has it."""
+    return (127.5 * decoded + 128).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)

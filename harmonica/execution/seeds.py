@@ -1,0 +1,35 @@
+"""Randomness that depends on the seed and the number of an image only, whatever its shard or batch."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class StepSeeds:
+    """Seeds for the noise that a stochastic sampler adds, one per image and step, of images first … first+count−1."""
+
+    seed: int
+    first: int
+    count: int
+
+    def __call__(self, s: int) -> list[int]:
+        keys = ([self.seed, self.first + j, s + 1] for j in range(self.count))
+        return [int(np.random.SeedSequence(k).generate_state(1)[0]) for k in keys]
+
+
+def noise_and_labels(
+    seed: int, first: int, count: int, shape: tuple[int, ...], classes: int, in_order: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Starting noise (count, *shape) and labels (count,) of images first … first+count−1, each from its own generator.
+
+    Labels are uniform over the classes, or with `in_order` image k has label k mod `classes`.
+    """
+    noise, labels = torch.empty(count, *shape), torch.empty(count, dtype=torch.long)
+    for j in range(count):
+        rng = np.random.default_rng([seed, first + j])  # torch's own generator takes 32 bits of a seed
+        labels[j] = (first + j) % classes if in_order else int(rng.integers(classes))
+        noise[j] = torch.from_numpy(rng.standard_normal(shape, np.float32))
+    return noise, labels

@@ -1,0 +1,6 @@
+"""Experiments, and the configurations that name them. No torch."""
+
+from harmonica.experiments.config import Row
+from harmonica.experiments.experiment import Experiment
+
+__all__ = ["Experiment", "Row"]

@@ -1,0 +1,158 @@
+"""From a configuration to the rows of a table: every case (model × sampler × steps) with every method."""
+
+import shlex
+from dataclasses import dataclass, replace
+from typing import Any
+
+from harmonica.experiments.experiment import Experiment
+from harmonica.plan import Plan
+from harmonica.utils import UserError, unknown
+
+
+@dataclass(frozen=True)
+class Row:
+    case: str
+    experiment: Experiment
+    given: tuple[tuple[str, Any], ...]  # settings as the configuration spells them
+    requires: str | None = None  # slug of the experiment whose plan this one starts from
+
+    @property
+    def slug(self) -> str:
+        return self.experiment.slug
+
+    @property
+    def arguments(self) -> str:
+        """This experiment for the command line `harmonica plan`."""
+        e = self.experiment
+        p = e.protocol
+        out = [e.name, "--model", p.model, "--sampler", p.sampler, "--steps", p.steps, "--cfg", p.cfg, "--seed", e.seed]
+        for key, value in self.given:
+            out += ["--set", f"{key}={value}"]
+        return shlex.join(map(str, out))
+
+
+def check(config: dict[str, Any], schema: dict[str, Any]) -> None:
+    """Raise UserError, in one sentence, for the first thing in the configuration that its schema does not allow."""
+    import jsonschema
+
+    error = jsonschema.exceptions.best_match(jsonschema.Draft7Validator(schema).iter_errors(config))
+    if error is None:
+        return
+    where = "".join(f"{part}: " for part in error.absolute_path)
+    if error.validator == "additionalProperties":
+        known = error.schema["properties"]
+        raise unknown("configuration key", where + next(str(k) for k in error.instance if k not in known), known)
+    raise UserError(f"configuration: {where}{error.message}")
+
+
+def tables(shipped: dict[str, Any], given: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The configuration of every table, from the scale's file and what the user gave.
+
+    Keys beside `tables` apply to all tables; the user's values override the shipped ones, key by key. Raises UserError
+    for a table that is not shipped.
+    """
+
+    def common(config: dict) -> dict:
+        return {k: v for k, v in config.items() if k != "tables"}
+
+    own = given.get("tables") or {}
+    for name in own:
+        if name not in shipped["tables"]:
+            raise unknown("table", name, shipped["tables"])
+    out = {}
+    for name, about in shipped["tables"].items():
+        flat = {**common(shipped), **about, **common(given), **(own.get(name) or {})}
+        if isinstance(flat["cases"], dict):
+            flat["cases"] = {str(case): value for case, value in flat["cases"].items()}
+        out[name] = flat
+    return out
+
+
+def rows(config: dict[str, Any]) -> list[Row]:
+    """Rows in the order of the table. Raises UserError for a wrong name or value, or two equal rows.
+
+    A method is a name, or a mapping of its name to its settings; a setting's value may be a mapping from case to value.
+    `cases` among the settings lists the blocks with this row, if not all have it.
+    """
+    out: list[Row] = []
+    for case, about in config["cases"].items():
+        entries = [entry for entry in config["methods"] if case in _cases(config, entry)]
+        case_rows = [_row(config, case, about, entry) for entry in entries]
+        if not case_rows:
+            raise UserError(f"no method is left for the case {case}")
+        if case_rows[0].experiment.name != "full":
+            raise UserError("the methods must begin with `full`: the other rows are compared with it")
+        out += case_rows
+    out = [replace(r, requires=_required(r, out)) for r in out]
+    for case in config["cases"]:  # an experiment may be in several blocks
+        slugs = [r.slug for r in out if r.case == case]
+        twice = {s for s in slugs if slugs.count(s) > 1}
+        if twice:
+            raise UserError(f"two rows are the same experiment: {', '.join(sorted(twice))}")
+    return out
+
+
+def _required(row: Row, table: list[Row]) -> str | None:
+    """The slug of the row whose plan this one starts from."""
+    e = row.experiment
+    needed = e.method.requires
+    if not needed:
+        return None
+    source = (needed, e.protocol.model, *e.source)
+    for r in table:
+        other = r.experiment.protocol
+        if (r.experiment.name, other.model, other.sampler, other.steps) == source:
+            return r.slug
+    about = ", ".join(map(str, source[1:]))
+    raise UserError(f"{e.name} starts from the plan of {needed} for {about}: add {needed} to the methods")
+
+
+def _named(entry: str | dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The method of an entry of the configuration, and its settings."""
+    name, given = (entry, None) if isinstance(entry, str) else next(iter(entry.items()))
+    return name, given or {}
+
+
+def _cases(config: dict[str, Any], entry: str | dict[str, Any]) -> list[str]:
+    """The cases that have a row of this method."""
+    name, given = _named(entry)
+    cases = list(map(str, given.get("cases", config["cases"])))
+    stray = set(cases) - set(config["cases"])
+    if stray:
+        raise UserError(f"{name} is requested for {', '.join(sorted(stray))}, which is not a case")
+    return cases
+
+
+def _row(config: dict[str, Any], case: str, about: dict[str, Any], entry: str | dict[str, Any]) -> Row:
+    name, given = _named(entry)
+    settings = {}
+    for key, value in given.items():
+        if key == "cases":
+            continue
+        if isinstance(value, dict):
+            stray = set(map(str, value)) - set(config["cases"])
+            if stray:
+                raise UserError(f"{name}: {key} is given for {', '.join(sorted(stray))}, which is not a case")
+            value = {str(k): v for k, v in value.items()}.get(case)
+        if value is not None:
+            settings[key] = value
+    e = Experiment.of(
+        about["model"], about.get("sampler", config["sampler"]), about["steps"], about.get("cfg", config["cfg"]),
+        name, settings, config["seed"],
+    )  # fmt: skip
+    return Row(case, e, tuple(settings.items()))
+
+
+def uncached(table: list[Row], case: str) -> Row:
+    """The row of the uncached model of a case."""
+    return next(r for r in table if r.case == case and r.experiment.name == "full")
+
+
+def check_plans(table: list[Row], plans: dict[str, Plan]) -> None:
+    """Raise UserError unless every row has its plan, made by its method for its model and sampler."""
+    for r in table:
+        if r.slug not in plans:
+            raise UserError(f"no plan for {r.slug}")
+        own, made, by = r.experiment.protocol, plans[r.slug].protocol, plans[r.slug].origin.method
+        if (made.model, made.sampler, by) != (own.model, own.sampler, r.experiment.name):
+            raise UserError(f"the plan for {r.slug} says it is {by} for {made.model}, {made.sampler}")

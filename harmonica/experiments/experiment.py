@@ -1,0 +1,89 @@
+"""An experiment: a protocol, a method with its settings, a seed. Its slug names its files."""
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from harmonica.methods import Method, Reads, Task, get_method
+from harmonica.models import Model, get_model
+from harmonica.plan import Origin, Plan, Protocol, Router
+from harmonica.samplers import make_sampler
+from harmonica.utils import UserError, parse, spelled
+from harmonica.utils.provenance import versions
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """`name` is the method's; `method` is the method with its settings."""
+
+    protocol: Protocol
+    name: str
+    method: Method
+    seed: int = 0
+
+    @staticmethod
+    def of(
+        model: str, sampler: str, steps: int, cfg: float, name: str, settings: dict[str, Any], seed: int = 0
+    ) -> "Experiment":
+        """Check every name and value. Raises UserError for the first that is wrong."""
+        kind, cls = get_model(model).kind, get_method(name)
+        if cls.kinds and kind not in cls.kinds:
+            raise UserError(f"{name} is for {' and '.join(cls.kinds)}, and {model} is a {kind}")
+        make_sampler(sampler, steps)
+        if not 0 <= seed < 2**31:
+            raise UserError(f"the seed must be in [0, {2**31 - 1}], got {seed}")
+        if not 1 <= cfg < float("inf"):
+            raise UserError(f"the guidance scale must be at least 1, got {cfg}")
+        return Experiment(Protocol(model, sampler, steps, cfg), name, parse(cls, name, settings), seed)
+
+    @property
+    def model(self) -> Model:
+        return get_model(self.protocol.model)
+
+    @property
+    def slug(self) -> str:
+        p = self.protocol
+        parts = [p.model, f"{p.sampler}{p.steps}"]
+        parts += [f"cfg{p.cfg:g}"] if p.cfg != 1.5 else []
+        parts += [f"seed{self.seed}"] if self.seed else []
+        parts.append("-".join([self.name] + [f"{k}{v}" for k, v in spelled(self.method).items()]))
+        return re.sub(r"[^A-Za-z0-9._-]", "", "_".join(parts))
+
+    @property
+    def source(self) -> tuple[str, int]:
+        """Sampler and steps of the plan that the method starts from, if it starts from one."""
+        sampler, steps = self.method.source()
+        return sampler or self.protocol.sampler, steps or self.protocol.steps
+
+    @property
+    def reads(self) -> Reads:
+        """What the method reads. Raises UserError if that does not exist for this protocol."""
+        return self.method.reads(self.protocol)
+
+    def make(
+        self,
+        other_plans: dict[str, Plan] | None = None,
+        checkpoint: Path | None = None,
+        loaded: Callable[[], Any] = lambda: None,
+    ) -> tuple[Plan, Router | None]:
+        """Run the method: its plan, and its router if it learned one.
+
+        `other_plans` are those it requires, by method. A training keeps a checkpoint beside the plan file `checkpoint`
+        and resumes from it. `loaded` is called once the weights are loaded: training time counts from then. Raises
+        UserError if a required plan is missing, or what the method raises.
+        """
+        required = self.method.requires
+        if required and required not in (other_plans or {}):
+            raise UserError(f"{self.name} starts from the plan of {required}: pass it with --from PLAN")
+        origin = Origin(self.name, asdict(self.method), self.seed, versions())
+        task = Task(self.protocol, origin, self.slug, other_plans or {}, checkpoint, loaded)
+        made = self.method.make(task)
+        if isinstance(made, Router):
+            before = made.origin.cost.get("training_s", 0)  # what an interrupted run had spent
+            spent = round(before + time.perf_counter() - task.clock[0], 2)
+            router = made.with_cost(training_s=spent, peak_MB=round(task.peak[0].megabytes(), 1))
+            return router.plan(router.origin.notes["threshold"]), router
+        return made, None

@@ -1,0 +1,149 @@
+"""The base of a method, and what it gets to work with. A method is a frozen dataclass: its fields are its settings."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from harmonica.models import Model, get_model
+from harmonica.plan import BranchLayout, Origin, Plan, Protocol, Router
+from harmonica.samplers import Sampler, make_sampler
+from harmonica.training import LearnedSettings, Work
+from harmonica.utils import precision
+from harmonica.utils.memory import Peak
+
+
+@dataclass(frozen=True)
+class Reads:
+    """What a method reads besides the model's configuration. Fetch jobs, rerun triggers and estimates follow from
+    it."""
+
+    weights: bool = False  # of the model; with them its captions
+    images: bool = False  # training images
+    files: tuple[str, ...] = ()  # downloads, by their names in harmonica/models/downloads.py
+
+
+@dataclass(frozen=True)
+class Method(ABC):
+    """A caching method with its settings, declared by `harmonica.methods.setting`.
+
+    Only `title` and `make` are required. The module must import without torch: the workflow lists all methods.
+    """
+
+    title: ClassVar[str]  # as tables print it
+    kinds: ClassVar[tuple[str, ...]] = ()  # of backbone it is for ("dit", "pixart", "uvit"); () is all
+    requires: ClassVar[str] = ""  # the method whose plan it starts from, in task.plans
+
+    @abstractmethod
+    def make(self, task: Task) -> Plan | Router:
+        """The plan for this task, or the router, with its threshold in the origin's notes."""
+
+    def label(self) -> str:
+        """The title as tables print it, if it depends on the settings."""
+        return self.title
+
+    def source(self) -> tuple[str, int]:
+        """Sampler and steps of the plan it starts from; "" and 0 are those of its own experiment."""
+        return "", 0
+
+    def reads(self, protocol: Protocol) -> Reads:
+        """What it reads. Raises UserError if that does not exist for this protocol."""
+        return Reads()
+
+    def work(self, protocol: Protocol, scale: str) -> Work:
+        """What its training computes."""
+        return Work()
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnedMethod(LearnedSettings, Method):
+    """A method that trains a router."""
+
+    def reads(self, protocol: Protocol) -> Reads:
+        return Reads(weights=True)
+
+    @abstractmethod
+    def work(self, protocol: Protocol, scale: str) -> Work: ...
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a method makes a plan for. Weights and images are loaded when they are first used."""
+
+    protocol: Protocol
+    origin: Origin  # method, settings, seed and versions of what is made
+    name: str = "task"  # in progress bars
+    plans: dict[str, Plan] = field(default_factory=dict)  # those that the method requires, by method
+    checkpoint: Path | None = None  # the plan file beside which a training keeps its checkpoint
+    loaded: Callable[[], Any] = lambda: None  # called once the weights are loaded
+    clock: list[float] = field(default_factory=list)  # when the weights were loaded
+    peak: list[Peak] = field(default_factory=list)  # of memory since then
+
+    @property
+    def model(self) -> Model:
+        return get_model(self.protocol.model)
+
+    @property
+    def layout(self) -> BranchLayout:
+        """The branches of the model, their kinds and MACs."""
+        return self.model.layout
+
+    @property
+    def steps(self) -> int:
+        return self.protocol.steps
+
+    @property
+    def seed(self) -> int:
+        return self.origin.seed
+
+    @cached_property
+    def sampler(self) -> Sampler:
+        return make_sampler(self.protocol.sampler, self.steps)
+
+    @cached_property
+    def backbone(self):
+        """The model with its weights, a `harmonica.backbones.base.Backbone`."""
+        from harmonica.models.loading import load_backbone
+
+        backbone = load_backbone(self.model)
+        self.clock.append(time.perf_counter())
+        self.peak.append(Peak())
+        self.loaded()
+        return backbone
+
+    @cached_property
+    def precise(self):
+        """The model in float32, for what rounding would drown; the `backbone` itself if that is float32."""
+        from harmonica.models.loading import load_backbone
+
+        return self.backbone if precision() == "float32" else load_backbone(self.model, "float32")
+
+    def training_latents(self):
+        """Latents (n, C, H, W), unit variance, and labels (n,) of real training images, indexed by a tensor. Encoding
+        them counts as training. Raises UserError if there are none."""
+        from harmonica.models.loading import load_autoencoder
+        from harmonica.models.training_images import training_latents
+
+        vae = load_autoencoder(self.model)
+        assert self.backbone  # training time counts from here
+        return training_latents(self.model, vae)
+
+    def actions(self) -> np.ndarray:
+        """A table uint8 (steps, branches) that computes everything; row 0 is the noisiest step."""
+        return np.zeros((self.steps, len(self.layout.branches)), np.uint8)
+
+    def plan(self, actions: np.ndarray, prior_noise: float = 0.0, **notes) -> Plan:
+        """The plan of actions (steps, branches); `notes` say what the method found."""
+        protocol = replace(self.protocol, steps=len(actions), prior_noise=prior_noise)
+        return Plan(actions, protocol, replace(self.origin, notes=notes))
+
+    def router(self, logits: np.ndarray, cost: dict[str, float], notes: dict[str, Any]) -> Router:
+        """The router of logits (steps, branches), with what it cost and what the training found."""
+        return Router(logits, self.protocol, replace(self.origin, cost=cost, notes=notes))

@@ -1,0 +1,6 @@
+"""The models the suite knows: what fixes them (no torch), their weights, captions and training images."""
+
+from harmonica.models.catalog import MODELS, get_model
+from harmonica.models.spec import Model
+
+__all__ = ["MODELS", "Model", "get_model"]

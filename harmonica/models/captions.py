@@ -1,0 +1,72 @@
+"""Caption lists: files, known by their sha256.
+
+The first captions of a list are those that tables generate images for, in order; the rest is for training routers.
+"""
+
+import csv
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from harmonica.utils import UserError, file_hash, weights_folder, write_atomic
+
+SHARD = 500  # captions in one file of embeddings
+
+
+@dataclass(frozen=True)
+class CaptionList:
+    """A file of captions: one per line, or for .csv the column `caption`. `sha256` is "" if it is not pinned."""
+
+    name: str
+    file: str  # a path, or a name among the downloaded weights
+    images: int  # the first so many are for tables
+    sha256: str = ""
+
+    @property
+    def path(self) -> Path:
+        return weights_folder() / self.file  # an absolute path stays as it is
+
+    def read(self) -> list[str]:
+        """All captions. Raises UserError if the file is missing, is not the pinned one, or has too few."""
+        if not self.path.is_file():
+            raise UserError(f"{self.path} (the captions {self.name}) is missing: see `harmonica captions --help`")
+        if self.sha256 and self.hash != self.sha256:
+            raise UserError(f"{self.path} is not the list {self.name}: its sha256 begins with {self.hash[:12]}")
+        text = self.path.read_text()
+        rows = csv.DictReader(text.splitlines()) if self.path.suffix == ".csv" else None
+        captions = [row["caption"] for row in rows] if rows else [line for line in text.split("\n") if line.strip()]
+        if len(captions) <= self.images:
+            raise UserError(
+                f"{self.path} has {len(captions)} captions: {self.images} are for tables, none is left to train with"
+            )
+        return captions
+
+    @cached_property
+    def hash(self) -> str:
+        return file_hash(self.path)
+
+
+def write_coco(annotations: Path, out: Path, seed: int = 0) -> int:
+    """Make the list of MS-COCO 2014 from `captions_val2014.json`: one caption per image in a random order of fixed
+    seed, so that the first 30 000 are those of the usual protocol, then the other captions. Returns their number.
+
+    Raises UserError if the file is not COCO's.
+    """
+    import numpy as np
+
+    try:
+        found = json.loads(annotations.read_text())["annotations"]
+        by_image: dict[int, list[tuple[int, str]]] = {}
+        for a in found:
+            by_image.setdefault(int(a["image_id"]), []).append((int(a["id"]), " ".join(a["caption"].split())))
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise UserError(f"{annotations} is not COCO's file of captions ({type(e).__name__}: {e})") from None
+    rng = np.random.default_rng(seed)
+    images = rng.permutation(sorted(by_image)).tolist()
+    first = {i: min(by_image[i]) for i in images}
+    rest = [c for i in images for c in sorted(by_image[i]) if c != first[i]]
+    order = rng.permutation(len(rest)).tolist()
+    captions = [first[i][1] for i in images] + [rest[k][1] for k in order]
+    write_atomic(out, "\n".join(captions) + "\n")
+    return len(captions)

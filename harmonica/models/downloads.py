@@ -1,0 +1,189 @@
+"""Files and weights from outside: where each comes from, where it lies, and how it is fetched or put there by hand.
+
+Everything lies under one folder: `weights/` in the checkout, or $HARMONICA_WEIGHTS. A hub model is the folder
+`weights/<model>/` with diffusers' parts in it; its transformer may also be given as `weights/<model>.pt`, an original
+checkpoint.
+"""
+
+import json
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from harmonica.models import Model
+from harmonica.utils import UserError, file_hash, unknown, weights_folder
+
+_ADM = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batches/imagenet"
+_LTC = "https://raw.githubusercontent.com/horseee/learning-to-cache/23d80454a9ff42f8eec55a68db83ec88cf859c62/DiT/ckpt"
+_LTC_UVIT = (
+    "https://raw.githubusercontent.com/horseee/learning-to-cache/be8c5d2c2f9d7baa82c9efef90a97c0ab5e208d4/U-ViT/ckpt"
+)
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of others. `sha256` is the whole hash or what is known of its beginning; "" when nothing is."""
+
+    name: str
+    url: str
+    what: str
+    sha256: str = ""
+
+
+FILES = {
+    f.name: f
+    for f in (
+        File("weights-inception-2015-12-05-6726825d.pth",
+             "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
+             "weights-inception-2015-12-05-6726825d.pth",
+             "the Inception network of FID, IS, precision and recall", "6726825d"),
+        File("VIRTUAL_imagenet256_labeled.npz", f"{_ADM}/256/VIRTUAL_imagenet256_labeled.npz",
+             "ADM's reference statistics of ImageNet 256"),
+        File("VIRTUAL_imagenet512.npz", f"{_ADM}/512/VIRTUAL_imagenet512.npz",
+             "ADM's reference statistics of ImageNet 512"),
+        File("DDIM20_router.pt", f"{_LTC}/DDIM20_router.pt", "Learning-to-Cache's released router for 20 steps",
+             "c3134cfe7a69e31f188ac3d8ace7f6b586db92daa30c99f17e46d3f24e7408c7"),
+        File("DDIM50_router.pt", f"{_LTC}/DDIM50_router.pt", "Learning-to-Cache's released router for 50 steps",
+             "fd83c172f77ad71f8695d5972497d1a4d113119e0e0415861812ca8eea9f60b2"),
+        File("dpm20_router.pth", f"{_LTC_UVIT}/dpm20_router.pth",
+             "Learning-to-Cache's released router for U-ViT, 20 evaluations",
+             "836ee44bd212985cc7e03e619691cd5530677dcbd0121b2558674fdca9bf59a1"),
+        File("dpm50_router.pth", f"{_LTC_UVIT}/dpm50_router.pth",
+             "Learning-to-Cache's released router for U-ViT, 50 evaluations",
+             "6778122d7b4ac1816d98d7c0de18727f42956bb6de0233a30215bfebf91c8578"),
+    )
+}  # fmt: skip
+
+
+def require(name: str) -> Path:
+    """The path of a file that was fetched. Raises UserError, with where to get it and put it, when it is not."""
+    path = weights_folder() / name
+    if not path.is_file():
+        raise _missing(FILES[name], f"run `harmonica fetch {name}`")
+    return path
+
+
+def _missing(f: File, way: str) -> UserError:
+    return UserError(f"{f.name} ({f.what}) is missing: {way}, or put {f.url} at {weights_folder() / f.name} by hand")
+
+
+def fetch(name: str) -> Path:
+    """Download a file unless it is there; goes on where a stopped download was. Raises UserError when it cannot, or
+    when what came is not what was expected (nothing is kept then)."""
+    if name not in FILES:
+        raise unknown("file", name, FILES)
+    f, path = FILES[name], weights_folder() / name
+    if path.is_file():
+        _verify(f, path, "delete it and fetch it again")
+        return path
+    part = path.with_name(f"{name}.part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        _download(f.url, part)
+    except (urllib.error.URLError, OSError) as e:
+        reason = getattr(e, "reason", None) or e
+        raise _missing(f, f"it could not be downloaded here ({reason}); run this again with network") from None
+    try:
+        _verify(f, part, "it was deleted; fetch it again")
+    except UserError:
+        part.unlink()
+        raise
+    part.rename(path)
+    return path
+
+
+def _verify(f: File, path: Path, advice: str) -> None:
+    if not f.sha256:  # nothing is known of it, and it may be large
+        return
+    found = file_hash(path)
+    if not found.startswith(f.sha256):
+        raise UserError(f"{path} is not {f.what}: its sha256 begins with {found[:12]}, not {f.sha256[:12]}; {advice}")
+
+
+def _download(url: str, part: Path) -> None:
+    have = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        reply = urllib.request.urlopen(request, timeout=60)
+    except urllib.error.HTTPError as e:
+        if e.code == 416 and have:  # nothing is left to fetch
+            return
+        raise
+    with reply:
+        goes_on = reply.status == 206
+        size = int(reply.headers.get("Content-Length", 0)) + (have if goes_on else 0)
+        with (
+            open(part, "ab" if goes_on else "wb") as out,
+            tqdm(total=size, initial=have if goes_on else 0, unit="B", unit_scale=True, desc=part.stem) as bar,
+        ):
+            while block := reply.read(1 << 20):
+                out.write(block)
+                bar.update(len(block))
+        if size and part.stat().st_size != size:
+            raise OSError("the connection ended early")
+
+
+def fetch_model(model: Model) -> list[Path]:
+    """The folders of a hub model's components, downloaded or converted where one is missing. A shipped model's are
+    there already.
+
+    Raises UserError when a part is neither there nor to be had.
+    """
+    if model.hub:
+        original = weights_folder() / model.original
+        if original.is_file() and "transformer" in _missing_parts(model):
+            from harmonica.models.convert import to_diffusers_folder, to_uvit_folder
+
+            if model.kind == "uvit":
+                to_uvit_folder(original, model.place("transformer"), model.config)
+            else:
+                to_diffusers_folder(original, model.place("transformer"), model.config["num_attention_heads"])
+        for part in _missing_parts(model):
+            if not model.repository(part):
+                raise _missing_model(model, [part], "are in no repository")
+            _download_part(model, part)
+        missing = _missing_parts(model)
+        if missing:
+            raise _missing_model(model, missing, "are not in the repository")
+    return [model.folder(part) for part in model.parts]
+
+
+def _missing_parts(model: Model) -> list[str]:
+    return [part for part in model.parts if not _whole(model.place(part))]
+
+
+def _download_part(model: Model, part: str) -> None:
+    from huggingface_hub import snapshot_download
+
+    try:
+        snapshot_download(
+            model.repository(part), revision=model.revision, local_dir=model.place(part).parent,
+            allow_patterns=[f"{part}/*"],
+        )  # fmt: skip
+    except Exception as e:  # the hub's client raises many kinds, of several packages
+        why = f"could not be downloaded here ({type(e).__name__})"
+        raise _missing_model(model, _missing_parts(model), why) from None
+
+
+def _whole(folder: Path) -> bool:
+    """Whether a component is there: a tokenizer, or a configuration with its weights."""
+    if folder.name == "tokenizer":
+        return (folder / "tokenizer_config.json").is_file()
+    if not (folder / "config.json").is_file():
+        return False
+    for index in folder.glob("*.index.json"):  # weights in several files
+        return all((folder / name).is_file() for name in json.loads(index.read_text())["weight_map"].values())
+    names = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin", "model.safetensors",
+             "pytorch_model.bin")  # fmt: skip
+    return any((folder / name).is_file() for name in names)
+
+
+def _missing_model(model: Model, missing: list[str], why: str) -> UserError:
+    parts = " and ".join(f"{p}/" for p in missing)
+    ways = [f"the hub's {model.repository(p)}/{p} into {model.place(p)}" for p in missing if model.repository(p)]
+    if model.original and "transformer" in missing:
+        ways.append(f"or the original checkpoint as {weights_folder() / model.original}")
+    return UserError(f"{parts} of {model.title} {model.resolution} {why}: put {', '.join(ways).removeprefix('or ')}")

@@ -1,0 +1,128 @@
+"""What fixes a model: where its weights are, and its official protocol. No torch: a plan is made, checked and its cost
+counted without weights."""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from harmonica.models.captions import SHARD, CaptionList
+from harmonica.plan.branches import BranchLayout, dit_layout, pixart_layout, uvit_layout
+from harmonica.utils import UserError, content_hash, digest, precision, weights_folder
+
+
+@dataclass(frozen=True)
+class Model:
+    """One model: where its weights are and what its official protocol fixes."""
+
+    name: str
+    title: str
+    resolution: int  # pixels
+    source: str  # a diffusers folder, or a hub repository
+    scale: str  # "pocket" or "paper"
+    extractor: str  # the feature network of its metrics
+    kind: str = "dit"  # of backbone: "dit", "pixart" or "uvit"
+    sampler: str = "ddim"  # usual sampler and guidance scale
+    cfg: float = 1.5
+    captions: CaptionList | None = None
+    text_tokens: int = 0  # captions are padded or cut to this length
+    companion: str = ""  # folder or repository of autoencoder and text encoder, if it is not `source`
+    vae_config: tuple = ()  # of a hub model
+    original: str = ""  # file name of an original checkpoint of the transformer; see also backbones/dit.py
+    hub_config: tuple[tuple[str, float], ...] = ()  # configuration of a hub model, known without a download
+    revision: str = "main"  # of the hub repository
+    reference: str = ""  # file of reference statistics, if the extractor has none of its own
+
+    @property
+    def hub(self) -> bool:
+        """Whether the weights have to be fetched."""
+        return bool(self.hub_config)
+
+    @property
+    def config(self) -> dict:
+        """The backbone's configuration. Raises UserError if a local folder lacks it."""
+        if self.hub:
+            return dict(self.hub_config)
+        path = Path(self.source) / "transformer" / "config.json"
+        if not path.is_file():
+            raise UserError(f"{path} is missing: make the pocket models with `harmonica pocket train`")
+        return json.loads(path.read_text())
+
+    @cached_property
+    def layout(self) -> BranchLayout:
+        """The branches and their MACs."""
+        if self.kind == "pixart":
+            return pixart_layout(self.title, self.config, self.text_tokens)
+        return {"dit": dit_layout, "uvit": uvit_layout}[self.kind](self.title, self.config)
+
+    @property
+    def depth(self) -> int:
+        """Blocks; U-ViT's own number leaves out the middle one."""
+        return self.config["depth" if self.kind == "uvit" else "num_layers"]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Twelve hex digits that change with weights, captions and precision. A hub model is known by its
+        repository."""
+        weights = self.source
+        if not self.hub:
+            weights = content_hash(*(p for part in ("transformer", "vae") for p in self.folder(part).iterdir()))
+        about = [weights, bool(self.original)]
+        if self.captions:
+            about.append(self.captions.name if self.hub else embeddings_folder(self).name)
+        if precision() != "float32":
+            about.append(precision())
+        return digest(about)
+
+    @cached_property
+    def training_images(self) -> Path | None:
+        """The images shipped with the model, or the folder of ImageNet's class folders; None for a text-to-image hub
+        model, which has none."""
+        if self.hub:
+            return None if self.captions else weights_folder() / "imagenet" / "train"
+        return self.folder("vae").parent / "train_images.npz"
+
+    @cached_property
+    def text_encoder_fingerprint(self) -> str:
+        """Changes with the text encoder, as `fingerprint` does with the rest."""
+        if self.hub:
+            return self.companion or self.source
+        return content_hash(
+            *(p for part in ("text_encoder", "tokenizer") for p in (Path(self.source) / part).iterdir())
+        )
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The components of the pipeline, by diffusers' names."""
+        return ("transformer", "vae") + (("text_encoder", "tokenizer") if self.captions else ())
+
+    def place(self, part: str) -> Path:
+        """The folder of a component of a hub model, fetched or not."""
+        return weights_folder() / self.folder_name(part) / part
+
+    def folder(self, part: str) -> Path:
+        """The local folder of a component. Raises UserError if a hub model's has not been fetched."""
+        if not self.hub:
+            return Path(self.repository(part)) / part
+        folder = self.place(part)
+        if not folder.is_dir():
+            raise UserError(
+                f"{folder} is missing: run `harmonica fetch {self.name}`, which says what to do without network"
+            )
+        return folder
+
+    def folder_name(self, part: str) -> str:
+        """Of a hub model: models that share autoencoder and text encoder share their folder, too."""
+        repository = self.repository(part)
+        return self.name if repository == self.source else repository.split("/")[1].lower()
+
+    def repository(self, part: str) -> str:
+        """The hub repository, or local folder, of a component."""
+        return self.companion if self.companion and part != "transformer" else self.source
+
+
+def embeddings_folder(model: Model) -> Path:
+    """The folder of the embeddings of this model's captions, named after the list, the encoder and the length."""
+    assert model.captions
+    key = digest([model.captions.hash, model.text_encoder_fingerprint, model.text_tokens, SHARD])
+    return weights_folder() / "embeddings" / f"{model.captions.name}-{key}"

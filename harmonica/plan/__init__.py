@@ -1,0 +1,13 @@
+"""Caching plans: what is computed and what is reused, at every step and branch. Nothing here imports torch."""
+
+from harmonica.plan.branches import BranchLayout
+from harmonica.plan.costs import cache_bytes, macs, theoretical_speedup
+from harmonica.plan.match import match_macs
+from harmonica.plan.origin import Origin, Protocol
+from harmonica.plan.plan import COMPUTE, REUSE, SPAN_DELTA, SPAN_OUTPUT, SPAN_TIMED, Plan, all_compute
+from harmonica.plan.router import LIMIT, Router, sigmoid
+
+__all__ = [
+    "COMPUTE", "LIMIT", "REUSE", "SPAN_DELTA", "SPAN_OUTPUT", "SPAN_TIMED", "BranchLayout", "Origin", "Plan",
+    "Protocol", "Router", "all_compute", "cache_bytes", "macs", "match_macs", "sigmoid", "theoretical_speedup",
+]  # fmt: skip

@@ -1,0 +1,113 @@
+"""The branches of a model and their cost, from its configuration alone (no torch, no weights)."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class BranchLayout:
+    """The branches of a backbone and their MACs for one image and one guidance half, at one step."""
+
+    name: str
+    branches: tuple[str, ...]  # "block 0 / attention", in execution order
+    branch_macs: np.ndarray  # float64 (branches,): norm modulation and the branch itself
+    other_macs: float  # embedding, gates, output head: paid at every step
+    stream_elements: int  # of one branch output: tokens · width
+    once_macs: float = 0.0  # what depends on the condition alone: paid once per trajectory
+    # long skips: the stream before the first branch is joined before the second
+    skips: tuple[tuple[int, int], ...] = ()
+    skip_macs: float = 0.0  # of one join
+    condition_tokens: int = 0  # tokens of time and label, before the patches
+
+    @property
+    def macs(self) -> float:
+        """Of one step with every branch."""
+        return float(self.branch_macs.sum() + self.other_macs + len(self.skips) * self.skip_macs)
+
+    @cached_property
+    def kinds(self) -> tuple[str, ...]:
+        """The kind of each branch ("attention", "mlp")."""
+        return tuple(b.split(" / ")[1] for b in self.branches)
+
+    @cached_property
+    def blocks(self) -> tuple[tuple[int, int], ...]:
+        """(start, stop) in branch indices of each block."""
+        owner = [b.split(" / ")[0] for b in self.branches]
+        starts = [i for i in range(len(owner)) if i == 0 or owner[i] != owner[i - 1]]
+        return tuple(zip(starts, starts[1:] + [len(owner)], strict=True))
+
+
+def dit_layout(name: str, config: dict) -> BranchLayout:
+    """DiT (Peebles & Xie 2023) from a diffusers DiTTransformer2DModel configuration.
+
+    The sum for DiT-XL/2 at 256×256 is the 118.6 GMACs that the paper's table 4 counts.
+    """
+    width = config["num_attention_heads"] * config["attention_head_dim"]
+    patch, depth = config["patch_size"], config["num_layers"]
+    tokens = (config["sample_size"] // patch) ** 2
+    modulation = 2 * width * width  # shift and scale of one branch
+    attention = 4 * tokens * width**2 + 2 * tokens**2 * width + modulation
+    mlp = 8 * tokens * width**2 + modulation
+    out_channels = config.get("out_channels") or config["in_channels"]
+    other = (
+        tokens * width * patch**2 * (config["in_channels"] + out_channels)
+        + 256 * width + width**2  # timestep embedding
+        + depth * 2 * width**2  # gates
+        + 2 * width**2  # final modulation
+    )  # fmt: skip
+    return BranchLayout(
+        name=name,
+        branches=tuple(f"block {i} / {kind}" for i in range(depth) for kind in ("attention", "mlp")),
+        branch_macs=np.array([attention, mlp] * depth, dtype=np.float64),
+        other_macs=float(other),
+        stream_elements=tokens * width,
+    )
+
+
+def pixart_layout(name: str, config: dict, text_tokens: int) -> BranchLayout:
+    """PixArt from a diffusers PixArtTransformer2DModel configuration, for captions of `text_tokens` (padding counts).
+
+    adaLN-single costs the same for any number of images and counts once an image here; keys and values of the captions
+    are computed once a trajectory.
+    """
+    width = config["num_attention_heads"] * config["attention_head_dim"]
+    patch, depth = config["patch_size"], config["num_layers"]
+    tokens = (config["sample_size"] // patch) ** 2
+    attention = 4 * tokens * width**2 + 2 * tokens**2 * width
+    cross_attention = 2 * tokens * width**2 + 2 * tokens * text_tokens * width
+    mlp = 8 * tokens * width**2
+    other = (
+        tokens * width * patch**2 * (config["in_channels"] + config["out_channels"])
+        + 256 * width + 7 * width**2  # timestep embedding, modulation
+    )  # fmt: skip
+    once = text_tokens * (config["caption_channels"] * width + width**2 + 2 * depth * width**2)
+    kinds = ("attention", "cross-attention", "mlp")
+    return BranchLayout(
+        name=name,
+        branches=tuple(f"block {i} / {kind}" for i in range(depth) for kind in kinds),
+        branch_macs=np.array([attention, cross_attention, mlp] * depth, dtype=np.float64),
+        other_macs=float(other),
+        stream_elements=tokens * width,
+        once_macs=float(once),
+    )
+
+
+def uvit_layout(name: str, config: dict) -> BranchLayout:
+    """U-ViT (Bao et al. 2023) from the original's configuration: `depth` + 1 blocks, time and label as tokens."""
+    width, patch, depth = config["embed_dim"], config["patch_size"], config["depth"]
+    patches = (config["img_size"] // patch) ** 2
+    tokens = patches + 2
+    attention = 4 * tokens * width**2 + 2 * tokens**2 * width
+    mlp = 2 * tokens * width * int(config["mlp_ratio"] * width)
+    return BranchLayout(
+        name=name,
+        branches=tuple(f"block {i} / {kind}" for i in range(depth + 1) for kind in ("attention", "mlp")),
+        branch_macs=np.array([attention, mlp] * (depth + 1), dtype=np.float64),
+        other_macs=float(2 * patches * width * patch**2 * config["in_chans"]),
+        stream_elements=tokens * width,
+        skips=tuple((2 * i + 2, 2 * (depth - i)) for i in range(depth // 2)),
+        skip_macs=float(2 * tokens * width**2),
+        condition_tokens=2,
+    )

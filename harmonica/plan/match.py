@@ -1,0 +1,22 @@
+"""Heuristics have a few integer parameters; beside a learned row they take those whose cost is closest to it."""
+
+from collections.abc import Iterable
+
+from harmonica.plan.branches import BranchLayout
+from harmonica.plan.costs import macs
+from harmonica.plan.plan import Plan
+from harmonica.utils import UserError
+
+
+def match_macs(target_cur: float, plans: Iterable[Plan], layout: BranchLayout) -> Plan:
+    """The plan whose MACs are closest to those of reusing `target_cur` percent of every kind of branch.
+
+    The first among equals. Raises UserError if the target is not in (0, 100].
+    """
+    if not 0 < target_cur <= 100:
+        raise UserError(f"target_cur must be in (0, 100] percent, got {target_cur:g}")
+    plans = list(plans)
+    steps = plans[0].steps
+    uncached = steps * layout.macs + layout.once_macs
+    target = uncached - steps * layout.branch_macs.sum() * target_cur / 100
+    return min(plans, key=lambda p: abs(macs(p, layout) - target))

@@ -1,0 +1,70 @@
+"""What a plan file says besides its actions: the protocol to run it with, and the origin it can be made again from."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+_NUMBER, _TEXT, _OBJECT = {"type": "number"}, {"type": "string"}, {"type": "object"}
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What to run: a plan fits one model, sampler and number of steps."""
+
+    model: str
+    sampler: str
+    steps: int  # T; one step is one evaluation of the model
+    cfg: float  # guidance scale; 1 is without guidance
+    prior_noise: float = 0.0  # share of the starting noise added after each of the later steps (Faster Diffusion)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a plan or router comes from."""
+
+    method: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    seed: int = 0  # of the method, and of the first image generated with the plan
+    versions: dict[str, str] = field(default_factory=dict)
+    # of a training: training_s, images, updates of a row of logits, rounds, generation_passes (full trajectories spent
+    # on λ), peak_MB (memory above that of the loaded model)
+    cost: dict[str, float] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)  # what the method found: β, threshold, loss
+
+
+BY_HAND = Origin("by hand")
+
+
+def _object(required: list[str], **properties) -> dict:
+    return {"type": "object", "additionalProperties": False, "required": required, "properties": properties}
+
+
+_COST = dict.fromkeys(("training_s", "images", "updates", "rounds", "generation_passes", "peak_MB"), _NUMBER)
+PROTOCOL_SCHEMA = _object(
+    ["model", "sampler", "steps", "cfg"],
+    model=_TEXT, sampler=_TEXT, steps={"type": "integer", "minimum": 1}, cfg=_NUMBER, prior_noise=_NUMBER,
+)  # fmt: skip
+ORIGIN_SCHEMA = _object(
+    ["method"],
+    method=_TEXT, settings=_OBJECT, seed={"type": "integer"}, versions=_OBJECT | {"additionalProperties": _TEXT},
+    cost=_object([], **_COST), notes=_OBJECT,
+)  # fmt: skip
+
+
+def to_json(protocol: Protocol, origin: Origin) -> dict:
+    """Both as one JSON-able object."""
+    return {"protocol": asdict(protocol), "origin": asdict(origin)}
+
+
+def from_json(about: dict) -> tuple[Protocol, Origin]:
+    """The inverse of `to_json`. Raises jsonschema.ValidationError, or KeyError where a part is missing."""
+    import jsonschema
+
+    jsonschema.validate(about["protocol"], PROTOCOL_SCHEMA)
+    jsonschema.validate(about["origin"], ORIGIN_SCHEMA)
+    return Protocol(**about["protocol"]), Origin(**about["origin"])
+
+
+def split_version_1(origin: dict) -> dict:
+    """The one record of a version-1 file, which held both parts, as a version-2 object."""
+    own = {k: origin[k] for k in PROTOCOL_SCHEMA["properties"] if k in origin}
+    return {"protocol": own, "origin": {k: v for k, v in origin.items() if k not in own}}

@@ -1,0 +1,52 @@
+"""The interface of a sampler. A step is one evaluation of the model.
+
+What a multistep sampler remembers between steps travels with the latents, as further channels: the *state* of a
+trajectory is (n, C·(1 + memory), H, W), so that any number of trajectories can run side by side in one batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Seeds = Callable[[int], list[int]]  # of step s, one per image; a sampler that adds no noise does not call it
+
+
+class Sampler(Protocol):
+    """A sampler for a given number of steps; its members have the defaults of a deterministic one-step sampler."""
+
+    steps: int
+    timesteps: tuple[float, ...]  # in execution order, what the model is told
+    stochastic: bool = False  # whether it adds noise of its own
+    stages: int = 1  # evaluations of the model per interval; a trajectory can begin at multiples of it
+    memory: int = 0  # tensors remembered besides the latents
+
+    def alpha_bar(self, s: int) -> float:
+        """ᾱ at step `s`, of the noise schedule of training."""
+        ...
+
+    def step(self, s: int, output: Tensor, state: Tensor, seeds: Seeds | None = None) -> Tensor:
+        """The state of step s+1 from that of step `s`, (n, C·(1 + memory), H, W), and the model's output (n, ≥C, H, W).
+
+        `seeds(s)` gives one seed per image for the noise of a stochastic sampler; copies of the images, one set after
+        the other, get the same noise.
+        """
+        ...
+
+    def starting_at(self, s: int) -> Sampler:
+        """This sampler for a trajectory that begins at step `s`, where nothing is remembered yet. Raises UserError
+        inside an interval of several stages."""
+        return self
+
+    def begin(self, latents: Tensor) -> Tensor:
+        """The state (n, C·(1 + memory), H, W) of a trajectory that begins with latents (n, C, H, W)."""
+        import torch
+
+        return torch.cat([latents] + [torch.zeros_like(latents)] * self.memory, 1) if self.memory else latents
+
+    def latents(self, state: Tensor) -> Tensor:
+        """The latents (n, C, H, W) in a state: the one place that knows where the memory is."""
+        return state[:, : state.shape[1] // (1 + self.memory)]

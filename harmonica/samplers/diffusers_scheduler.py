@@ -1,0 +1,132 @@
+"""diffusers' schedulers as samplers.
+
+A scheduler object keeps the last outputs, the last noise and a step count in itself, so one object cannot follow the
+many trajectories that router training runs side by side. Here all of that is restored from the state before each step
+and read back after it, and the noise of image k at step s comes from a seed of its own.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from harmonica.samplers.base import Sampler, Seeds
+from harmonica.samplers.schedules import linear_alpha_bar, respaced
+from harmonica.utils import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LINEAR = dict(num_train_timesteps=1000, beta_start=1e-4, beta_end=0.02, beta_schedule="linear")
+
+
+class DiffusersSampler(Sampler):
+    """One step of a diffusers scheduler at a given place with given memory."""
+
+    kind: str  # diffusers' class
+    options: dict[str, Any] = {}  # its configuration, besides the noise schedule
+
+    def __init__(self, steps: int, first: int = 0):
+        if not 1 <= steps <= 999:
+            raise UserError(f"steps must be in [1, 999], fewer than the training steps, got {steps}")
+        self.steps, self.first = steps, first
+        self.timesteps = self.kept(steps)
+
+    def kept(self, steps: int) -> tuple[int, ...]:
+        """The training steps that are kept, noisiest first: the usual linspace spacing, which leaves out 0."""
+        return tuple(int(t) for t in np.linspace(0, 999, steps + 1).round()[::-1][:-1])
+
+    @cached_property
+    def scheduler(self) -> Any:
+        import diffusers
+
+        scheduler = getattr(diffusers, self.kind)(**LINEAR, **self.options)
+        self.set_timesteps(scheduler)
+        return scheduler
+
+    def set_timesteps(self, scheduler: Any) -> None:
+        scheduler.set_timesteps(self.steps)
+
+    def alpha_bar(self, s: int) -> float:
+        return float(linear_alpha_bar()[self.timesteps[s]])
+
+    def starting_at(self, s: int) -> DiffusersSampler:
+        return type(self)(self.steps, s)
+
+    def step(self, s: int, output: Tensor, state: Tensor, seeds: Seeds | None = None) -> Tensor:
+        import torch
+
+        current, *kept = state.chunk(1 + self.memory, 1)
+        scheduler = self.scheduler
+        scheduler._step_index = s
+        done = s - self.first  # steps that are remembered
+        self.restore(scheduler, s, done, kept)
+        noise = {}
+        if self.stochastic:
+            assert seeds is not None, f"{self.kind} adds noise: it needs seeds"
+            own = seeds(s)
+            noise["generator"] = [torch.Generator().manual_seed(k) for k in own * (len(state) // len(own))]
+        moved = scheduler.step(self.output(output, current.shape[1]), self.timesteps[s], current, **noise).prev_sample
+        return torch.cat([moved, *self.remembered(scheduler)], 1)
+
+    def output(self, output: Tensor, channels: int) -> Tensor:
+        """The part of the model's output that the scheduler takes."""
+        return output[:, :channels]
+
+    def restore(self, scheduler: Any, s: int, done: int, kept: list[Tensor]) -> None:
+        """Put the remembered tensors of the last step (`done` were taken before) back into the scheduler."""
+
+    def remembered(self, scheduler: Any) -> list[Tensor]:
+        """The tensors that the scheduler holds after a step, `memory` of them."""
+        return []
+
+
+class IDDPM(DiffusersSampler):
+    """Ancestral sampling with the learned variance (Nichol & Dhariwal 2021), on the respaced steps of the DiT code."""
+
+    kind, options = "DDPMScheduler", {"variance_type": "learned_range", "clip_sample": False}
+    stochastic = True
+
+    def kept(self, steps: int) -> tuple[int, ...]:
+        return respaced(steps)
+
+    def set_timesteps(self, scheduler: Any) -> None:
+        scheduler.set_timesteps(timesteps=list(self.timesteps))
+
+    def output(self, output: Tensor, channels: int) -> Tensor:
+        return output[:, : 2 * channels]
+
+
+class DPMSolverPP(DiffusersSampler):
+    """DPM-Solver++ 2M (Lu et al. 2022), midpoint form; the first and the last step are of first order."""
+
+    kind = "DPMSolverMultistepScheduler"
+    memory = 1  # the data prediction of the step before
+
+    def restore(self, scheduler, s, done, kept) -> None:
+        scheduler.lower_order_nums = min(done, 2)
+        scheduler.model_outputs = [None, kept[0]]
+
+    def remembered(self, scheduler) -> list[Tensor]:
+        return scheduler.model_outputs[-1:]
+
+
+class SASolver(DiffusersSampler):
+    """SA-Solver (Xue et al. 2023): stochastic Adams, predictor and corrector of order 2, τ = 1 for 200 ≤ t ≤ 800."""
+
+    kind = "SASolverScheduler"
+    memory = 3  # the data prediction, the corrected latents and the noise of the step before
+    stochastic = True
+
+    def restore(self, scheduler, s, done, kept) -> None:
+        prediction, latents, noise = kept
+        scheduler.lower_order_nums = min(done, 2)
+        scheduler.model_outputs = [None, prediction]
+        scheduler.timestep_list = [None, self.timesteps[s - 1] if done else None]
+        scheduler.last_sample, scheduler.last_noise = (latents, noise) if done else (None, None)
+        scheduler.this_corrector_order = 2
+
+    def remembered(self, scheduler) -> list[Tensor]:
+        return [scheduler.model_outputs[-1], scheduler.last_sample, scheduler.last_noise]

@@ -1,0 +1,86 @@
+"""The search for β within one training. No torch."""
+
+import math
+
+import numpy as np
+
+from harmonica.training.settings import LearnedSettings
+from harmonica.utils import UserError
+
+START = 0.5  # of the guessed β: the target is better approached from below, since saturated logits return slowly
+LOOK_AHEAD = 5  # rounds
+RATE = 0.25  # change of log β per round, at the largest gap
+CUR_TOLERANCE = 0.5  # percentage points of CUR: this close, the target is met
+MAX_GAP = 10.0  # percentage points of CUR that the threshold may make up for
+MAX_REMAINDER = 5.0  # percentage points that may remain, if no threshold separates saturated logits
+MAX_ROUNDS_FACTOR = 1.5  # of the rounds of a training with a given β: what the search may cost
+
+
+class BetaSearch:
+    """Finds β for a target cache utilisation ratio (CUR) while the router trains.
+
+    The paper tunes β by hand until a row's CUR is met, with one training per attempt. Here β starts at a guess from the
+    branches' own gradients, and log β then follows the gap between the CUR at the threshold and its target, so that one
+    training suffices: the search is part of the method and its cost part of the row. A training that has not met its
+    target after MAX_ROUNDS_FACTOR times its rounds ends there, and the threshold makes up for the rest.
+
+    Raises UserError for a target above `reachable`, the highest CUR of this kind of router in percent.
+    """
+
+    def __init__(self, method: str, settings: LearnedSettings, reachable: float, rounds: int):
+        self.method, self.target, self.fixed = method, settings.target_cur, settings.beta is not None
+        self.beta = settings.beta or 0.0  # without a given one, `guess` sets it before the first round
+        self.rounds, self.cur, self.moves = rounds, 0.0, 0
+        self.share = self.target / max(reachable, 1e-9)  # of the routed branches
+        if reachable <= 0:
+            raise UserError(f"{method} has nothing to route: the only step computes everything")
+        if not self.fixed and not 0 < self.target <= reachable:
+            raise UserError(
+                f"{method} cannot reach a CUR of {self.target:g} %: with this number of steps target_cur must be in "
+                f"(0, {reachable:.1f}]"
+            )
+
+    def guess(self, balance: np.ndarray) -> None:
+        """First β from `balance`: for each routed branch the β at which it would settle exactly at the threshold."""
+        if not self.fixed:
+            self.beta = max(START * float(np.quantile(np.abs(balance), self.share)), 1e-20)
+
+    def update(self, k: int, logits, threshold: float) -> None:
+        """Update β after round `k`. It is constant while the logits respond to the first guess; then it follows the
+        extrapolated CUR, since logits moving towards the threshold cannot be turned back at once."""
+        self.cur, ahead = logits.cur(threshold, ahead=LOOK_AHEAD)
+        if k >= 0.15 * self.rounds and not self.fixed:
+            gap = np.clip((self.target - ahead) / self.target, -1, 1)
+            self.beta *= math.exp(RATE * gap * min(1.0, 60 / self.rounds))
+            self.moves += 1
+
+    def finished(self, k: int) -> bool:
+        """Whether round `k` was the last: the target is met late enough, or the search is at its limit."""
+        if k + 1 < self.rounds:
+            return not self.fixed and k + 1 >= 0.75 * self.rounds and self.met
+        return self.fixed or self.met or k + 1 >= MAX_ROUNDS_FACTOR * self.rounds
+
+    @property
+    def met(self) -> bool:
+        return abs(self.cur - self.target) <= CUR_TOLERANCE
+
+    def close(self, ratios: np.ndarray, threshold: float) -> tuple[float, float]:
+        """The threshold for the plan of ratios (steps, branches), and the plan's CUR: the given threshold if it meets
+        the target, else the one that comes closest, halfway between the two ratios it separates.
+
+        No threshold separates saturated logits, so a remainder is possible. Raises UserError if the training, or the
+        remainder, is too far from the target.
+        """
+        if self.fixed or self.met:
+            return threshold, self.cur
+        values, counts = np.unique(ratios, return_counts=True)
+        curs = 100 * np.cumsum(counts)[:-1] / ratios.size  # at a threshold above each value except the highest
+        left, at = min(((abs(c - self.target), k) for k, c in enumerate(curs)), default=(np.inf, 0))
+        if abs(self.cur - self.target) > MAX_GAP or left > MAX_REMAINDER:
+            raise UserError(
+                f"{self.method} ended at a CUR of {self.cur:.1f} %, not {self.target:g} %: train for more rounds, or "
+                "set a target closer to it"
+            )
+        if left > abs(self.cur - self.target) - 1e-9:
+            return threshold, self.cur
+        return float(values[at] + values[at + 1]) / 2, float(curs[at])

@@ -1,0 +1,119 @@
+"""The training of Learning-to-Cache (Ma et al. 2024): every second step is routed, on noised real images."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from harmonica.backbones.base import Backbone
+from harmonica.execution import Plain
+from harmonica.plan import Router
+from harmonica.samplers import Sampler, Seeds, make_sampler
+from harmonica.training import CHECKPOINT_TOKENS, LearnedSettings, Recipe, Work, distributed, iepo
+from harmonica.training.logits import Logits
+from harmonica.training.loop import noise_seeds, train_router
+from harmonica.training.sdt import random_start
+from harmonica.training.soft import Soft
+
+LABEL_DROPOUT = 0.1
+
+
+def recipe_for(scale: str, routed: int) -> Recipe:
+    """Rounds are updates of every routed step; the released code does 50 000 updates in all."""
+    if scale == "paper":
+        return Recipe(rounds=round(50_000 / routed), batch=64, lr=1e-3, refresh=500)
+    return Recipe(rounds=60, batch=8, lr=0.3, refresh=20, betas=(0.7, 0.7), eps=1e-16)
+
+
+def routed_steps(steps: int, stages: int = 1) -> range:
+    """Every second step; each follows one that computes everything.
+
+    For a sampler with one evaluation per step (`stages`) they are the released DiT code's even countdown indices. With
+    DPM-Solver-2 the released U-ViT code caches in the middle of an interval and reuses at the beginning of the next.
+    """
+    return range(stages if stages > 1 else 1 + steps % 2, steps, 2)
+
+
+def train(task, settings: LearnedSettings, iepo_weights: bool) -> Router:
+    """A router for the task. With `iepo_weights` the loss of a step is weighted by λ, else by 1.
+
+    Raises UserError if the target CUR cannot be reached, or was not.
+    """
+    routed = routed_steps(task.steps, task.sampler.stages)
+    recipe = settings.recipe(recipe_for(task.model.scale, len(routed)))
+    latents, labels = task.training_latents()
+    backbone, sampler = task.backbone, task.sampler
+    kept = {"seen": torch.zeros(len(latents), dtype=torch.bool), "measured": torch.zeros(())}
+    form = "official" if iepo_weights else "one"
+    if iepo_weights:
+        kept["weights"] = torch.ones(task.steps)
+
+    def measured(k, logits, g) -> list[float]:
+        if iepo_weights and k % recipe.refresh == 0:
+            kept["measured"] += 1
+            model, noise, seeds = random_start(task, recipe.batch, g)
+            kept["weights"] = iepo.measure(task, form, model, logits, settings.threshold, noise, seeds, {})
+        return kept["weights"].tolist() if iepo_weights else [1.0] * task.steps
+
+    def outputs(logits, s: int, g):
+        at = torch.randint(len(latents), (recipe.batch,), generator=g)
+        drop = torch.rand(recipe.batch, generator=g) < LABEL_DROPOUT
+        y = labels[at].masked_fill(drop, backbone.conditioning.null)
+        noise = torch.randn(recipe.batch, *backbone.latent_shape, generator=g)
+        kept["seen"][at] = True
+        x0, y, noise = (x.to(backbone.device) for x in distributed.own_share(latents[at], y, noise))
+        seeds = noise_seeds(sampler, len(x0), g)
+        return pair(backbone, sampler, logits, s, x0, y, noise, seeds, settings.checkpoint_tokens)
+
+    def guess(logits, g):
+        lam = measured(0, logits, g)
+        return np.stack([logits.balance(s, *outputs(logits, s, g), lam[s], settings.threshold) for s in routed])
+
+    def one_round(k, logits, search, g):
+        order = torch.tensor(routed)[torch.randperm(len(routed), generator=g)].tolist()
+        lam = measured(k, logits, g)
+        return [logits.learn(s, *outputs(logits, s, g), lam[s], search.beta) for s in order]
+
+    router = train_router(task, settings, recipe, routed, guess, one_round, kept, **{"lambda": form})
+    generated = float(kept["measured"]) * iepo.passes(form, task.steps)
+    return router.with_cost(images=int(kept["seen"].sum()), generation_passes=generated)
+
+
+def pair(
+    backbone: Backbone,
+    sampler: Sampler,
+    logits: Logits,
+    s: int,
+    x0: Tensor,
+    labels: Tensor,
+    noise: Tensor,
+    seeds: Seeds | None = None,
+    checkpoint_tokens: int = CHECKPOINT_TOKENS,
+) -> tuple[Tensor, Tensor]:
+    """Outputs (n, C_out, H, W) of teacher and student at step `s`, from images x0 (n, C, H, W) noised to the step
+    before (with DPM-Solver-2, to the beginning of the interval before).
+
+    `seeds(s)` are for the noise that a stochastic sampler adds on the way.
+    """
+    plain, soft = Plain(backbone), Soft(backbone, None, {}, checkpoint_tokens)
+    first, now = s - sampler.stages, sampler.timesteps[s]
+    bar = sampler.alpha_bar(first)
+    with torch.no_grad():
+        condition = backbone.condition(labels)
+        alone = sampler.starting_at(first)
+        state = alone.begin(bar**0.5 * x0 + (1 - bar) ** 0.5 * noise)
+        for k in range(first, s):
+            output = soft.row(None).evaluate(backbone, alone.latents(state), sampler.timesteps[k], condition)
+            state = alone.step(k, output, state, seeds)
+        x = alone.latents(state)
+        teacher = plain.evaluate(backbone, x, now, condition)
+    return teacher, soft.row(logits.ratios(s), plain.first).evaluate(backbone, x, now, condition)
+
+
+def work(settings: LearnedSettings, iepo_weights: bool, sampler: str, steps: int, scale: str) -> Work:
+    """What this training computes, without guidance; measurements of λ count as if they had none either."""
+    stages = make_sampler(sampler, steps).stages
+    routed = len(routed_steps(steps, stages))
+    recipe = settings.recipe(recipe_for(scale, routed))
+    updates, measured = (1 + recipe.rounds) * routed, iepo_weights * -(-recipe.rounds // recipe.refresh)
+    evaluations = updates * stages + 2 * measured * iepo.passes("official", steps) * steps
+    return Work(updates * recipe.batch, evaluations * recipe.batch, recipe.batch, guided=False)

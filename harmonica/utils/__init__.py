@@ -1,0 +1,25 @@
+"""What every package needs and none owns: errors, files, settings, precision. Provenance, devices, memory, torch files,
+images and the job log are imported from their modules."""
+
+from harmonica.utils.errors import DAMAGED_NPZ, UserError, guarded, unknown
+from harmonica.utils.files import (
+    POCKET,
+    ROOT,
+    SAMPLING,
+    content_hash,
+    digest,
+    file_hash,
+    source_hash,
+    weights_folder,
+    write_atomic,
+    write_json,
+    write_npz,
+)  # fmt: skip
+from harmonica.utils.precision import PRECISIONS, precision
+from harmonica.utils.settings import described, parse, setting, spelled
+
+__all__ = [
+    "DAMAGED_NPZ", "POCKET", "PRECISIONS", "ROOT", "SAMPLING", "UserError", "content_hash", "described", "digest",
+    "file_hash", "guarded", "parse", "precision", "setting", "source_hash", "spelled", "unknown", "weights_folder",
+    "write_atomic", "write_json", "write_npz",
+]  # fmt: skip

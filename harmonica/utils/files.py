@@ -1,0 +1,72 @@
+"""Files and hashes: atomic writes, and short digests of what a result depends on."""
+
+import hashlib
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+PACKAGE = Path(__file__).resolve().parent.parent
+ROOT = PACKAGE.parent
+POCKET = PACKAGE / "pocket"  # the shipped models
+SAMPLING = ("plan", "samplers", "backbones", "execution")  # the packages that decide every pixel, with the weights
+
+
+def weights_folder() -> Path:
+    """Where downloaded weights, and what is computed once from them, are stored: `weights/` or $HARMONICA_WEIGHTS."""
+    return Path(os.environ.get("HARMONICA_WEIGHTS", ROOT / "weights"))
+
+
+def digest(obj: Any) -> str:
+    """Twelve hex digits of the canonical JSON of an object."""
+    return hashlib.sha256(json.dumps(obj, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def content_hash(*files: str | Path) -> str:
+    """Twelve hex digits over names and contents of files, in any order."""
+    h = hashlib.sha256()
+    for path in sorted(map(Path, files)):
+        h.update(path.name.encode() + b"\0" + path.read_bytes())
+    return h.hexdigest()[:12]
+
+
+def source_hash(*parts: str) -> str:
+    """Twelve hex digits over the Python code of folders of the `harmonica` package: the rerun trigger of a job.
+
+    A part is a subpackage or a module of it ("plan", "evaluation/latency.py"), or an absolute path.
+    """
+    paths = [PACKAGE / part for part in parts]
+    return content_hash(*(f for p in paths for f in (p.rglob("*.py") if p.is_dir() else [p])))
+
+
+def file_hash(path: str | Path) -> str:
+    """sha256 of a file, hexadecimal."""
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def write_atomic(path: str | Path, data: bytes | str) -> None:
+    """Write a file that takes its final name only when it is complete."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tmp = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        tmp.write_bytes(data.encode() if isinstance(data, str) else data)
+        os.replace(tmp, path)
+    finally:
+        tmp.unlink(missing_ok=True)
+
+
+def write_npz(path: str | Path, **arrays) -> None:
+    """Write compressed arrays, atomically."""
+    import numpy as np
+
+    data = io.BytesIO()
+    np.savez_compressed(data, **arrays)
+    write_atomic(path, data.getvalue())
+
+
+def write_json(path: str | Path, obj: Any) -> None:
+    """Write an object as indented JSON, atomically."""
+    write_atomic(path, json.dumps(obj, indent=1) + "\n")

@@ -1,0 +1,21 @@
+"""The line that a command leaves at the end of its log when the workflow runs it; `harmonica timing` reads it."""
+
+import json
+import os
+import sys
+import time
+
+RUN = "HARMONICA_RUN"  # set by the workflow to its start time: jobs of one run recognise each other by it
+
+
+def log_times(loaded: float | None = None) -> None:
+    """Write when the process began, the seconds until `loaded` (imports and weights), and all seconds; nothing outside
+    a run of the workflow."""
+    if RUN not in os.environ:
+        return
+    import psutil
+
+    begun = psutil.Process().create_time()
+    times = {"begun": begun, "start_up_s": (loaded or begun) - begun, "total_s": time.time() - begun}
+    times = {k: round(v, 3) for k, v in times.items()}
+    print("time: " + json.dumps(times | {"run": float(os.environ[RUN])}), file=sys.stderr)

@@ -1,0 +1,33 @@
+"""torch.save files: outside ones are read with `weights_only` (argparse.Namespace, which training scripts store, is
+allowed); our own are written atomically."""
+
+import argparse
+import io
+import pickle
+from pathlib import Path
+
+import torch
+
+from harmonica.utils.errors import UserError
+from harmonica.utils.files import write_atomic
+
+
+def load_torch(path: str | Path):
+    """The content of a .pt or .pth file, on the CPU. Raises UserError if it is missing, damaged or would run code."""
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    except pickle.UnpicklingError as e:
+        reason = next((x.strip() for x in str(e).splitlines() if "GLOBAL" in x or "global" in x), "not a pickle")
+        raise UserError(f"{path} is refused: it holds more than tensors and plain data ({reason})") from None
+    except (RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError) as e:
+        raise UserError(f"{path} is damaged or was not written by torch.save ({type(e).__name__})") from None
+
+
+def save_torch(path: str | Path, state) -> None:
+    """torch.save, atomically."""
+    data = io.BytesIO()
+    torch.save(state, data)
+    write_atomic(path, data.getvalue())

@@ -1,0 +1,1 @@
+"""The commands `harmonica table` and `harmonica figure`."""

@@ -1,0 +1,76 @@
+"""`harmonica table`"""
+
+import json
+import time
+from pathlib import Path
+
+HELP = "Lay out a table from what the workflow measured, with its figures and provenance."
+EXAMPLE = "harmonica table table6 --config table6.json --plans results/pocket/plans/*.safetensors -o results/pocket"
+PAGE = """<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
+body {{ font: 14px/1.4 sans-serif; margin: 1.5em; }} table {{ border-collapse: collapse; margin: 1em 0; }}
+td, th {{ border-bottom: 1px solid #ccc; padding: 0.2em 0.6em; text-align: right; white-space: nowrap; }}
+td:first-child, th:first-child {{ text-align: left; }}</style></head><body>
+{body}<p>Commit {commit}, torch {torch}, written {written}. Plans, seeds and settings are in
+<code>{name}.provenance.json</code>.</p></body></html>
+"""
+
+
+def add_arguments(parser) -> None:
+    parser.add_argument("table", help="a file in paper_tables/tables")
+    parser.add_argument("--config", required=True, help="the table's configuration, JSON or a file with it")
+    parser.add_argument("--plans", type=Path, nargs="+", required=True)
+    parser.add_argument("--routers", type=Path, nargs="*", default=[], help="of the learned rows, for the figure")
+    for what in ("manifests", "metrics"):
+        parser.add_argument(f"--{what}", type=Path, nargs="*", default=[], help="not for a table of costs")
+    parser.add_argument("--latency", type=Path, help="not for a table of costs")
+    parser.add_argument("-o", "--out", type=Path, required=True, help="folder")
+
+
+def run(args) -> None:
+    from harmonica.evaluation import generate
+    from harmonica.experiments import config as configuration
+    from harmonica.plan import Plan
+    from harmonica.utils import provenance
+    from paper_tables.layout import Measured
+    from paper_tables.tables import get_table
+
+    about = get_table(args.table)
+    config = json.loads(args.config if args.config.lstrip().startswith("{") else Path(args.config).read_text())
+    rows = configuration.rows(config)
+    plans = {p.stem: Plan.load(p) for p in args.plans if not p.name.endswith(".router.safetensors")}
+    configuration.check_plans(rows, plans)
+    record = {
+        "commit": provenance.commit(), "versions": provenance.versions(), "device": provenance.device(),
+        "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "config": config,
+        "protocols": {slug: plan.protocol.__dict__ for slug, plan in plans.items()},
+        "origins": {slug: plan.origin.__dict__ for slug, plan in plans.items()},
+    }  # fmt: skip
+    latency = json.loads(args.latency.read_text()) if args.latency else {}
+    if latency:
+        record["latency_device"] = latency["device"]
+    files = generate.read_manifests(args.manifests)
+    measured = Measured(
+        config["scale"], rows, plans, record["device"],
+        routers={p.name.removesuffix(".router.safetensors"): p for p in args.routers},
+        metrics={p.stem: json.loads(p.read_text()) for p in args.metrics},
+        latency=latency,
+        images={r.slug: generate.read(sorted(files[r.slug])[:1]) for r in rows if files},
+    )  # fmt: skip
+    table = about.build(measured)
+    about.draw(table, measured, args.out / "figures" / args.table)
+    write(args.out, args.table, table, about.markdown(table, measured), record)
+
+
+def write(out: Path, name: str, table, text: str, record: dict) -> None:
+    """Write the table as markdown, page and csv, with its provenance; the csv last, which stands for all."""
+    from markdown_it import MarkdownIt
+
+    from harmonica.utils import write_atomic, write_json
+
+    write_atomic(out / f"{name}.md", text)
+    page = PAGE.format(title=name, body=MarkdownIt("commonmark").enable("table").render(text), name=name,
+                       torch=record["versions"]["torch"], **{k: record[k] for k in ("commit", "written")})  # fmt: skip
+    write_atomic(out / f"{name}.html", page)
+    write_json(out / f"{name}.provenance.json", record)
+    write_atomic(out / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
+    print(text)

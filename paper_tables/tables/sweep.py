@@ -1,0 +1,6 @@
+"""The sweep behind the paper's figure of IS and FID against speed-up: Learning-to-Cache and HarmoniCa from little to
+much reuse, at one number of steps."""
+
+from paper_tables.layout import study
+
+TABLE = study("Sweep")

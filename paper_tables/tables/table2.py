@@ -1,0 +1,27 @@
+"""Table 2: text-to-image, PixArt on captions of MS-COCO."""
+
+from harmonica.experiments import Experiment
+from paper_tables.layout import SAMPLERS, Table
+from paper_tables.published import lookup
+
+NAMES = {"fora": "FORA", "harmonica": "HarmoniCa"}
+
+
+def published(e: Experiment, steps: int) -> dict:
+    """The row of the paper's table 2 for PixArt-α; beside a pocket row, that of 256×256. It has none of PixArt-Σ."""
+    if e.model.title == "PixArt-Σ":
+        return {}
+    sampler, plain = SAMPLERS[e.protocol.sampler], e.name in ("full", "fewer_steps")
+    method = sampler if plain else NAMES.get(e.name)
+    resolution = e.model.resolution if e.model.scale == "paper" else 256
+    return lookup("table2_text_to_image", resolution=resolution, sampler=sampler, method=method, steps=steps)
+
+
+TABLE = Table(
+    title="Table 2",
+    metrics=("CLIP", "FID", "cleanfid_FID", "sFID", "PSNR"),
+    shown=("CLIP", "FID", "sFID", "PSNR"),
+    figure=("FID", "CLIP"),
+    published=published,
+    source="its table 2 for PixArt-α (Inception features of COCO, its own CLIP model, H800)",
+)

@@ -1,0 +1,144 @@
+import tracemalloc
+
+import numpy as np
+import pytest
+import torch
+from cleanfid.fid import frechet_distance as clean_frechet
+from hypothesis import given
+from hypothesis import strategies as st
+from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+from torch_fidelity.metric_isc import isc_features_to_metric
+from torch_fidelity.metric_prc import calculate_precision_recall_full
+
+from harmonica.evaluation import distances
+from harmonica.evaluation.distances import (
+    Gaussian,
+    frechet_distance,
+    inception_score,
+    precision_recall,
+    psnr,
+    squared_error,
+)
+from harmonica.evaluation.features.base import Features
+from harmonica.evaluation.metrics import METRICS, Evidence, Metric, measure
+from harmonica.evaluation.references import Reference
+from harmonica.utils.errors import UserError
+
+RNG = np.random.default_rng(0)
+
+
+def two_sets(n=400, d=24, shift=0.3):
+    mix = RNG.normal(size=(d, d))
+    return RNG.normal(size=(n, d)) @ mix, RNG.normal(size=(n, d)) @ mix * 1.2 + shift
+
+
+@pytest.mark.parametrize("n", [400, 15])  # full rank, rank-deficient
+def test_frechet_agrees_with_torch_fidelity_and_clean_fid(n):
+    a, b = two_sets(n)
+    own = frechet_distance(Gaussian.of(a), Gaussian.of(b))
+    theirs = fid_statistics_to_metric(
+        fid_features_to_statistics(torch.from_numpy(a)), fid_features_to_statistics(torch.from_numpy(b)), False
+    )["frechet_inception_distance"]
+    assert own == pytest.approx(theirs, rel=1e-9 if n > 24 else 1e-4)
+    ga, gb = Gaussian.of(a), Gaussian.of(b)
+    assert own == pytest.approx(clean_frechet(ga.mu, ga.sigma, gb.mu, gb.sigma), rel=1e-9 if n > 24 else 1e-3)
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_frechet_properties(seed):
+    rng = np.random.default_rng(seed)
+    a, b = rng.normal(size=(50, 5)), rng.normal(size=(60, 5)) * rng.uniform(0.5, 2, 5) + rng.normal(size=5)
+    ga, gb = Gaussian.of(a), Gaussian.of(b)
+    assert frechet_distance(ga, ga) == pytest.approx(0, abs=1e-9)
+    assert frechet_distance(ga, gb) == pytest.approx(frechet_distance(gb, ga), rel=1e-8)
+    moved = Gaussian(ga.mu + 3, ga.sigma)
+    assert frechet_distance(ga, moved) == pytest.approx(9 * 5, rel=1e-8)
+
+
+def test_inception_score_agrees_with_torch_fidelity():
+    logits = RNG.normal(size=(1000, 10)) * 3
+    theirs = isc_features_to_metric(torch.from_numpy(logits), splits=4, shuffle=False)["inception_score_mean"]
+    assert inception_score(logits, chunk=250) == pytest.approx(theirs, rel=1e-9)
+
+
+def test_inception_score_at_the_ends():
+    sure = 50 * np.eye(10)[np.arange(100) % 10]
+    assert inception_score(sure) == pytest.approx(10, rel=1e-6)
+    assert inception_score(np.zeros((100, 10))) == pytest.approx(1)
+
+
+def brute_precision_recall(reference, samples, k):
+    def inside(centres, points):
+        d = np.linalg.norm(centres[:, None] - centres[None], axis=2)
+        radius = np.sort(d, axis=1)[:, k]
+        return (np.linalg.norm(points[:, None] - centres[None], axis=2) <= radius).any(1).mean()
+
+    return inside(reference, samples), inside(samples, reference)
+
+
+def test_precision_and_recall_are_not_swapped():
+    """Samples that crowd in one corner of the reference: precise, but they cover little."""
+    reference = RNG.normal(size=(300, 4))
+    samples = 0.1 * RNG.normal(size=(250, 4))
+    precision, recall = precision_recall(reference, samples)
+    assert precision > 0.9 and recall < 0.2
+    assert (precision, recall) == pytest.approx(brute_precision_recall(reference, samples, 3))
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 5))
+def test_precision_and_recall_by_brute_force(seed, k):
+    rng = np.random.default_rng(seed)
+    a, b = rng.normal(size=(40, 3)), rng.normal(size=(30, 3)) + 0.5
+    assert precision_recall(a, b, k) == pytest.approx(brute_precision_recall(a, b, k))
+
+
+def test_distances_are_made_in_blocks(monkeypatch):
+    """The result does not depend on the block, and no more than a few blocks are ever held."""
+    reference, samples = RNG.normal(size=(1500, 8)), RNG.normal(size=(2500, 8))
+    at_once = precision_recall(reference, samples)
+    monkeypatch.setattr(distances, "BLOCK", 2**16)
+    tracemalloc.start()
+    assert precision_recall(reference, samples) == at_once
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 * 8 * 2**16 + 2 * (reference.nbytes + samples.nbytes)  # all distances at once are 30 MB
+
+
+def test_precision_and_recall_agree_with_torch_fidelity():
+    reference, samples = RNG.normal(size=(300, 8)), 0.8 * RNG.normal(size=(200, 8))
+    theirs = calculate_precision_recall_full(torch.from_numpy(samples), torch.from_numpy(reference))
+    assert precision_recall(reference, samples) == pytest.approx(theirs, abs=1e-6)
+
+
+def test_psnr():
+    a = RNG.integers(0, 256, (3, 8, 8, 1), dtype=np.uint8)
+    assert psnr(squared_error(a, a)) == float("inf")
+    b = a.copy()
+    b[0, 0, 0] ^= 255
+    error = (float(a[0, 0, 0, 0]) - float(b[0, 0, 0, 0])) ** 2 / a.size
+    assert psnr(squared_error(a, b)) == pytest.approx(10 * np.log10(255**2 / error), rel=1e-6)
+    with pytest.raises(UserError, match="one shape"):
+        squared_error(a, a[:2])
+
+
+def test_too_few_samples():
+    with pytest.raises(UserError, match="at least 2"):
+        Gaussian.of(np.zeros((1, 3)))
+    with pytest.raises(UserError, match="more than 3"):
+        precision_recall(np.zeros((3, 2)), np.zeros((9, 2)))
+
+
+def test_a_new_metric_is_one_entry(monkeypatch):
+    """It is measured beside the others, unless the evidence lacks what it needs."""
+    x = RNG.normal(size=(20, 4))
+    evidence = Evidence(Features(x, x, np.zeros((20, 3))), Reference(Gaussian.of(x), Gaussian.of(x), x))
+    before = measure(evidence)
+    assert set(before) == {"IS", "FID", "cleanfid_FID", "sFID", "precision", "recall"}
+    width = Metric("width", "Width ↑", "higher", "{:.1f}", lambda e: float(e.features.pooled.shape[1]))
+    asked = Metric("asked", "Asked ↓", "lower", "{:.1f}", lambda e: float(len(e.labels)), "labels")
+    for metric in (width, asked):
+        monkeypatch.setitem(METRICS, metric.name, metric)
+    assert measure(evidence) == before | {"width": 4.0}
+    labelled = Evidence(evidence.features, evidence.reference, labels=np.zeros(20, int))
+    assert measure(labelled) == before | {"agreement": 100.0, "width": 4.0, "asked": 20.0}
+    assert (width.sign, asked.sign) == (1, -1)

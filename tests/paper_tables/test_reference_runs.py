@@ -1,0 +1,59 @@
+"""The committed reference run: it is of the shipped configuration, and the README shows what it found."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from harmonica.experiments import Experiment, config
+from paper_tables.layout import short
+from paper_tables.published import table
+from paper_tables.tables import get_table
+
+ROOT = Path(__file__).parent.parent.parent
+REFERENCE = ROOT / "results" / "reference" / "pocket"
+
+
+@pytest.fixture(scope="module")
+def reference() -> pd.DataFrame:
+    return pd.read_csv(REFERENCE / "table1.csv")
+
+
+def test_rows(reference):
+    shipped = yaml.safe_load((ROOT / "workflow" / "config" / "pocket.yaml").read_text())
+    rows = config.rows(config.tables(shipped, {})["table1"])
+    assert len(reference) == len(rows) and (reference.samples >= 5000).all()
+    record = json.loads((REFERENCE / "table1.provenance.json").read_text())
+    assert set(record["origins"]) == {r.slug for r in rows} and len(record["commit"]) >= 12
+
+
+def test_readme_shows_it(reference):
+    assert short(reference, "20") in (ROOT / "README.md").read_text()
+
+
+def test_learned_rows_meet_their_targets(reference):
+    """The paper's CURs, as near as a search ends; LTC uses images, the step-wise methods none."""
+    for _, row in reference[reference.paper_CUR.notna()].iterrows():
+        assert row.CUR == pytest.approx(row.paper_CUR, abs=0.6)
+    by_method = reference.groupby("method").training_images.max()
+    assert by_method["Learning-to-Cache"] > 0 and by_method["HarmoniCa"] == by_method["SDT + L_LTC"] == 0
+
+
+def test_published_numbers():
+    """Spot checks against the paper's tables 1 and 6."""
+
+    def of(table: str, model: str, method: str, steps: int, sampler: str = "ddim") -> dict:
+        e = Experiment.of(model, sampler, steps, 1.5, method, {"steps": steps - 1} if method == "fewer_steps" else {})
+        return get_table(table).published(e, steps)
+
+    assert of("table1", "pocket-dit", "harmonica", 50)["FID"] == 2.36
+    assert of("table1", "dit-xl-2-256", "fewer_steps", 14)["IS"] == 201.83
+    assert of("table1", "pocket-dit", "fora", 50) == {} and of("table1", "dit-xl-2-512", "full", 20)["FID"] == 5.10
+    assert of("table2", "pixart-alpha-1024", "harmonica", 25, "sa-solver")["CLIP"] == 31.07
+    assert of("table2", "pocket-pixart", "fora", 100, "iddpm")["FID"] == 25.16
+    assert of("table2", "pixart-sigma-1024", "full", 20, "dpmsolver++") == {}
+    assert of("table3", "pocket-uvit", "faster_diffusion", 20, "dpm-solver")["FID"] == 2.82
+    assert of("table3", "uvit-h-2-256", "deepcache", 50, "dpm-solver") == {}
+    assert set(table("table6_training_cost").method) == {"Learning-to-Cache", "SDT + L_LTC", "HarmoniCa"}

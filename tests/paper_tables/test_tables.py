@@ -1,0 +1,33 @@
+"""Tables and figures on the command line."""
+
+from pathlib import Path
+
+import pytest
+
+from harmonica.cli import main
+from paper_tables import tables
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "paper_tables" / "tables").glob("[!_]*.py")), ids=lambda p: p.stem)
+def test_every_file_is_a_table(path):
+    assert path.stem in tables.known_tables()
+    about = tables.get_table(path.stem)
+    assert isinstance(about.title, str) and about.title
+    assert all(callable(getattr(about, part)) for part in ("build", "markdown", "draw"))
+
+
+def test_a_table_that_is_not_there(capsys, tmp_path):
+    assert main(["table", "table9", "--config", "{}", "--plans", "x", "-o", str(tmp_path)]) == 2
+    err = capsys.readouterr().err
+    assert "unknown table 'table9'; did you mean 'table" in err and len(err.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_figure_of_memory(tmp_path):
+    """Of the committed reference run."""
+    measured = ROOT / "results" / "reference" / "pocket" / "table1.csv"
+    out = tmp_path / "memory.png"
+    assert main(["figure", "memory", str(measured), "--model", "pocket-dit", "-o", str(out)]) == 0
+    assert out.read_bytes().startswith(b"\x89PNG") and out.with_suffix(".pdf").read_bytes().startswith(b"%PDF")

@@ -1,0 +1,63 @@
+"""Both forms of λ against the slow, obviously right ones: T full passes, nothing shared."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY_BRANCHES, protocol
+
+from harmonica.execution import Guided, Plain, Planned, denoise
+from harmonica.plan import Plan
+from harmonica.samplers.ddim import DDIM
+from harmonica.training import iepo
+from harmonica.training.logits import Logits
+from harmonica.training.soft import Soft
+
+T, TAU = 6, 0.3
+
+
+@pytest.fixture
+def parts(tiny):
+    g = torch.Generator().manual_seed(1)
+    logits = Logits(torch.randn(T, TINY_BRANCHES, generator=g), range(1, T), lr=0.1)
+    noise = torch.randn(2, *tiny.latent_shape, generator=g)
+    return tiny, DDIM(T), logits, noise, torch.tensor([1, 3])
+
+
+@pytest.mark.parametrize("cfg", [1.0, 1.5])
+@torch.no_grad()
+def test_official(parts, cfg):
+    tiny, sampler, logits, noise, labels = parts
+    model = Guided(tiny, labels, cfg, 3)
+
+    def image(last_on: int) -> torch.Tensor:
+        soft, x = Soft(tiny, TAU), noise.repeat(1 if cfg == 1 else 2, 1, 1, 1)
+        for s, t in enumerate(sampler.timesteps):
+            policy = soft.row(logits.ratios(s) if s else None) if s <= last_on else Plain(tiny)
+            x = sampler.step(s, model.both(x[:2], t, policy), x)
+        return x
+
+    images = [image(s) for s in range(T)]
+    slow = torch.stack([torch.zeros(())] + [(b - a).square().mean() for a, b in zip(images, images[1:], strict=False)])
+    fast = iepo.official(model, sampler, logits, Soft(tiny, TAU), noise)
+    torch.testing.assert_close(fast, slow, rtol=1e-3, atol=1e-9)
+    assert (fast[1:] > 0).all()
+
+
+@torch.no_grad()
+def test_paper(parts):
+    tiny, sampler, logits, noise, labels = parts
+    model = Guided(tiny, labels, 1.5, 3)
+    actions = (np.random.default_rng(0).random((T, TINY_BRANCHES)) < 0.4).astype(np.uint8)
+    actions[0] = 0
+    plan = Plan(actions, protocol(T))
+
+    def image(a: np.ndarray) -> torch.Tensor:
+        policy = Planned(tiny, Plan(a, plan.protocol))
+        return denoise(sampler, noise, lambda x, s: model(x, sampler.timesteps[s], policy.at(s)))
+
+    slow = [0.0]
+    for s in range(1, T):
+        off = actions.copy()
+        off[s] = 0
+        slow.append(float((image(actions) - image(off)).square().sum() / len(noise)))
+    torch.testing.assert_close(iepo.paper(model, sampler, plan, noise), torch.tensor(slow), rtol=1e-4, atol=1e-9)

@@ -1,0 +1,209 @@
+"""The DAG, truly run at a micro size, in a copy of the project to which a user adds a baseline of their own."""
+
+import base64
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from PIL import Image
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parent.parent.parent
+MICRO = ROOT / "workflow" / ".test" / "micro.yaml"
+TOY = '''"""A toy: reuse every MLP at odd steps."""
+
+from dataclasses import dataclass
+
+from harmonica.methods import Method, Task
+from harmonica.plan import REUSE, Plan
+
+
+@dataclass(frozen=True)
+class Toy(Method):
+    title = "Toy"
+
+    def make(self, task: Task) -> Plan:
+        actions = task.actions()
+        actions[1::2, 1::2] = REUSE
+        return task.plan(actions)
+'''
+
+
+class Project:
+    """A copy of the project, and snakemake in it."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        ignore = shutil.ignore_patterns(".*", "results", "tests", "__pycache__", "*.egg-info", "checkpoints")
+        shutil.copytree(ROOT, folder, ignore=ignore)
+        self.write()
+
+    def write(self, methods=lambda methods: methods) -> None:
+        """The micro configuration, with the methods of table 1 changed."""
+        config = yaml.safe_load(MICRO.read_text())
+        config["tables"]["table1"]["methods"] = methods(config["tables"]["table1"]["methods"])
+        (self.folder / "micro.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+
+    def snakemake(self, *args: str, cores: str = "2") -> tuple[int, str]:
+        command = [sys.executable, "-m", "snakemake", *args, "--cores", cores, "--configfile", "micro.yaml"]
+        env = {**os.environ, "PYTHONPATH": str(self.folder)}  # the copy's code, not that of the installed project
+        done = subprocess.run(command, cwd=self.folder, env=env, capture_output=True, text=True)
+        return done.returncode, done.stdout + done.stderr
+
+    def planned(self) -> list[str]:
+        """Rules that a dry run would run, with how often."""
+        status, out = self.snakemake("-n", "results/table1.csv")
+        assert status == 0, out
+        stats = out.split("Job stats:")
+        return [] if len(stats) == 1 else [x.split() for x in stats[1].split("\n\n")[0].strip().splitlines()[2:]]
+
+    def table(self) -> pd.DataFrame:
+        return pd.read_csv(self.folder / "results" / "table1.csv")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    p = Project(tmp_path_factory.mktemp("clone") / "harmonica-bench")
+    status, out = p.snakemake("results/table1.csv")
+    logs = "\n".join(f"{f}\n{f.read_text()}" for f in p.folder.rglob("logs/**/*.log")) if status else ""
+    assert status == 0, out + logs
+    return p
+
+
+def test_table(project):
+    t = project.table()
+    assert len(t) == 18 and list(t.case.unique()) == [4, 3]
+    assert (t.samples == 24).all() and (t.extractor == "fashion-mnist-cnn").all()
+    assert t.steps.tolist()[:2] == [4, 3]
+    full = t[t.method == "Full"]
+    assert (full.CUR == 0).all() and (full.speedup == 1).all() and (full.PSNR == float("inf")).all()
+    others = t[~t.method.isin(["Full"])]
+    assert (others.PSNR < 100).all() and (t.latency_s > 0).all() and t.FID.between(0, 1e3).all()
+    harmonica, control = (t[t.method == m].reset_index() for m in ("HarmoniCa", "Random plan"))
+    assert (harmonica.GMACs == control.GMACs).all() and (harmonica.CUR == control.CUR).all()
+    results = project.folder / "results" / "pocket"
+    assert (t.scale == "pocket").all()
+    assert (results / "table1.csv").read_bytes() == (project.folder / "results" / "table1.csv").read_bytes()
+    for name in ("speedup", "router", "samples"):
+        assert (results / "figures" / f"table1-{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert "| HarmoniCa | 4 |" in (results / "table1.md").read_text()
+    record = json.loads((results / "table1.provenance.json").read_text())
+    assert record["config"]["images"] == 24 and len(record["origins"]) == len(record["protocols"]) == 18
+
+
+def test_timing(project):
+    command = [sys.executable, "-m", "harmonica", "timing", "results"]
+    out = subprocess.run(command, cwd=project.folder, capture_output=True, text=True).stdout
+    assert all(rule in out for rule in ("plan", "sample", "metrics", "latency", "table")) and "start-up" in out
+
+
+def test_a_second_run_does_nothing(project):
+    assert project.planned() == []
+
+
+def test_a_changed_setting_runs_only_what_depends_on_it(project):
+    changed = {"fora": {"interval": {"4": 3, "3": 2}}}
+    project.write(lambda methods: [changed if "fora" in m else m for m in methods])
+    try:
+        jobs = {rule: int(count) for rule, count in project.planned()}
+    finally:
+        project.write()
+    # one plan, the two shards, the metrics of both cases (of images that are mostly there), and what compares all rows
+    assert jobs == {"plan": 1, "sample": 2, "metrics": 2, "latency": 1, "table": 1, "publish": 1, "total": 8}
+
+
+def test_a_baseline_of_ones_own(project):
+    """One file and one line: its row appears, and no image that was there is drawn again."""
+    images = project.folder / "results" / "pocket" / "samples" / "images"
+    before = {p: p.stat().st_mtime_ns for p in images.rglob("*.npz")}
+    (project.folder / "baselines" / "toy.py").write_text(TOY)
+    project.write(lambda methods: [*methods, "toy"])
+    status, out = project.snakemake("results/table1.csv", cores="1")
+    assert status == 0, out
+    t = project.table()
+    toy = t[t.method == "Toy"]
+    assert len(toy) == 2 and toy.CUR.tolist() == pytest.approx([25, 100 / 6], rel=1e-4)
+    assert before.items() <= {p: p.stat().st_mtime_ns for p in images.rglob("*.npz")}.items()
+
+
+def test_cores_do_not_change_the_table(project, tmp_path):
+    """One core after two, from nothing: the same numbers but for times."""
+    timed = ["latency_s", "speedup", "training_s"]
+    t = project.table()
+    shutil.rmtree(project.folder / "results")
+    status, out = project.snakemake("results/table1.csv", cores="1")
+    assert status == 0, out
+    pd.testing.assert_frame_equal(project.table().drop(columns=timed), t.drop(columns=timed))
+
+
+def test_table_of_captions(project):
+    status, out = project.snakemake("results/table2.csv")
+    assert status == 0, out + "\n".join(f.read_text() for f in project.folder.rglob("logs/**/*.log"))
+    t = pd.read_csv(project.folder / "results" / "table2.csv")
+    assert len(t) == 10 and (t.clip_model == "noto-emoji").all() and (t.extractor == "noto-emoji-cnn").all()
+    assert t.CLIP.between(0, 100).all() and (t[t.method == "Full"].PSNR == float("inf")).all()
+    assert set(t.sampler) == {"SA-Solver", "DPM-Solver++"}
+    assert t[t.method == "FORA"].CUR.tolist() == pytest.approx([100 / 3, 25], rel=1e-4)  # also at countdown index 0
+    assert (project.folder / "results" / "pocket" / "figures" / "table2-samples.png").stat().st_size > 10_000
+
+
+def test_table_of_long_skips(project):
+    status, out = project.snakemake("results/table3.csv")
+    assert status == 0, out + "\n".join(f.read_text() for f in project.folder.rglob("logs/**/*.log"))
+    t = pd.read_csv(project.folder / "results" / "table3.csv").set_index("method")
+    assert len(t) == 6 and (t.model == "pocket U-ViT").all() and (t.sampler == "DPM-Solver").all()
+    assert 0 < t.CUR["Learning-to-Cache"] < 33.4  # it routes evaluations 2 and 4 of 6
+    assert t.CUR["Faster Diffusion"] == pytest.approx(100 * 3 * 10 / (6 * 18), rel=1e-3)
+
+
+def test_tables_of_costs_and_of_single_choices(project):
+    status, out = project.snakemake("results/table6.csv", "results/ablations.csv")
+    assert status == 0, out + "\n".join(f.read_text() for f in project.folder.rglob("logs/**/*.log"))
+    costs = pd.read_csv(project.folder / "results" / "table6.csv")
+    assert len(costs) == 3 and (costs.training_s > 0).all() and costs.paper_time_h.count() == 2
+    t = pd.read_csv(project.folder / "results" / "ablations.csv")
+    assert t.case.tolist() == ["lambda"] * 3 + ["threshold"] * 3
+    assert t[t.method == "HarmoniCa"].groupby("case").FID.first().nunique() == 1  # one experiment in two blocks
+
+
+def test_report(project, tmp_path):
+    """One page with every figure and table in it; headless Chromium shows it without anything missing."""
+    figures = [f"results/pocket/figures/{name}.png" for name in ("sweep", "memory", "lambda", "drift-4")]
+    targets = ["results/table1.csv", "results/table6.csv", *figures]
+    status, out = project.snakemake(*targets)
+    assert status == 0, out + "\n".join(f.read_text() for f in project.folder.rglob("logs/**/*.log"))
+    report = ["--configfile", "micro.yaml", "--report", str(tmp_path / "report.html")]  # it needs no --cores
+    done = subprocess.run([sys.executable, "-m", "snakemake", *targets, *report], cwd=project.folder, text=True,
+                          capture_output=True, env={**os.environ, "PYTHONPATH": str(project.folder)})  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    for figure in ("sweep", "memory", "lambda", "drift-4"):
+        assert (project.folder / "results" / "pocket" / "figures" / f"{figure}.pdf").read_bytes().startswith(b"%PDF")
+    page = (tmp_path / "report.html").read_text()
+    for name in ("table1-speedup.png", "table1-router.png", "table1-samples.png", "sweep.png", "table1.html",
+                 "table6.html", "table1.provenance.json"):  # fmt: skip
+        assert name in page
+    assert not re.findall(r'(?:src|href)="(?!data:|#|https?:|javascript:)[^"]+"', page)
+    pictures = re.findall(r"data:image/png;(?:charset=[\w-]+;)?(?:filename=[^;,]*;)?base64,([A-Za-z0-9+/=]+)", page)
+    sizes = [Image.open(io.BytesIO(base64.b64decode(p))).size for p in pictures]
+    assert len(sizes) >= 10 and all(min(s) >= 200 for s in sizes)  # 2 tables' figures, and four of no table
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("Chromium is not installed: the report was made, and not opened")
+    shot = tmp_path / "report.png"
+    command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1400,900",
+               "--virtual-time-budget=8000", "--enable-logging=stderr"]  # fmt: skip
+    done = subprocess.run(
+        [*command, "--dump-dom", f"file://{tmp_path / 'report.html'}"], capture_output=True, text=True
+    )
+    assert "Figures of tables" in done.stdout and "Provenance" in done.stdout
+    assert not re.findall(r"ERR_FILE_NOT_FOUND|Uncaught \w*Error", done.stderr), done.stderr
+    subprocess.run([*command, f"--screenshot={shot}", f"file://{tmp_path / 'report.html'}"], capture_output=True)
+    assert shot.stat().st_size > 10_000
