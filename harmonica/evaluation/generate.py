@@ -14,7 +14,7 @@ from harmonica.models import get_model
 from harmonica.plan import Plan
 from harmonica.utils import DAMAGED_NPZ, SAMPLING, UserError, digest, source_hash, write_atomic
 
-SOURCES = (*SAMPLING, "evaluation/generate.py")
+SOURCES = (*SAMPLING, "models/loading.py", "evaluation/generate.py")
 Parts = tuple[Any, Callable]  # backbone and decoder
 
 

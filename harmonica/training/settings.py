@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from harmonica.utils import SAMPLING, UserError, setting
 
-SOURCES = (*SAMPLING, "training", "models/training_images.py")  # what a trained router depends on
+SOURCES = (*SAMPLING, "training", "models/loading.py", "models/training_images.py")  # what a trained router depends on
 CHECKPOINT_TOKENS = 4096  # of a stream: a PixArt of 1024 pixels would keep 30 GB of activations
 
 

@@ -4,6 +4,7 @@ allowed); our own are written atomically."""
 import argparse
 import io
 import pickle
+import warnings
 from pathlib import Path
 
 import torch
@@ -15,7 +16,8 @@ from harmonica.utils.files import write_atomic
 def load_torch(path: str | Path):
     """The content of a .pt or .pth file, on the CPU. Raises UserError if it is missing, damaged or would run code."""
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of a pickle protocol before it refuses the file
             return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None

@@ -1,8 +1,5 @@
 """Plans on unmodified diffusers pipelines with small random models."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -16,6 +13,7 @@ from diffusers import (
     PixArtAlphaPipeline,
     PixArtSigmaPipeline,
 )
+from tiny_pixart import TINY_PIXART, pair, prompts
 
 import harmonica
 from harmonica.backbones.base import CaptionsInMemory
@@ -23,10 +21,6 @@ from harmonica.execution import Guided, Planned
 from harmonica.plan import REUSE, SPAN_DELTA, SPAN_OUTPUT, Plan, all_compute
 from harmonica.samplers import make_sampler
 from harmonica.utils.errors import UserError
-
-sys.path.append(str(Path(__file__).parent.parent / "backbones"))
-from test_pixart import TINY as PIXART  # noqa: E402
-from test_pixart import pair, prompts  # noqa: E402
 
 STEPS = 4
 
@@ -79,7 +73,7 @@ def captions() -> CaptionsInMemory:
 def test_a_pixart_pipeline_gives_what_the_suite_gives(pixart, kind):
     pipe, own = pixart
     own.conditioning = captions()
-    branches = 3 * PIXART["num_layers"]
+    branches = 3 * TINY_PIXART["num_layers"]
     p = plan(branches, kind)
     harmonica.enable_cache(pipe, p)
     theirs = run(pipe)
@@ -94,7 +88,7 @@ def test_a_pixart_pipeline_gives_what_the_suite_gives(pixart, kind):
 def test_computing_everything_changes_no_bit(pixart, tmp_path):
     pipe, _ = pixart
     before = run(pipe)
-    all_compute(protocol(STEPS), 3 * PIXART["num_layers"]).save(tmp_path / "p.safetensors")
+    all_compute(protocol(STEPS), 3 * TINY_PIXART["num_layers"]).save(tmp_path / "p.safetensors")
     assert torch.equal(run(harmonica.enable_cache(pipe, tmp_path / "p.safetensors")), before)
     assert torch.equal(run(harmonica.disable_cache(pipe)), before)
     assert "forward" not in pipe.transformer.__dict__
