@@ -9,7 +9,7 @@ POCKET := results/pocket
 
 setup: .venv/.done
 
-# a pinned lock without index addresses; a second call does nothing
+# a pinned lock without index URLs; a second call does nothing
 .venv/.done: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11"; exit 1; }
@@ -57,14 +57,14 @@ reference: setup
 	cp $(POCKET)/figures/sweep.png $(POCKET)/figures/memory.png $(POCKET)/figures/lambda.png \
 		$(POCKET)/figures/drift-*.png results/reference/pocket/figures/
 
-# the promises on speed and memory, measured here; the second on a GPU, with random weights at true shapes
+# the speed and memory targets, measured here; the second on a GPU, with random weights at true shapes
 bench: setup
 	$(BIN)/harmonica bench inference plain compiled training memory metrics -o results/bench
 
 bench-gpu: setup
 	$(BIN)/harmonica bench inference plain compiled training memory --need-gpu -o results/bench
 
-# minutes of work; what took GPU days goes only when it is asked for by name
+# minutes of work; results of GPU days are only removed by clean-paper
 clean:
 	rm -rf results/pocket results/*.csv results/*.md report.html
 

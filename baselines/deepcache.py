@@ -1,12 +1,12 @@
 """DeepCache: Accelerating Diffusion Models for Free (Ma et al. 2024, arXiv 2312.00858).
 
-DeepCache recomputes what lies outside a skip level and reuses the deep feature that enters it. The outer k blocks on
-each side run at every step; between full steps the output of the span inside them is reused. Full steps come every N-th
-("uniform"), or closer together at the beginning ("quadratic": the distinct whole parts of squares, in general of p-th
-powers, of evenly spaced numbers up to the p-th root of T).
+DeepCache recomputes the layers outside a skip level and reuses the deep feature that enters it. The outer k blocks on
+each side run at every step; between full steps the output of the inner span is reused. Every N-th step is full
+("uniform"), or they are denser at the beginning ("quadratic": the distinct integer parts of the squares, in general
+p-th powers, of evenly spaced numbers up to the p-th root of T).
 
-On a U-ViT the last k blocks get what the first k computed through the long skips, as DeepCache wants it. A DiT has
-none: the stored output replaces the stream, so what the front blocks computed is lost at those steps.
+On a U-ViT the last k blocks get the output of the first k through the long skips, as in DeepCache. A DiT has none:
+the stored output replaces the stream, so the output of the front blocks is lost at those steps.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class DeepCache(Method):
 
     interval: int | None = setting(None, "N, every how many steps the inner span runs, on average if quadratic")
     outer: int | None = setting(None, "k, blocks on each side that always run")
-    target_cur: float = setting(25.0, "percent; decides what is not given, with N of 2 to 4")
+    target_cur: float = setting(25.0, "percent; sets what is not given, N from 2 to 4")
     schedule: Literal["uniform", "quadratic"] = setting("uniform", "spacing of the full steps")
     power: float = setting(2.0, "p of the quadratic schedule")
 

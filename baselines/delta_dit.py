@@ -2,7 +2,7 @@
 
 At a full step Δ = out − in of a span of N_c consecutive blocks is stored; at the steps between, the span is not run and
 x += Δ. In the first b steps (outlines) the span is the rear blocks, afterwards (details) the front blocks. The authors'
-choices for DiT are not public: N and N_c are those nearest to target_cur, b is half of the steps.
+choices for DiT are not public: N and N_c are the closest to target_cur, b is half the steps.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class DeltaDiT(Method):
     interval: int | None = setting(None, "N, every how many steps all blocks run")
     blocks: int | None = setting(None, "N_c, how many blocks are skipped in between")
     boundary: int | None = setting(None, "b, the step from which the front blocks are skipped; default: half the steps")
-    target_cur: float = setting(25.0, "percent; decides what is not given, with N of 2 to 4")
+    target_cur: float = setting(25.0, "percent; sets what is not given, N from 2 to 4")
 
     def make(self, task: Task) -> Plan:
         spans = task.layout.blocks

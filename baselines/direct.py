@@ -1,7 +1,7 @@
 """Direct optimisation of the final image: what the HarmoniCa paper argues against, and its table 6 leaves out.
 
-The router is trained on the squared error of x0 itself, by gradients through the whole cached trajectory and its
-caches, one update of all steps' logits a trajectory. It needs no proxy λ; it needs every step's activations at once.
+The router is trained on the squared error of x0 itself, by gradients through the full cached trajectory and its
+caches, one update of all logits per trajectory. It needs no proxy λ; it needs every step's activations at once.
 """
 
 from dataclasses import dataclass

@@ -1,14 +1,14 @@
 """Faster Diffusion: Rethinking the Role of the Encoder for Diffusion Model Inference (Li et al. 2024,
 arXiv 2312.09608).
 
-The encoder (in-blocks and the middle block, in front of the first out-block) runs at key steps only; at the steps that
+The encoder (in-blocks and the middle block, before the first out-block) runs at key steps only; at the steps that
 follow, the out-blocks run on its last output and its long skips. Key steps are the published list for 50 steps, or
 every N-th. Once t/1000 < 0.5, a share of the starting noise is added after each step ("prior noise injection").
 
-A U-Net tells every decoder block the time. A U-ViT has time as a token, which comes through the encoder: here that
-token (and the label's) goes on from this step's, or the decoders would compute the same between key steps. Its authors
-did not publish their U-ViT code. The decoders between two key steps need nothing that comes between, and the sampling
-loop runs them as one batch.
+In a U-Net every decoder block gets the time. In a U-ViT time is a token that passes through the encoder: here this
+token (and the label's) is this step's plus its cached change, or all decoders between key steps would be equal. The
+authors' U-ViT code is not public. Decoders between two key steps do not depend on each other, and the sampling loop
+runs them as one batch.
 """
 
 from dataclasses import dataclass

@@ -11,7 +11,7 @@ from harmonica.utils import UserError
 class FewerSteps(Method):
     title = "Fewer steps"
 
-    steps: int | None = setting(None, "steps that are run; default: as many as cost what target_cur costs")
+    steps: int | None = setting(None, "steps to run; default: the number that matches target_cur's cost")
     target_cur: float = setting(25.0, "percent of the steps to leave out if `steps` is not given")
 
     def make(self, task: Task) -> Plan:

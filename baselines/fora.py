@@ -1,6 +1,6 @@
 """FORA: Fast-Forward Caching in Diffusion Transformer Acceleration (Selvaraju et al. 2024, arXiv 2407.01425).
 
-Every branch is computed at the first step and wherever the countdown index t = T−1 … 0 is a multiple of N; at the other
+Every branch is computed at the first step and when the countdown index t = T−1 … 0 is a multiple of N; at the other
 steps every branch output is reused.
 """
 

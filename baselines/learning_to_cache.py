@@ -3,7 +3,7 @@
 Every second step is routed; the cache is filled by the step before and dropped after it, so CUR is at most 50 %. It
 trains on noised real images: one uncached step t → t−1 fills the cache, and the logits of step t−1 learn to reuse it.
 
-`iepo` is of the HarmoniCa paper's ablation: its image-error proxy λ as the weight of a step's loss, in this training.
+`iepo` is from HarmoniCa's ablations: its image-error proxy λ as the weight of a step's loss, in this training.
 """
 
 from dataclasses import dataclass, replace

@@ -1,6 +1,6 @@
 """A control: HarmoniCa's plan with its reuses at random steps and branches, at exactly its MACs.
 
-Each kind of branch (attention, MLP) keeps its number of reuses, so cost and CUR are the same; only *where* is lost. A
+Each kind of branch (attention, MLP) keeps its number of reuses, so cost and CUR are equal; only *where* changes. A
 router that does not beat it has learned how much to reuse, but not where.
 """
 

@@ -1,8 +1,8 @@
 """Learning-to-Cache as released: the authors' own routers for 20 or 50 steps, DDIM on DiT-XL/2 256 and DPM-Solver on
 U-ViT-H/2 256 (arXiv 2406.01733).
 
-The HarmoniCa paper's Learning-to-Cache rows are trained anew by its authors and score lower than this router is said
-to; so both stand in the table.
+The HarmoniCa paper's Learning-to-Cache rows are retrained by its authors and score lower than reported for this
+router, so the table has both.
 """
 
 from dataclasses import dataclass, replace

@@ -1,7 +1,7 @@
-"""HarmoniCa's plan of another sampler or number of steps, row by row from the nearest timestep.
+"""HarmoniCa's plan of another sampler or number of steps, row by row from the closest timestep.
 
-A study of ours, not a method of the paper: what a router is worth where it was not trained. The first step computes
-everything; every other step takes the actions of that source step whose timestep (0 … 999) is nearest.
+A study of ours, not a method of the paper: how a router works outside its training setting. The first step
+computes everything; every other step takes the actions of the source step with the closest timestep (0 … 999).
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""`python -m harmonica`, which torchrun starts several of."""
+"""`python -m harmonica`, as torchrun starts it."""
 
 import sys
 

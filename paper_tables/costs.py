@@ -1,4 +1,4 @@
-"""Tables of what training a router costs, from the records in the plans: no images are generated."""
+"""Tables of router training costs, from the records in the plans: no images are generated."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -19,7 +19,7 @@ def named(table: pd.DataFrame) -> pd.Series:
 
 
 def speedup(table: pd.DataFrame, metrics: tuple[str, str], path: Path) -> None:
-    """Two metrics against the theoretical speed-up: a column a case, a marker a method."""
+    """Two metrics over theoretical speed-up: a column per case, a marker per method."""
     cases = list(table.case.unique())
     figure, axes = plt.subplots(
         2, len(cases), figsize=(4 * len(cases) + 1.6, 6), squeeze=False, sharex="col", layout="constrained"
@@ -45,7 +45,7 @@ def speedup(table: pd.DataFrame, metrics: tuple[str, str], path: Path) -> None:
 
 
 def routers(rows: list[Row], plans: dict[str, Plan], files: dict[str, Path], path: Path) -> None:
-    """r (steps × branches) of every HarmoniCa router (without one, of the last row); a dot where the plan reuses."""
+    """r (steps × branches) of every HarmoniCa router (or of the last row); a dot for each reuse of the plan."""
     own = [r for r in rows if r.experiment.name == "harmonica"] or rows[-1:]
     columns = min(4, len(own))
     lines = -(-len(own) // columns)
@@ -73,8 +73,8 @@ def routers(rows: list[Row], plans: dict[str, Plan], files: dict[str, Path], pat
 def grid(
     rows: list[Row], images: dict[str, np.ndarray], titles: list[str], asked: dict[str, list[str]], path: Path
 ) -> None:
-    """The first images of equal seeds: a line a method (`titles`, one a row), a block of columns a case, under what was
-    asked for if it was a caption."""
+    """The first images of equal seeds: one line per method (`titles`, one per row), one column block per case, below
+    the captions, if any."""
     cases = list(dict.fromkeys(r.case for r in rows))
     methods = list(dict.fromkeys(titles))
     figure, axes = plt.subplots(
@@ -108,8 +108,8 @@ def _cut(text: str, most: int = 34) -> str:
 
 
 def sweep(table: pd.DataFrame, published: pd.DataFrame, path: Path) -> None:
-    """IS and FID against the real speed-up for Learning-to-Cache and HarmoniCa; the paper's points on an axis of their
-    own, where they are of another model."""
+    """IS and FID against the real speed-up for Learning-to-Cache and HarmoniCa; the paper's points on a separate axis
+    if they are of another model."""
     with plt.rc_context({"font.size": 8}):
         figure, axes = small(2)
         same = table.model.iloc[0] == published.model.iloc[0]
@@ -137,7 +137,7 @@ def sweep(table: pd.DataFrame, published: pd.DataFrame, path: Path) -> None:
 
 
 def drift(errors: dict[str, list[float]], titles: dict[str, str], about: str, path: Path) -> None:
-    """Mean squared error of x_t to the uncached latents along the trajectory, a line a method."""
+    """Mean squared error of x_t to the uncached latents over the steps, one line per method."""
     with plt.rc_context({"font.size": 8}):
         figure, axes = small(height=2.9)
         ax = axes[0, 0]
@@ -155,7 +155,7 @@ def drift(errors: dict[str, list[float]], titles: dict[str, str], about: str, pa
 
 
 def lambdas(plans: dict[str, Plan], path: Path) -> None:
-    """λ of every step as it was measured last, one line a plan, over the share of the trajectory."""
+    """Last measured λ of every step, one line per plan, over the share of the trajectory."""
     with plt.rc_context({"font.size": 8}):
         figure, axes = small()
         ax = axes[0, 0]
@@ -181,7 +181,7 @@ def memory(table: pd.DataFrame, weights: float, path: Path) -> None:
         ax.bar_label(bars, [f"{100 * v * 1e6 / weights:.1f} %" for v in block.cache_MB], fontsize=7, padding=2)
         ax.margins(x=0.2)
         ax.invert_yaxis()
-        ax.set_xlabel("cache, MB an image (and % of the weights)")
+        ax.set_xlabel("cache, MB per image (and % of weights)")
         save(figure, path)
 
 

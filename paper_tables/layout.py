@@ -1,4 +1,4 @@
-"""The layout that all tables of images share: every row next to the uncached one of its case, and to the paper's."""
+"""The layout that all tables of images share: every row beside its case's uncached one and the paper's."""
 
 import statistics
 from collections.abc import Callable, Iterable
@@ -50,7 +50,7 @@ SHORT = ("method", "steps", "CLIP", "FID", "IS", "PSNR", "CUR", "theoretical_spe
 
 @dataclass(frozen=True)
 class Measured:
-    """Everything a table is laid out from. `routers`, `metrics` and `images` are by slug of the experiment."""
+    """The inputs of a table's layout. `routers`, `metrics` and `images` are by slug of the experiment."""
 
     scale: str
     rows: list[Row]
@@ -64,7 +64,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of images: what is its own."""
+    """A table of images: its own choices."""
 
     title: str
     metrics: tuple[str, ...]  # columns of the csv
@@ -72,7 +72,7 @@ class Table:
     figure: tuple[str, str]  # those plotted against the speed-up
     published: Callable[[Experiment, int], dict]  # the paper's row of an experiment, for a plan's steps
     source: str  # what the paper's columns are; "" if there are none
-    settings: bool = False  # whether rows are distinguished by their settings
+    settings: bool = False  # whether settings distinguish the rows
 
     def build(self, measured: Measured) -> pd.DataFrame:
         """One row per experiment and block; `metrics` are by case and slug.
@@ -178,7 +178,7 @@ def requested(rows: list[Row], labels: dict[str, list[int]]) -> dict[str, list[s
 
 
 def _settings(row: Row) -> str:
-    """What the configuration sets besides the target CUR."""
+    """The configuration's settings besides target CUR."""
     return ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.given if k != "target_cur")
 
 

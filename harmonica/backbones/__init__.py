@@ -1,1 +1,1 @@
-"""The transformers, branch by branch. A file reads like the paper of its model."""
+"""The transformers as branches on a residual stream; one file per model."""

@@ -1,4 +1,4 @@
-"""The interface of a backbone, and what its labels are: classes, or captions by number."""
+"""The interface of a backbone, and its conditioning: classes or caption indices."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from harmonica.plan import BranchLayout
 
 @dataclass
 class Conditioning:
-    """What labels stand for: classes, where the label after the last is "no class", or captions by number."""
+    """What labels mean: classes, with the label after the last for "no class", or caption indices."""
 
     count: int  # labels that images are generated for: 0 … count − 1
     null: int  # the label of the unconditional half
     training: range  # labels that routers are trained with
-    in_order: bool = False  # image k takes label k mod `count`, as caption protocols have it; else labels are random
+    in_order: bool = False  # image k takes label k mod `count`, as in caption protocols; else labels are random
 
     @staticmethod
     def classes(count: int) -> Conditioning:
@@ -26,8 +26,8 @@ class Conditioning:
 
 
 class Captions(Conditioning):
-    """Embedded captions: the first `count` of `total` are for images, the others for training; the null prompt follows
-    the last."""
+    """Embedded captions: the first `count` of `total` are for images, the others for training; then the null
+    prompt."""
 
     def __init__(self, count: int, total: int):
         super().__init__(count, total, range(count, total), in_order=True)
@@ -65,29 +65,29 @@ class Backbone(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights, which is what the branches compute in."""
+        """Dtype of the weights; the branches compute in it."""
         return next(self.parameters()).dtype
 
     def load_weights(self, state: dict[str, Tensor]) -> Self:
-        """Take a state dict, of diffusers' class or the original. Raises KeyError, RuntimeError or UserError if it does
+        """Load a state dict of diffusers' class or the original. Raises KeyError, RuntimeError or UserError if it does
         not fit."""
         raise NotImplementedError
 
     def guided_channels(self, sampler: str) -> int:
-        """Latent channels that guidance acts on, the first so many, as in the official code of the model."""
+        """Number of leading latent channels that guidance acts on, as in the model's official code."""
         raise NotImplementedError
 
     def condition(self, labels: Tensor) -> Any:
-        """What depends on the labels (B,) alone, computed once per trajectory."""
+        """Inputs that depend only on labels (B,), once per trajectory."""
         raise NotImplementedError
 
     def embed(self, latents: Tensor, t: Tensor | float, condition: Any) -> tuple[Tensor, Any]:
-        """Latents (B, C, H, W) and timestep (one for all or (B,)) -> stream (B, N, D), and what every branch needs
-        besides the stream."""
+        """Latents (B, C, H, W) and timestep (one for all or (B,)) -> stream (B, N, D), and the context of all
+        branches."""
         raise NotImplementedError
 
     def join(self, i: int, x: Tensor, skips: dict[int, Tensor]) -> Tensor:
-        """The stream before branch `i` of `joins`: a long skip that begins is left in `skips`, one that ends is
+        """The stream (B, N, D) before branch `i` of `joins`: a starting skip is put in `skips`, an ending one
         joined."""
         raise NotImplementedError
 
@@ -96,7 +96,7 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def gate(self, i: int, ctx: Any) -> Tensor | None:
-        """The factor of the output of branch `i`, (1 or B, 1, D); None where the model has none."""
+        """The factor of the output of branch `i`, (1 or B, 1, D); None if the model has none."""
         raise NotImplementedError
 
     def head(self, x: Tensor, ctx: Any) -> Tensor:

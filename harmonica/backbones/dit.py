@@ -1,8 +1,8 @@
-"""DiT (Peebles & Xie 2023): adaLN-zero blocks of attention and MLP; two branches a block.
+"""DiT (Peebles & Xie 2023): adaLN-zero blocks of two branches, attention and MLP.
 
 Reads diffusers' DiTTransformer2DModel weights. Three things differ from running that class: q, k and v are one matrix
-product; timestep and label are embedded once a step instead of once a block; the gates of all branches come from one
-product, and shift and scale only for the branches that are computed.
+product; timestep and label are embedded once per step, not once per block; one product gives the gates of all
+branches, and shift and scale are computed only with their branch.
 """
 
 from dataclasses import dataclass
@@ -28,18 +28,17 @@ from harmonica.utils import UserError
 
 @dataclass
 class Context:
-    """What every branch of one evaluation needs besides the stream."""
+    """The context of all branches in one evaluation."""
 
     condition: Tensor  # silu(t + y), (B, D)
-    gates: tuple[Tensor, ...]  # one a branch, (B, 1, D)
+    gates: tuple[Tensor, ...]  # per branch, (B, 1, D)
 
 
 class DiT(Backbone):
     """The backbone: `embed`, then for every branch `delta` and `gate`, then `head`.
 
-    `original` computes as the original code does, for weights that come from it (the hub's DiT-XL/2, too): diffusers'
-    class shifts the frequencies of the timestep embedding by one and, with its default configuration, has 1e-5 in the
-    LayerNorm of the MLPs.
+    `original` computes as the original code, for weights from it (the hub's DiT-XL/2, too): diffusers' class shifts the
+    frequencies of the timestep embedding by one and by default has ε = 1e-5 in the LayerNorm of the MLPs.
     """
 
     position: Tensor
@@ -55,7 +54,7 @@ class DiT(Backbone):
         self.out_channels = config.get("out_channels") or self.in_channels
         self.grid = config["sample_size"] // self.patch
         self.latent_shape = (self.in_channels, config["sample_size"], config["sample_size"])
-        self.eps = (1e-6, 1e-6 if original else config.get("norm_eps", 1e-5))  # adaLN's own, then the block's
+        self.eps = (1e-6, 1e-6 if original else config.get("norm_eps", 1e-5))  # of attention's norm, MLP's
         self.patch_in = nn.Conv2d(self.in_channels, D, self.patch, self.patch)
         self.register_buffer("position", torch.zeros(1, self.grid**2, D))
         self.time_in, self.time_out = nn.Linear(256, D), nn.Linear(D, D)
@@ -82,7 +81,7 @@ class DiT(Backbone):
         """Latents (B, C, H, W), timestep 0..999 (one for all or (B,)), embedded labels (B, D) -> stream (B, N, D)."""
         time = self.time_out(F.silu(self.time_in(wave(t, self.frequencies, latents))))  # (1 or B, D)
         condition = F.silu(time + labels)
-        weight, bias = (p.unflatten(0, (2 * self.depth, -1)) for p in self.to_gates.parameters())  # one a branch
+        weight, bias = (p.unflatten(0, (2 * self.depth, -1)) for p in self.to_gates.parameters())  # per branch
         gates = torch.baddbmm(bias[:, None], condition.expand(len(weight), -1, -1), weight.mT)[:, :, None].unbind()
         x = to_tokens(latents, self.patch_in) + self.position  # (B, N, D)
         return x, Context(condition, gates)
@@ -97,7 +96,7 @@ class DiT(Backbone):
         return self.proj[block](self_attention(self.qkv[block](h), self.heads))
 
     def gate(self, i: int, ctx: Context) -> Tensor:
-        """What the output of branch `i` is multiplied with, (B, 1, D)."""
+        """The factor of the output of branch `i`, (B, 1, D)."""
         return ctx.gates[i]
 
     def head(self, x: Tensor, ctx: Context) -> Tensor:
@@ -107,7 +106,7 @@ class DiT(Backbone):
         return unpatchify(x, self.grid, self.patch)
 
     def load_weights(self, state: dict[str, Tensor]) -> Self:
-        """Take the weights of a DiTTransformer2DModel. Raises UserError when its blocks embed differently."""
+        """Load the weights of a DiTTransformer2DModel. Raises UserError if its blocks' embedders differ."""
         get, emb = state.__getitem__, "norm1.emb."
         copies = [k.split(emb)[1] for k in state if k.startswith(f"transformer_blocks.0.{emb}")]
         for i in range(1, self.depth):

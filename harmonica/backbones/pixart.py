@@ -1,11 +1,11 @@
-"""PixArt-α and Σ (Chen et al. 2023, 2024): adaLN-single blocks of self-attention, cross-attention and MLP; three
-branches a block.
+"""PixArt-α and Σ (Chen et al. 2023, 2024): adaLN-single blocks of three branches: self-attention,
+cross-attention, MLP.
 
-Reads diffusers' PixArtTransformer2DModel weights. What differs from a DiT: shift, scale and gate are a table of each
-block plus one product of the timestep, the same for all images; cross-attention stands between the other two without
-norm, modulation or gate; the caption, not a label, is the condition. Its keys and values depend on nothing else, so
-they are computed once a trajectory (`condition`) and not once a step, as diffusers does. PixArt-α 1024 is also told
-the resolution and the aspect ratio.
+Reads diffusers' PixArtTransformer2DModel weights. Unlike in a DiT, shift, scale and gate are a table of each block
+plus one product of the timestep, the same for all images; cross-attention comes between the other two without norm,
+modulation or gate; the condition is a caption, not a label. Its keys and values depend on nothing else, so they are
+computed once per trajectory (`condition`), not once per step as in diffusers. PixArt-α 1024 also takes resolution
+and aspect ratio.
 """
 
 from dataclasses import dataclass
@@ -32,15 +32,15 @@ SELF, CROSS, MLP = range(3)
 
 @dataclass
 class Text:
-    """Captions as the cross-attentions see them."""
+    """Captions as input of the cross-attentions."""
 
-    keys_values: tuple[Tensor, ...]  # one a block, (B, L, 2D)
-    mask: Tensor  # which tokens are there, bool (B, 1, 1, L)
+    keys_values: tuple[Tensor, ...]  # per block, (B, L, 2D)
+    mask: Tensor  # valid tokens, bool (B, 1, 1, L)
 
 
 @dataclass
 class Context:
-    """What every branch of one evaluation needs besides the stream."""
+    """The context of all branches in one evaluation."""
 
     modulation: tuple[tuple[Tensor, ...], ...]  # of each block, shift, scale and gate twice, (1 or B, 1, D)
     final: tuple[Tensor, Tensor]  # shift, scale
@@ -48,9 +48,9 @@ class Context:
 
 
 class PixArt(Backbone):
-    """The backbone: `condition` once a trajectory; then `embed`, for every branch `delta` and `gate`, then `head`.
+    """`condition` once per trajectory; then `embed`, for every branch `delta` and `gate`, then `head`.
 
-    A label is the number of a caption; `conditioning`, set after loading, has their embeddings.
+    A label is a caption's index; `conditioning`, set after loading, has the embeddings.
     """
 
     conditioning: Captions
@@ -94,11 +94,11 @@ class PixArt(Backbone):
         return 3 if sampler == "iddpm" else 4
 
     def condition(self, labels: Tensor) -> Text:
-        """Keys and values of all blocks for captions by number (B,)."""
+        """Keys and values of all blocks for caption indices (B,)."""
         return self.read(*self.conditioning(labels))
 
     def read(self, embeddings: Tensor, mask: Tensor) -> Text:
-        """The same for text embeddings (B, L, caption channels) and their mask (B, L), 1 where a token is."""
+        """The same for text embeddings (B, L, caption channels) and their mask (B, L), 1 for a token."""
         y = embeddings.to(self.device, self.out.weight.dtype)
         y = self.caption_out(gelu_tanh(self.caption_in(y)))
         return Text(tuple(kv(y) for kv in self.key_value), mask.to(self.device).bool()[:, None, None])
@@ -136,7 +136,7 @@ class PixArt(Backbone):
         return self.cross_proj[block](out.transpose(1, 2).reshape(B, N, D))
 
     def gate(self, i: int, ctx: Context) -> Tensor | None:
-        """What the output of branch `i` is multiplied with, (1 or B, 1, D); a cross-attention's with nothing."""
+        """The factor of the output of branch `i`, (1 or B, 1, D); None for a cross-attention."""
         block, kind = divmod(i, 3)
         return None if kind == CROSS else ctx.modulation[block][2 if kind == SELF else 5]
 
@@ -147,7 +147,7 @@ class PixArt(Backbone):
         return unpatchify(x, self.grid, self.patch)
 
     def load_weights(self, state: dict[str, Tensor]) -> Self:
-        """Take the weights of a PixArtTransformer2DModel. Raises KeyError or RuntimeError when they do not fit."""
+        """Load the weights of a PixArtTransformer2DModel. Raises KeyError or RuntimeError if they do not fit."""
         own: dict[str, Tensor] = {"final_table": state["scale_shift_table"]}
 
         def take(name, *sources):
@@ -179,7 +179,7 @@ class PixArt(Backbone):
 
 
 def additional_conditions(config: dict) -> bool:
-    """Whether the model is told resolution and aspect ratio; diffusers' default says so for α's 1024."""
+    """Whether the model takes resolution and aspect ratio; diffusers' default: if sample_size is 128."""
     told = config.get("use_additional_conditions")
     return config["sample_size"] == 128 if told is None else told
 

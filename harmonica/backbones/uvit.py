@@ -1,6 +1,6 @@
 """U-ViT (Bao et al. 2023, arXiv 2209.12152): time and label are tokens, long skips join the first half to the second.
 
-Parameters carry the original's names (in_blocks.0.attn.qkv.weight …), so that its checkpoints load as they are. Block i
+Parameters have the original's names (in_blocks.0.attn.qkv.weight …), so that its checkpoints load as they are. Block i
 of `depth` + 1 has branches 2i (attention) and 2i + 1 (MLP): in-blocks, the middle block, out-blocks. The output of
 in-block i is joined to the stream before block depth − i by that block's `skip_linear`, which belongs to no branch.
 """
@@ -56,7 +56,7 @@ class UViT(Backbone):
     """The backbone: `embed`, then for every branch `delta` and `gate`, `join` where a long skip begins or ends, `head`.
 
     `config` has the original's keys: img_size, patch_size, in_chans, embed_dim, depth, num_heads, mlp_ratio, qkv_bias,
-    num_classes (the last is "no label"). The variants with an MLP on the time or a final convolution are not built.
+    num_classes (the last is "no label"). Variants with a time MLP or a final convolution are not supported.
     """
 
     def __init__(self, config: dict, name: str = "U-ViT"):
@@ -91,14 +91,14 @@ class UViT(Backbone):
 
     def embed(self, latents: Tensor, t: Tensor | float, labels: Tensor) -> tuple[Tensor, None]:
         """Latents (B, C, H, W), timestep in (0, 1000] (one for all or (B,)), embedded labels (B, D) -> stream
-        (B, 2 + N, D); a branch needs nothing besides."""
+        (B, 2 + N, D); there is no other context."""
         patches = to_tokens(latents, self.patch_embed.proj)
         time = wave(t, self.frequencies, latents).expand(len(latents), -1)
         tokens = torch.stack([labels, time], 1) + self.pos_embed[:, : self.extras]
         return torch.cat([tokens, patches + self.pos_embed[:, self.extras :]], 1), None
 
     def join(self, i: int, x: Tensor, skips: dict[int, Tensor]) -> Tensor:
-        """The stream before branch `i`, where a long skip begins (it is left in `skips`) or ends."""
+        """The stream before branch `i`, where a long skip begins (it is put in `skips`) or ends."""
         block = i // 2
         if block <= self.depth // 2:
             skips[i] = x
@@ -112,13 +112,13 @@ class UViT(Backbone):
         return block.mlp(block.norm2(x)) if i % 2 else block.attn(block.norm1(x))
 
     def gate(self, i: int, ctx: None) -> None:
-        """Nothing: outputs are added as they are."""
+        """None: outputs are added unscaled."""
 
     def head(self, x: Tensor, ctx: None) -> Tensor:
         """Stream (B, 2 + N, D) -> predicted noise (B, C, H, W)."""
         return unpatchify(self.decoder_pred(self.norm(x[:, self.extras :])), self.grid, self.patch)
 
     def load_weights(self, state: dict[str, Tensor]) -> Self:
-        """Take a state dict of the original."""
+        """Load a state dict of the original."""
         self.load_state_dict(state)
         return self.eval().requires_grad_(False)

@@ -1,4 +1,4 @@
-"""Benchmarks of the promises on speed and memory. Both sides of a ratio run interleaved in one process; one line per
+"""Benchmarks of the speed and memory targets. Both sides of a ratio run interleaved in one process; one line per
 case gives medians, the ratio, and the quartiles of the rounds' ratios."""
 
 import statistics
@@ -32,7 +32,7 @@ from harmonica.utils.memory import Peak
 SIZES = {"DiT-S/2": (384, 12, 6), "DiT-B/2": (768, 12, 12), "28 narrow blocks": (16, 28, 2)}
 ON_CPU = ("DiT-S/2", "DiT-B/2")  # at 256×256, float32
 ON_GPU = ("dit-xl-2-256", "dit-xl-2-512", "pixart-alpha-256", "pixart-alpha-1024")  # in half precision
-WANTED = {25: 0.99, 50: 0.98, 75: 0.97}  # of the theoretical speed-up, on a CPU, by the share that is reused
+WANTED = {25: 0.99, 50: 0.98, 75: 0.97}  # of the theoretical speed-up, on a CPU, by percentage reused
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Line:
 
 
 def interleaved(sides: dict[Any, Callable[[], Any]], rounds: int) -> dict[Any, list[float]]:
-    """Seconds of each side in every round, one after the other; one round before is not counted."""
+    """Seconds of each side in every round, run in turn; one warm-up round is not counted."""
     times: dict[Any, list[float]] = {name: [] for name in sides}
     for r in range(rounds + 1):
         for name in sides if r % 2 else reversed(sides):
@@ -141,7 +141,7 @@ class Setting:
         return lambda: sampled(self.batch.noise)
 
     def recorded(self, policy: Policy) -> Callable[[], torch.Tensor]:
-        """On a GPU as one CUDA graph, since otherwise it waits for Python; on a CPU as it is."""
+        """On a GPU as one CUDA graph, to avoid waiting for Python; on a CPU unchanged."""
         if not self.on_gpu:
             return self.run(policy)
         graph = CudaGraph(Run(self.backbone, self.uncached, self.batch.labels, policy), self.batch.noise)
@@ -149,7 +149,7 @@ class Setting:
 
 
 def settings(sizes: tuple[str, ...] = (), **more) -> Iterator[Setting]:
-    """Of the models that are measured on this device, or of those requested."""
+    """The settings of this device's models, or of those requested."""
     on_gpu = default_device().type == "cuda"
     for name in sizes or (ON_GPU if on_gpu else ON_CPU):
         for precision in ("bfloat16", "float16") if on_gpu else ("float32",):
@@ -173,7 +173,7 @@ def in_whole_steps(steps: int, branches: int, percent: float) -> Plan:
 
 
 def some_plans(branches: int, steps: int) -> Iterator[tuple[str, int, Plan]]:
-    """Plans that reuse 25, 50 and 75 % of all, at random places and in whole steps."""
+    """Plans that reuse 25, 50, 75 % of branches, at random and in whole steps."""
     rng = np.random.default_rng(0)
     for percent in WANTED:
         yield "random", percent, scattered(rng, steps, branches, percent)
@@ -191,7 +191,7 @@ def inference(rounds: int, sizes: tuple[str, ...] = (), batch: int = 8, steps: i
             theory = theoretical_speedup(plan, backbone.layout)
 
             def says(ratio: float, theory=theory, percent=percent, wanted=wanted) -> str:
-                return f"real/theory {ratio:.2f} of {theory:.2f}x, CUR {percent} %, wanted {wanted[percent]}"
+                return f"real/theory {ratio:.2f} of {theory:.2f}x, CUR {percent} %, target {wanted[percent]}"
 
             pair = times["full"], times[kind, percent]
             name = f"{case.title}, {kind}, {percent} %"
@@ -230,7 +230,7 @@ def plain(rounds: int, sizes: tuple[str, ...] = (), batch: int = 4, steps: int =
         if case.on_gpu:
             suites["suite, CUDA graph"] = case.recorded(Plain(own))
         times = interleaved({"diffusers": pipeline} | suites, rounds)
-        says = f"wanted {1.3 if case.on_gpu else 1.0}"
+        says = f"target {1.3 if case.on_gpu else 1.0}"
         for name in suites:
             sides = times["diffusers"], times[name]
             yield compared("plain", f"{case.title}, uncached", ("diffusers", name), sides, says=lambda _, w=says: w)
@@ -238,7 +238,7 @@ def plain(rounds: int, sizes: tuple[str, ...] = (), batch: int = 4, steps: int =
 
 def compiled(rounds: int, sizes: tuple[str, ...] = (), batch: int = 8, steps: int = 8) -> Iterator[Line]:
     """torch.compile and the cache, each alone and together, at 50 % in whole steps; of the first model only, since each
-    takes minutes. Compilation is not in the times, but said."""
+    takes minutes. Compile time is reported separately."""
     for case in islice(settings(sizes, batch=batch, steps=steps), None if sizes else 1):
         backbone, plan = case.backbone, in_whole_steps(steps, case.branches, 50)
         policies = {
@@ -249,7 +249,7 @@ def compiled(rounds: int, sizes: tuple[str, ...] = (), batch: int = 8, steps: in
         }
         started = time.perf_counter()
         case.run(both)()
-        took = f"{time.perf_counter() - started:.1f} s to compile {len(set(both.kinds))} kinds of steps; wanted above 1"
+        took = f"{time.perf_counter() - started:.1f} s to compile {len(set(both.kinds))} kinds of steps; target above 1"
         times = interleaved({name: case.recorded(policy) for name, policy in policies.items()}, rounds)
         theory = theoretical_speedup(plan, backbone.layout)
         for other in list(policies)[:-1]:
@@ -263,7 +263,7 @@ def compiled(rounds: int, sizes: tuple[str, ...] = (), batch: int = 8, steps: in
 
 def training(rounds: int, sizes: tuple[str, ...] = (), batch: int = 4, steps: int = 4) -> Iterator[Line]:
     """A step of SDT against a plain forward pass, with and without checkpointing, and λ with shared prefixes against λ
-    from whole passes."""
+    from full passes."""
     device = default_device()
     on_gpu = device.type == "cuda"
     for name in sizes or (ON_GPU[:1] if on_gpu else ON_CPU):
@@ -292,11 +292,11 @@ def _training(case: Setting, rounds: int, batch: int, steps: int) -> Iterator[Li
         # the first step of a trajectory only fills the cache: it is one plain pass
         step = [(v - p) / (steps - 1) for v, p in zip(times[name], passes["plain"], strict=True)]
         yield compared("training", f"{case.title}, {name}", ("a step", "plain pass"), (step, passes["plain"]), 1.0,
-                       lambda ratio: f"{ratio:.2f} plain passes a step, wanted 3.1")  # fmt: skip
+                       lambda ratio: f"{ratio:.2f} plain passes/step, target 3.1")  # fmt: skip
     logits = random_logits()
     shared = interleaved({"λ": lambda: iepo.official(guided, sampler, logits, Soft(backbone, 0.1), noise),
                           "plain": plain_side}, max(1, rounds // 2))  # fmt: skip
-    whole = [steps * v for v in shared["plain"]]  # T passes of the whole trajectory, as released
+    whole = [steps * v for v in shared["plain"]]  # T passes of the full trajectory, as released
     yield compared("training", f"{case.title}, λ of {steps} steps", ("T passes", "shared"), (whole, shared["λ"]), 1.0,
                    lambda ratio: f"λ takes {1 / ratio:.2f} of the released code's passes")  # fmt: skip
 
@@ -314,7 +314,7 @@ def memory(rounds: int) -> Iterator[Line]:
         run(backbone, plan, start, policy)
         measured, predicted = policy.cache.peak_bytes, cache_bytes(plan, backbone.layout, batch=batch)
         ratio = measured / everything
-        says = f"predicted {predicted / 1e6:.4g} MB, wanted 0.6"
+        says = f"predicted {predicted / 1e6:.4g} MB, target 0.6"
         yield Line("memory", f"56 branches, CUR {plan.cur:.0f} %", "measured", "every branch", measured / 1e6,
                    everything / 1e6, "MB", ratio, ratio, ratio, says)  # fmt: skip
 
@@ -330,7 +330,7 @@ def metrics(rounds: int, samples: int = 50_000, references: int = 10_000, width:
     seconds = time.perf_counter() - started
     used = peak.megabytes() / 1e3
     case = f"precision/recall {samples} × {references} × {width}"
-    yield Line("metrics", case, "peak", "wanted", used, 4.0, "GB", used / 4, used / 4, used / 4, f"{seconds:.0f} s")
+    yield Line("metrics", case, "peak", "target", used, 4.0, "GB", used / 4, used / 4, used / 4, f"{seconds:.0f} s")
 
 
 SUITES = {

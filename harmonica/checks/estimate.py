@@ -1,7 +1,7 @@
-"""What a run of the workflow will cost, before it is started: time, disk and memory of every rule.
+"""The estimated cost of a workflow run: time, disk and memory of every rule.
 
-Work is counted in evaluations of the model, from the plans' MACs and the recipes, and multiplied with what this machine
-needs for one, measured on a few batches at the true shape with random weights: run it on the machine that is meant.
+Work is counted in evaluations of the model, from the plans' MACs and the recipes, and multiplied by this machine's time
+for one, measured on a few batches at the true shape with random weights: run it on the target machine.
 """
 
 import os
@@ -40,12 +40,12 @@ REPEATS = 3
 LONG_S = 2.0
 SEARCH = 1.15  # rounds of a search for β over those of a training with given β: mean of table 1's nine rows
 CPU_MACS = 5e11  # of a batch that is timed on a CPU, where larger ones are no faster per image
-SAMPLE_OF_FEATURES = 2000  # metrics are timed on so many, and scaled by their number
+SAMPLE_OF_FEATURES = 2000  # metrics are timed on this many, then scaled
 
 
 @dataclass
 class Rule:
-    """Of all jobs of one rule: how many, seconds of work and of starting up, bytes written, the most memory of one."""
+    """Totals of one rule's jobs: their number, seconds with start-up, bytes written; peak memory (bytes) of one."""
 
     jobs: int = 0
     seconds: float = 0.0
@@ -69,13 +69,13 @@ class Machine:
         self.memory = 0.0
 
     def tried(self, batch: int, cfg: float = 1.0) -> int:
-        """How many images of a batch are tried: on a CPU as many as take seconds."""
+        """How many images of a batch are timed: on a CPU up to CPU_MACS."""
         one = self.backbone.layout.macs * (1 if cfg == 1.0 else 2)
         return batch if torch.cuda.is_available() else max(1, min(batch, int(CPU_MACS / one)))
 
     def timed(self, once: Callable[[], Any], share: float = 1.0) -> float:
-        """Median seconds of one call, after one that is not counted; one that takes long is not repeated. `share`: of
-        the batch that is meant, for memory."""
+        """Median seconds of one call after a warm-up; a call above LONG_S is not repeated. `share`: the part of the
+        intended batch that it runs."""
         peak, times = Peak(), []
         for _ in range(1 + REPEATS):
             started = time.perf_counter()
@@ -97,7 +97,7 @@ class Machine:
 
     @cache  # noqa: B019  (a machine lives as long as the process)
     def evaluation(self, batch: int, cfg: float, threads: int = 0) -> float:
-        """Seconds an image of one plain evaluation, with its guidance; with so many threads, if any are said."""
+        """Seconds per image of one plain evaluation, with guidance, on `threads` threads (0: as set)."""
         tried, before = self.tried(batch, cfg), torch.get_num_threads()
         guided, noise = self._begin(tried, cfg)
         torch.set_num_threads(threads or before)
@@ -108,7 +108,7 @@ class Machine:
 
     @cache  # noqa: B019
     def update(self, batch: int, cfg: float) -> float:
-        """Seconds an image of one update: teacher, student, and the gradient of a row of logits."""
+        """Seconds per image of one update: teacher, student, and gradient of a row of logits."""
         tried = self.tried(batch, cfg)
         guided, noise = self._begin(tried, cfg)
         sampler, branches = make_sampler("ddim", 2), len(self.backbone.layout.branches)
@@ -121,7 +121,7 @@ class Machine:
 
     @cache  # noqa: B019
     def decoding(self, batch: int) -> float:
-        """Seconds an image."""
+        """Seconds per image"""
         vae = build_autoencoder(self.model) if self.model.hub else load_autoencoder(self.model)
         tried = self.tried(batch)
         decode, latents = decoder(vae.to(self.backbone.device)), self._begin(tried, 1.0)[1]
@@ -130,7 +130,7 @@ class Machine:
 
     @cache  # noqa: B019
     def features(self, batch: int = 100) -> float:
-        """Seconds an image of the metrics' network."""
+        """Seconds per image, feature network."""
         images, extract = self._images(batch), self._extractor()
         return self.timed(lambda: extract(images)) / batch
 
@@ -144,7 +144,7 @@ class Machine:
 
     @cache  # noqa: B019
     def distances(self, images: int) -> float:
-        """Seconds of the metrics of so many images' features: of fewer features, at random, in proportion."""
+        """Seconds of the metrics of this many images, scaled from fewer random features."""
         some, real = min(images, SAMPLE_OF_FEATURES), 10_000
         f = self._extractor()(self._images(2))
         rng = np.random.default_rng(0)
@@ -170,7 +170,7 @@ def _random_inception() -> Callable:
 
 
 def start_ups() -> dict[str, float]:
-    """Seconds that a job of each rule takes to import the largest of what it needs, in fresh processes."""
+    """Seconds that a job of each rule takes for its largest imports, in fresh processes."""
     needs = {"plan": "torch._dynamo", "sample": "diffusers.models.autoencoders.autoencoder_kl",
              "metrics": "torch, cleanfid.fid", "latency": "torch", "table": "matplotlib.pyplot, pandas"}  # fmt: skip
 
@@ -216,15 +216,15 @@ def _plan(rule: Rule, row: Row, machine: Machine, scale: str, start_up_s: float)
 
 
 def _share(row: Row, table: list[Row]) -> tuple[int, float]:
-    """Steps of a row, and the share of the whole model's MACs that its plan computes."""
+    """Steps of a row, and the share of the model's MACs that its plan computes."""
     e, layout, steps = row.experiment, row.experiment.model.layout, row.experiment.protocol.steps
-    if row.requires:  # it costs what its source costs, or about that
+    if row.requires:  # it costs about what its source costs
         source = next(r for r in table if r.slug == row.requires)
         return steps, _share(source, table)[1]
     if isinstance(e.method, LearnedSettings):
         reused = 0.01 * e.method.target_cur * layout.branch_macs.sum()
         return steps, 1 - reused / layout.macs
-    if e.reads.files:  # other people's plans are not here yet
+    if e.reads.files:  # downloaded plans are not here yet
         return steps, 1.0
     plan, _ = e.make()
     return plan.steps, macs(plan, layout) / (plan.steps * layout.macs + layout.once_macs)
@@ -258,7 +258,7 @@ def _images(
 
 
 def text(rules: dict[str, Rule], cores: int, gpu: bool) -> str:
-    """A line a rule, and the whole."""
+    """One line per rule, a total."""
     lines = [f"{'rule':10} {'jobs':>6} {'hours':>9} {'disk':>10} {'memory of a job':>16}"]
     total = Rule()
     for name, r in rules.items():
@@ -269,5 +269,5 @@ def text(rules: dict[str, Rule], cores: int, gpu: bool) -> str:
     lines.append(f"{'all':10} {total.jobs:6} {total.seconds / 3600:9.3f} {total.disk / 1e9:7.2f} GB "
                  f"{total.memory / 1e9:13.2f} GB")  # fmt: skip
     what = "one GPU" if gpu else f"{cores} cores"
-    lines.append(f"about {wall / 3600:.2f} hours ({wall / 60:.1f} minutes) on {what}, as fast as this machine is now")
+    lines.append(f"about {wall / 3600:.2f} hours ({wall / 60:.1f} minutes) on {what}, at this machine's speed")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Replay of a reference trace: what the published code computed on a small DiT, recomputed by this code.
+"""Replay of a reference trace: outputs of the published code on a small DiT, recomputed by this code.
 
 A trace is a safetensors file with weights under the original DiT's parameter names, inputs, recorded outputs, and the
 settings as JSON in its metadata (`config`). HarmoniCa and Learning-to-Cache traces are distinguished by their keys.
@@ -28,7 +28,7 @@ from harmonica.training.sdt import trajectory
 from harmonica.training.soft import Soft
 from harmonica.utils import UserError
 
-# By precision. Losses compare a student with a teacher close to it, so in bfloat16 the smallest are rounding.
+# By precision. Losses compare a student with a close teacher, so in bfloat16 rounding dominates the smallest.
 TOLERANCES = {
     "float32": {"steps": 0.0, "latents": 1e-4, "lambda": 1e-3, "losses": 1e-3, "logits": 1e-3},
     "bfloat16": {"steps": 0.0, "latents": 0.25, "lambda": 1e-3, "losses": 1.0, "logits": 1e-3},
@@ -69,8 +69,7 @@ def check(quantity: str, kind: str, own, recorded) -> Check:
 
 
 class Trace:
-    """A trace's tensors, settings and backbone, in the given precision and in float32. Raises UserError for another
-    file."""
+    """A trace's tensors, settings and backbone, in this precision and float32. Raises UserError if it is no trace."""
 
     def __init__(self, path: str | Path, precision: str = "float32"):
         try:
@@ -138,7 +137,7 @@ def _harmonica(t: Trace) -> Iterator[Check]:
     routed = range(1, t.steps)
 
     def measure(logits: Logits, labels: Tensor, noise: Tensor, soft: Soft) -> Tensor:
-        # the λ passes start clean, the trajectory after them does not
+        # λ passes start with an empty cache, the trajectory does not
         guided = t.guided(labels, precise=True)
         return iepo.refreshed(guided, t.sampler, logits, t.threshold, noise, None, soft.cache, t.backbone.dtype)
 

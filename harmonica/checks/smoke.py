@@ -1,4 +1,4 @@
-"""A paper-scale model at its true shape with random weights, through everything a run needs: sampling under a plan, one
+"""A paper-scale model at its true shape with random weights, through all stages of a run: sampling under a plan, one
 update of router training, decoding, and the metrics."""
 
 import resource
@@ -32,7 +32,7 @@ METRIC_IMAGES = 6
 
 @contextmanager
 def stage(name: str) -> Iterator[None]:
-    """Print what a stage took, and the peak memory so far."""
+    """Print a stage's seconds, and the peak memory so far."""
     started = time.perf_counter()
     yield
     if torch.cuda.is_available():

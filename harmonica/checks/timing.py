@@ -1,4 +1,4 @@
-"""Where a run of the workflow spent its time, from the line that every command leaves at the end of its log."""
+"""Where a run of the workflow spent its time, from the last line of each command's log."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from harmonica.utils import UserError
 
 
 def report(folder: Path) -> str:
-    """A table of the last run: one line per rule with jobs, seconds and their share of start-up; then the whole run.
+    """A table of the last run: one line per rule with jobs, seconds and start-up seconds; then the full run.
 
     Raises UserError if there are no logs of a finished run below `folder`.
     """

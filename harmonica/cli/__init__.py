@@ -1,7 +1,7 @@
 """The command line, which the workflow's rules call, too: one file per command, discovered here.
 
 A command is a module with `HELP` and `EXAMPLE`, `add_arguments(parser)`, and `run(args)` that returns an exit status
-or None. Heavy imports wait until it runs. Other packages add commands by the entry-point group `harmonica.commands`.
+or None. Heavy imports wait until it runs. Packages add commands through the entry-point group `harmonica.commands`.
 """
 
 import argparse

@@ -26,7 +26,7 @@ def load_plans(paths: list[Path]) -> dict:
 
 
 def save_plan(plan, router, path: Path) -> None:
-    """Write the plan, and beside it the router that it comes from, if any."""
+    """Write the plan, and beside it its router, if any."""
     if router is not None:
         router.save(path.with_suffix(".router.safetensors"))
     plan.save(path)
@@ -46,7 +46,7 @@ def summary(plan) -> str:
     layout = layout_of(plan)
     return (
         f"CUR {plan.cur:.2f} %, {macs(plan, layout) / 1e9:.4g} GMACs per image and guidance half, "
-        f"theoretical speed-up {theoretical_speedup(plan, layout):.2f}x over as many uncached steps"
+        f"theoretical speed-up {theoretical_speedup(plan, layout):.2f}x at an equal number of steps"
     )
 
 

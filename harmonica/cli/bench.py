@@ -5,7 +5,7 @@ from pathlib import Path
 
 from harmonica.utils import UserError
 
-HELP = "Measure the promises on speed and memory: one line per case, with ratio and spread."
+HELP = "Measure the speed and memory targets: one line per case, with ratio and spread."
 EXAMPLE = "harmonica bench inference --rounds 5"
 
 

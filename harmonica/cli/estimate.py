@@ -6,7 +6,7 @@ from pathlib import Path
 
 from harmonica.utils import UserError, unknown
 
-HELP = "Say what tables will cost on this machine: hours, disk and memory of every rule."
+HELP = "Estimate tables' cost on this machine: hours, disk and memory of every rule."
 EXAMPLE = "harmonica estimate results/table1.csv --scale paper --images 50000"
 
 
@@ -29,7 +29,7 @@ def run(args) -> None:
     if not path.is_file():
         raise UserError(f"{path} is missing: an estimate needs a checkout of the project")
     given = {"scale": args.scale} | ({} if args.images is None else {"images": args.images})
-    print(f"measuring what {', '.join(args.targets)} will cost from scratch …", file=sys.stderr)
+    print(f"estimating {', '.join(args.targets)} from scratch …", file=sys.stderr)
     known = config.tables(yaml.safe_load(path.read_text()), given)
     names = [Path(t).stem for t in args.targets]
     for name in names:

@@ -33,7 +33,7 @@ def run(args) -> None:
     print(f"{args.file}: {router.origin.method} for {p.model}, {p.sampler}, {steps} steps × {branches} branches")
     routed = (router.logits < LIMIT).any(1)
     reused = 100 * float((plan.actions[routed] != COMPUTE).mean()) if routed.any() else 0.0
-    print(f"{below:.2f} % of its entries are at or below {threshold:g}; of the {routed.sum()} routed steps' branches, "
+    print(f"{below:.2f} % of its ratios are at or below {threshold:g}; of the {routed.sum()} routed steps' branches, "
           f"{reused:.2f} % are reused")  # fmt: skip
     print(_shared.summary(plan))
     if args.out:

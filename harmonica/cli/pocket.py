@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-HELP = "Make the shipped pocket models again from their data."
+HELP = "Retrain the shipped pocket models from their data."
 EXAMPLE = "harmonica pocket train --data fashion-mnist/ -o my-pocket/"
 
 
@@ -17,7 +17,7 @@ def add_arguments(parser) -> None:
                         help="folder to make or replace (harmonica/pocket/ has the shipped ones)")  # fmt: skip
     parser.add_argument("--steps", type=int, help="of every stage, for a trial; default: the recipe's")
     parser.add_argument(
-        "--images", type=int, help="to measure quality; default: 1000 per seed, of captions the 400 held out"
+        "--images", type=int, help="to measure quality; default: 1000 per seed, or the 400 held-out captions"
     )
 
 

@@ -11,7 +11,7 @@ EXAMPLE = "harmonica reference weights/coco/val2014 --side 256 -o coco.npz"
 
 def add_arguments(parser) -> None:
     parser.add_argument("source", type=Path)
-    parser.add_argument("--side", type=int, default=256, help="of a folder's pictures, cropped; default: %(default)s")
+    parser.add_argument("--side", type=int, default=256, help="pixels, of a folder's pictures; default: %(default)s")
     parser.add_argument("--extractor", default="inception-2015-12-05", help="feature network; default: %(default)s")
     parser.add_argument("-o", "--out", type=Path, required=True)
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from harmonica.utils import PRECISIONS
 
-HELP = "Replay a reference trace of the published code; exits 1 where this code differs."
+HELP = "Replay a reference trace of the published code; exits 1 if this code differs."
 EXAMPLE = "harmonica replay tests/conformance/data/harmonica_dit_T10.safetensors"
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from harmonica.cli import _shared
 
-HELP = "Print what a plan does and what it saves."
+HELP = "Print a plan's actions and savings."
 EXAMPLE = "harmonica show hc.safetensors"
 
 

@@ -1,6 +1,6 @@
 """`harmonica smoke`"""
 
-HELP = "Try a paper-scale model at its true shape, with random weights."
+HELP = "Run a paper-scale model at its true shape, with random weights."
 EXAMPLE = "harmonica smoke --scale paper --model pixart-alpha-1024"
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-HELP = "Say where a run of the workflow spent its time."
+HELP = "Report where a workflow run spent its time."
 EXAMPLE = "harmonica timing results/"
 
 

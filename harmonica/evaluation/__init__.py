@@ -1,1 +1,1 @@
-"""Generated images and what is measured on them: metrics, latency, drift."""
+"""Generated images and their measurement: metrics, latency, drift."""

@@ -119,7 +119,7 @@ def clip_score(cosines: np.ndarray) -> float:
 
 
 def squared_error(a: np.ndarray, b: np.ndarray) -> float:
-    """Mean squared difference of uint8 images of one shape. Raises UserError when the shapes differ."""
+    """Mean squared difference of uint8 images of one shape. Raises UserError if the shapes differ."""
     if a.shape != b.shape:
         raise UserError(f"PSNR compares images of one shape, not {a.shape} and {b.shape}")
     return float(np.mean((a.astype(np.float32) - b.astype(np.float32)) ** 2, dtype=np.float64))

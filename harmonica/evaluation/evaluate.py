@@ -17,8 +17,8 @@ def evaluate(
 ) -> dict:
     """All metrics of the images in `files`, generated from the same seeds as those in `uncached`, and their number N.
 
-    If labels are numbers of `captions`, `clip` (features.clip.Clip) gives their score. Raises UserError for chunks that
-    are damaged, missing, or of other seeds.
+    If labels are indices of `captions`, `clip` (features.clip.Clip) scores them. Raises UserError if chunks are
+    damaged, missing, or of other seeds.
     """
     features, labels, errors, cosines = [], [], [], []
     if len(files) != len(uncached):

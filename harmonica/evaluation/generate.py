@@ -19,7 +19,7 @@ Parts = tuple[Any, Callable]  # backbone and decoder
 
 
 def folder_name(plan: Plan, stem: str) -> str:
-    """The folder of a plan's images: its name, and a digest of everything that decides the pixels."""
+    """The folder of a plan's images: its name, and a digest of all that affects pixels."""
     p, model = plan.protocol, get_model(plan.protocol.model)
     captions = model.captions.hash if model.captions else ""
     about = [p.model, model.fingerprint, captions, p.sampler, p.cfg, plan.origin.seed, p.prior_noise]
@@ -36,10 +36,10 @@ def generate(
     parts: Parts | None = None,
     progress: Callable[[int], Any] = lambda n: None,
 ) -> list[Path]:
-    """Make the missing chunks of images first … first+count−1; returns the files of all of them.
+    """Generate the missing chunks of images first … first+count−1; returns all their files.
 
-    `parts` (backbone, decoder) are loaded if they are not given; `progress` is called with numbers of finished images.
-    Seeds count from the plan's own. A chunk file has images uint8 (n, H, W, C), labels (n,) and the index of the first.
+    `parts` (backbone, decoder) are loaded if not given; `progress` is called with each number of newly finished images.
+    The seed is the plan's. A chunk file has images uint8 (n, H, W, C), labels (n,) and the index of the first.
     Raises UserError for sizes below 1, or a plan that does not fit the model.
     """
     if min(count, chunk, batch) < 1 or first < 0:
@@ -115,7 +115,7 @@ def _complete(path: Path, first: int, size: int) -> bool:
 def chunks(files: Sequence[str | Path]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Images uint8 (n, H, W, C) and labels (n,) of every chunk file, in the order of their seeds.
 
-    Raises UserError for a chunk that is damaged, missing or doubled.
+    Raises UserError if a chunk is damaged, missing or repeated.
     """
     expected = None
     for path in sorted(map(Path, files)):
@@ -135,7 +135,7 @@ def chunks(files: Sequence[str | Path]) -> Iterator[tuple[np.ndarray, np.ndarray
 
 
 def read(files: Sequence[str | Path]) -> tuple[np.ndarray, np.ndarray]:
-    """Images and labels of all the chunks together. Raises UserError as `chunks` does."""
+    """All images and labels, concatenated. Raises UserError as `chunks` does."""
     images, labels = zip(*chunks(files), strict=True)
     return np.concatenate(images), np.concatenate(labels)
 

@@ -1,4 +1,4 @@
-"""Wall time of the denoising loop, all plans interleaved so that their ratios hold on a noisy machine."""
+"""Wall time of the denoising loop, all plans interleaved so that ratios are robust on a noisy machine."""
 
 import random
 import statistics

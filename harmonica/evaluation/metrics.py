@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """What the metrics of a row are computed from; what is None leaves out the metrics that need it."""
+    """Inputs of a row's metrics; a metric whose input is None is omitted."""
 
     features: Features
     reference: Reference

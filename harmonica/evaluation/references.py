@@ -16,7 +16,7 @@ from harmonica.utils.images import PICTURES
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """Statistics of the full reference set, and pooled features of 10 000 of its images."""
+    """Statistics of the full reference set, pooled features (n ≤ 10 000, d) of a part."""
 
     pooled: Gaussian
     spatial: Gaussian
@@ -28,7 +28,7 @@ class Reference:
 
     @staticmethod
     def load(path: str | Path) -> "Reference":
-        """Read a reference file. Raises UserError if it is missing or something else."""
+        """Read a reference file. Raises UserError if it is missing or no reference."""
         try:
             with np.load(path, allow_pickle=False) as f:
                 return Reference(Gaussian(f["mu"], f["sigma"]), Gaussian(f["mu_s"], f["sigma_s"]), f["features"])

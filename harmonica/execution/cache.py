@@ -1,4 +1,4 @@
-"""The cache of a plan that is being followed."""
+"""The cache while a plan is executed."""
 
 import torch
 from torch import Tensor
@@ -9,19 +9,19 @@ from harmonica.utils import UserError
 
 
 class Cache:
-    """Cached outputs and long skips during one step, without bookkeeping.
+    """Cached tensors and long skips (B, N, D) of one step, no bookkeeping.
 
-    `tensors` are by (action, first branch, branch after the last), `skips` by the branch where they begin;
+    `tensors` are keyed by (action, first branch, branch after the last), `skips` by their first branch;
     `condition_tokens` is the number of tokens before the patches.
     """
 
     def __init__(self, tensors: dict[Key, Tensor], skips: dict[int, Tensor], condition_tokens: int = 0):
         self.tensors, self.skips, self.condition_tokens = tensors, skips, condition_tokens
         self.reused = 0
-        self._open: dict[tuple[int, int], Tensor] = {}  # the stream where spans begin that are to be cached
+        self._open: dict[tuple[int, int], Tensor] = {}  # the stream at the start of spans to cache
 
     def open(self, op: Op, x: Tensor) -> None:
-        """Remember the stream where spans begin that are to be cached."""
+        """Keep the stream x (B, N, D) at the start of spans to cache."""
         for span in op.opens:
             self._open[span] = x
 
@@ -31,21 +31,21 @@ class Cache:
             self.store((REUSE, i, op.stop), delta)
 
     def take(self, i: int, op: Op) -> Tensor:
-        """The cached tensor of a branch or span that is reused."""
+        """Cached tensor (B, N, D) of a reused branch or span."""
         key = (op.action, i, op.stop)
         self.reused += op.stop - i
         return self.tensors.pop(key) if op.drop else self.tensors[key]
 
     def take_span(self, i: int, op: Op, x: Tensor) -> Tensor:
-        """The stream after a span that is reused."""
+        """The stream x after a reused span."""
         stored = self.take(i, op)
         if op.action == SPAN_DELTA:
             return x + stored
         return self.with_own_condition(x, stored) if op.action == SPAN_TIMED else stored
 
     def with_own_condition(self, x: Tensor, stored: Tensor) -> Tensor:
-        """The stream after a timed span: the tokens of time and label move on from x, the patches are the cached
-        ones."""
+        """The stream after a timed span: time and label tokens are x's plus their cached change, patches as
+        cached."""
         n = self.condition_tokens
         return torch.cat([x[:, :n] + stored[:, :n], stored[:, n:]], 1)
 
@@ -66,11 +66,11 @@ class Cache:
 
 
 class CacheState(Cache):
-    """The cache of a trajectory under a plan. What was reused is counted, so that a cache that was requested but not
-    used cannot go unnoticed.
+    """The cache of a trajectory under a plan. Reuses are counted, to detect a cache that was requested but not
+    used.
 
-    `carried` says which long skips are kept after each step (`carried_skips`); tensors that are given are continued
-    with, from a step after the first.
+    `carried` lists the long skips kept after each step (`carried_skips`); given `tensors` continue the cache of a
+    trajectory from a step after the first.
     """
 
     def __init__(self, plan: Plan, carried=None, condition_tokens: int = 0, tensors: dict[Key, Tensor] | None = None):
@@ -95,7 +95,7 @@ class CacheState(Cache):
         self.measure()
 
     def measure(self) -> None:
-        """Update the peak by what is kept for later steps now, with long skips carried into or out of this step."""
+        """Update `peak_bytes` with tensors kept for later steps and long skips carried into or out of this one."""
         held = sum(v.nbytes for v in self.tensors.values())
         held += sum(v.nbytes for k, v in self.skips.items() if k in self._counted)
         self.peak_bytes = max(self.peak_bytes, held)
@@ -106,7 +106,7 @@ class CacheState(Cache):
         return 100.0 * self.reused / (max(self.steps_done, 1) * self.plan.branches)
 
     def finish(self) -> None:
-        """Raise UserError unless the trajectory reused what the plan says and left nothing in the cache."""
+        """Raise UserError unless the trajectory reused as planned and left the cache empty."""
         if self.steps_done != self.plan.steps or abs(self.cur - self.plan.cur) > 1e-9:
             raise UserError(
                 f"measured CUR {self.cur:.2f} % in {self.steps_done} steps ≠ planned {self.plan.cur:.2f} % in "

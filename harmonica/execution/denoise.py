@@ -20,9 +20,9 @@ def denoise(
     seeds: Seeds | None = None,
     callback: Callback | None = None,
 ) -> Tensor:
-    """Latents (n, C, H, W) at the end of a trajectory that stands before step `start` in `state` (see `samplers.base`).
+    """Latents (n, C, H, W) at the end of a trajectory with state `state` before step `start` (see `samplers.base`).
 
-    A sampler's memory stays inside: model and callback see latents only.
+    Model and callback get latents only, not the sampler's memory.
     """
     for s in range(start, sampler.steps):
         state = sampler.step(s, output(sampler.latents(state), s), state, seeds)

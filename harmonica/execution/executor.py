@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 def evaluate(backbone: Backbone, latents: Tensor, t: Tensor | float, condition: Any, step: StepPolicy) -> Tensor:
     """The model's output (B, C_out, H, W) for latents (B, C, H, W) at timestep `t`, with `step` deciding each branch.
 
-    `condition` is `backbone.condition(labels)`. The branches compute in the type of the backbone's weights; latents and
-    output keep theirs. Long skips begin and end between branches, wherever the policy arrives; those carried from step
-    to step are in `step.skips`.
+    `condition` is `backbone.condition(labels)`. Branches compute in the dtype of the backbone's weights; latents and
+    output keep theirs. Long skips begin and end before branches that the policy reaches; those carried between steps
+    are in `step.skips`.
     """
     x, ctx = backbone.embed(latents.to(backbone.dtype), t, condition)
     i, last, skips = 0, len(backbone.layout.branches), step.skips

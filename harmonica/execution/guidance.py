@@ -14,10 +14,10 @@ from harmonica.plan import Protocol
 
 @dataclass
 class Guided:
-    """A backbone under guidance of scale `cfg`, for fixed labels (n,): classes, or captions by number.
+    """A backbone under guidance of scale `cfg`, for fixed labels (n,): classes or caption indices.
 
     The conditional half comes first. Guidance acts on the first `channels` latent channels; the others come from the
-    conditional half. A scale of 1 runs no second half. What depends on the labels alone is computed here, once.
+    conditional half. Scale 1 runs no second half. Work that depends only on the labels is done here, once.
     """
 
     backbone: Backbone
@@ -42,17 +42,17 @@ class Guided:
         return 1 if self.cfg == 1.0 else 2
 
     def with_backbone(self, backbone: Backbone) -> Guided:
-        """The same for another backbone, for example one of higher precision."""
+        """A copy with another backbone, for example of higher precision."""
         return Guided(backbone, self.labels, self.cfg, self.channels)
 
     def repeated(self, times: int) -> Guided:
-        """The same for `times` copies of the batch, one after the other."""
+        """A copy for `times` repetitions of the batch in a row."""
         return Guided(self.backbone, self.labels.repeat(times), self.cfg, self.channels)
 
     def both(self, latents: Tensor, t: Tensor | float, step: StepPolicy) -> Tensor:
         """Outputs of both halves (2n, C_out, H, W) for latents (n, C, H, W) at timestep `t`; (n, …) at a scale of 1.
 
-        The guided channels are equal in both halves, the others are each half's own, as in the official code.
+        Guided channels are equal in both halves, the others stay separate, as in the official code.
         """
         if self.halves == 1:
             return step.evaluate(self.backbone, latents, t, self._condition)

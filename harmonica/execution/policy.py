@@ -1,9 +1,10 @@
-"""What is done at each branch: a policy. Plain computes everything, Planned follows a plan; the soft reuse of router
+"""Policies: what is done at each branch. Plain computes all, Planned follows a plan; the soft reuse of router
 training is in harmonica/training/soft.py."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+import typing
+from typing import Any
 
 from torch import Tensor
 
@@ -15,13 +16,13 @@ from harmonica.plan import COMPUTE, REUSE, SPAN_TIMED, Plan
 from harmonica.plan.program import Op, Ops, carried_skips
 
 
-class StepPolicy(Protocol):
+class StepPolicy(typing.Protocol):
     """The policy of one step. Called before branch `i` with the stream x (B, N, D), it returns the new stream and the
     branch to continue with."""
 
     @property
     def skips(self) -> dict[int, Tensor]:
-        """Long skips carried into this step, to which it adds its own."""
+        """Long skips carried into this step; it adds its own."""
         return {}
 
     def __call__(self, i: int, x: Tensor, ctx: Any) -> tuple[Tensor, int]: ...
@@ -31,8 +32,8 @@ class StepPolicy(Protocol):
         return executor.evaluate(backbone, latents, t, condition, self)
 
 
-class Policy(Protocol):
-    """The policy of a trajectory: one StepPolicy per step, asked for in order."""
+class Policy(typing.Protocol):
+    """The policy of a trajectory: one StepPolicy per step, taken in order."""
 
     def at(self, s: int) -> StepPolicy:
         """The policy of step `s`; step 0 begins a trajectory."""
@@ -47,13 +48,13 @@ class Policy(Protocol):
         return self.at(group[0])
 
     def finish(self) -> None:
-        """Check the trajectory at its end. Raises UserError unless it did what was planned."""
+        """Check the trajectory at its end. Raises UserError unless it went as planned."""
         return None
 
 
 class Plain(Policy, StepPolicy):
-    """Every branch is computed: the uncached model, and the teacher of router training. The output of the first branch,
-    which a student of the same latents shares, is left in `first`."""
+    """Every branch is computed: the uncached model, and the teacher of router training. `first` keeps the output of the
+    first branch, which a student on the same latents shares."""
 
     first: Tensor | None = None
 
@@ -99,7 +100,7 @@ class PlannedStep(StepPolicy):
 
 
 class Planned(Policy):
-    """A plan on a backbone. Tensors that are given continue a cache, from a step after the first."""
+    """A plan on a backbone. Given `tensors` continue a cache from a step after the first."""
 
     def __init__(self, backbone: Backbone, plan: Plan, tensors: dict | None = None):
         plan.check_layout(backbone.layout)
@@ -112,7 +113,7 @@ class Planned(Policy):
         return PlannedStep(self.backbone, self.cache.start(s), self.runs[s], self.cache)
 
     def group(self, s: int) -> range:
-        """Steps that begin with the same reused span, of which only the tokens of time and label are their own, and
+        """Steps in a row that begin with the same reused timed span, where only time and label tokens differ, and
         compute the rest."""
         stop = s
         while stop < self.plan.steps and _independent(self.plan.program[stop], self.plan.program[s]):
@@ -158,7 +159,7 @@ class _Together(StepPolicy):
 
 
 def reuse_runs(ops: Ops, joins: frozenset[int]) -> dict[int, list[int]]:
-    """The runs of reused branches of a step, by their first: inside one nothing is computed, joined or cached."""
+    """The runs of reused branches of a step, by first branch: no compute, join or cache store inside one."""
     out: dict[int, list[int]] = {}
     run: list[int] = []
     for i, op in sorted(ops.items()):

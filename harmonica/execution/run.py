@@ -1,4 +1,4 @@
-"""Running a plan: guided model, sampler, seeds and policy are put together here and nowhere else."""
+"""Running a plan: guided model, sampler, seeds and policy are combined here."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Decode = Callable[[Tensor], Tensor]  # latents (n, 4, h, w), unit variance, to i
 
 @dataclass(frozen=True)
 class Batch:
-    """Where the images of a batch start from: noise (n, C, H, W), labels (n,), and seeds of a stochastic sampler."""
+    """The starting point of a batch: noise (n, C, H, W), labels (n,), and seeds of a stochastic sampler."""
 
     noise: Tensor
     labels: Tensor
@@ -38,7 +38,7 @@ class Batch:
 
 
 class Run:
-    """A plan on a backbone for fixed labels (n,), ready to take noise; `policy` defaults to following the plan."""
+    """A plan on a backbone for fixed labels (n,), called with noise; `policy` defaults to `Planned`."""
 
     def __init__(self, backbone: Backbone, plan: Plan, labels: Tensor, policy: Policy | None = None):
         self.protocol = plan.protocol
@@ -71,7 +71,7 @@ def run(
 def generate_images(
     backbone: Backbone, decode: Decode, plan: Plan, first: int, count: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 (n, H, W, C) and labels (n,) first … first+count−1, with seeds that count from the plan's own."""
+    """Images uint8 (n, H, W, C) and labels (n,) of indices first … first+count−1 under the plan's seed."""
     batch = Batch.of(backbone, plan.origin.seed, first, count)
     latents = run(backbone, plan, batch)
     with torch.inference_mode():
@@ -79,5 +79,5 @@ def generate_images(
 
 
 def to_pixels(decoded: Tensor) -> Tensor:
-    """Decoder output (n, C, H, W) in [-1, 1] -> uint8 (n, H, W, C), clamp(127.5 x + 128) as DiT's protocol has it."""
+    """Decoder output (n, C, H, W) in [-1, 1] -> uint8 (n, H, W, C), clamp(127.5 x + 128) as in DiT's protocol."""
     return (127.5 * decoded + 128).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)

@@ -1,4 +1,4 @@
-"""Randomness that depends on the seed and the number of an image only, whatever its shard or batch."""
+"""Randomness that depends only on the seed and an image's index, not on shard or batch."""
 
 from dataclasses import dataclass
 
@@ -16,6 +16,7 @@ class StepSeeds:
     count: int
 
     def __call__(self, s: int) -> list[int]:
+        """One 32-bit seed per image for step `s`."""
         keys = ([self.seed, self.first + j, s + 1] for j in range(self.count))
         return [int(np.random.SeedSequence(k).generate_state(1)[0]) for k in keys]
 

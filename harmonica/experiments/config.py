@@ -13,7 +13,7 @@ from harmonica.utils import UserError, unknown
 class Row:
     case: str
     experiment: Experiment
-    given: tuple[tuple[str, Any], ...]  # settings as the configuration spells them
+    given: tuple[tuple[str, Any], ...]  # settings as written in the configuration
     requires: str | None = None  # slug of the experiment whose plan this one starts from
 
     @property

@@ -82,7 +82,7 @@ class Experiment:
         task = Task(self.protocol, origin, self.slug, other_plans or {}, checkpoint, loaded)
         made = self.method.make(task)
         if isinstance(made, Router):
-            before = made.origin.cost.get("training_s", 0)  # what an interrupted run had spent
+            before = made.origin.cost.get("training_s", 0)  # spent by an interrupted run
             spent = round(before + time.perf_counter() - task.clock[0], 2)
             router = made.with_cost(training_s=spent, peak_MB=round(task.peak[0].megabytes(), 1))
             return router.plan(router.origin.notes["threshold"]), router

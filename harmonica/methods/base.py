@@ -1,4 +1,4 @@
-"""The base of a method, and what it gets to work with. A method is a frozen dataclass: its fields are its settings."""
+"""The base class of methods, and the task they get. A method is a frozen dataclass: its fields are its settings."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from harmonica.utils.memory import Peak
 
 @dataclass(frozen=True)
 class Reads:
-    """What a method reads besides the model's configuration. Fetch jobs, rerun triggers and estimates follow from
+    """What a method reads besides the model's configuration. Fetch jobs, rerun triggers and estimates use
     it."""
 
     weights: bool = False  # of the model; with them its captions
@@ -50,7 +50,7 @@ class Method(ABC):
         return self.title
 
     def source(self) -> tuple[str, int]:
-        """Sampler and steps of the plan it starts from; "" and 0 are those of its own experiment."""
+        """Sampler and steps of the plan it starts from; "" and 0 mean those of its experiment."""
         return "", 0
 
     def reads(self, protocol: Protocol) -> Reads:
@@ -78,13 +78,13 @@ class Task:
     """What a method makes a plan for. Weights and images are loaded when they are first used."""
 
     protocol: Protocol
-    origin: Origin  # method, settings, seed and versions of what is made
+    origin: Origin  # method, settings, seed and versions of the result
     name: str = "task"  # in progress bars
     plans: dict[str, Plan] = field(default_factory=dict)  # those that the method requires, by method
     checkpoint: Path | None = None  # the plan file beside which a training keeps its checkpoint
     loaded: Callable[[], Any] = lambda: None  # called once the weights are loaded
     clock: list[float] = field(default_factory=list)  # when the weights were loaded
-    peak: list[Peak] = field(default_factory=list)  # of memory since then
+    peak: list[Peak] = field(default_factory=list)  # memory since then
 
     @property
     def model(self) -> Model:
@@ -120,14 +120,14 @@ class Task:
 
     @cached_property
     def precise(self):
-        """The model in float32, for what rounding would drown; the `backbone` itself if that is float32."""
+        """The model in float32, for values below rounding; the `backbone` if that is float32."""
         from harmonica.models.loading import load_backbone
 
         return self.backbone if precision() == "float32" else load_backbone(self.model, "float32")
 
     def training_latents(self):
         """Latents (n, C, H, W), unit variance, and labels (n,) of real training images, indexed by a tensor. Encoding
-        them counts as training. Raises UserError if there are none."""
+        is training time. Raises UserError if there are none."""
         from harmonica.models.loading import load_autoencoder
         from harmonica.models.training_images import training_latents
 
@@ -140,10 +140,10 @@ class Task:
         return np.zeros((self.steps, len(self.layout.branches)), np.uint8)
 
     def plan(self, actions: np.ndarray, prior_noise: float = 0.0, **notes) -> Plan:
-        """The plan of actions (steps, branches); `notes` say what the method found."""
+        """The plan of actions (steps, branches); `notes` are the method's findings."""
         protocol = replace(self.protocol, steps=len(actions), prior_noise=prior_noise)
         return Plan(actions, protocol, replace(self.origin, notes=notes))
 
     def router(self, logits: np.ndarray, cost: dict[str, float], notes: dict[str, Any]) -> Router:
-        """The router of logits (steps, branches), with what it cost and what the training found."""
+        """The router of logits (steps, branches), with its cost and the training's notes."""
         return Router(logits, self.protocol, replace(self.origin, cost=cost, notes=notes))

@@ -4,7 +4,7 @@
 A router trained by step-wise denoising (training/sdt.py) with the image-error proxy λ as the weight of a step's loss
 (training/iepo.py).
 
-The released code and the paper's text differ, and `compat` says which is followed:
+The released code and the paper's text differ; `compat` selects one:
 
 |                          | official (default)                           | paper                                  |
 |--------------------------|----------------------------------------------|----------------------------------------|
@@ -16,7 +16,7 @@ The released code and the paper's text differ, and `compat` says which is follow
 | noise of the λ passes    | the round's own, the same in all passes; the released code sets a constant seed, which |
 |                          | changes nothing with DDIM                                                             |
 
-`official` is the default because the published numbers come from it; `harmonica replay` holds it to recorded runs.
+`official` is the default because the published numbers come from it; `harmonica replay` checks it on traces.
 """
 
 from dataclasses import dataclass

@@ -1,13 +1,13 @@
-"""Router files as the authors of Learning-to-Cache and HarmoniCa publish them, and back.
+"""Reading and writing router files as Learning-to-Cache and HarmoniCa publish them.
 
 Layout: {"routers": {"<t>.prob": logits (branches,)}, "opt": …, "args": argparse.Namespace}, or the routers alone.
 
 For DiT, t counts down to 0, so that the noisiest step comes last. For U-ViT, sampled by DPM-Solver-2 with T
 evaluations, entry j counts the T/2 intervals from the noisiest on: the evaluation at the beginning of interval j ≥ 1 is
 routed, after the one in the middle of interval j − 1, which computes all. Entries 0 and T/2 … T−1 were never trained:
-they look like the N(0, 1) they were drawn from. An entry has 58 logits, 29 blocks (14 in, 1 in the middle, 14 out) ×
+they look like their N(0, 1) initial values. An entry has 58 logits, 29 blocks (14 in, 1 in the middle, 14 out) ×
 {attention, MLP}, attention first: the original code reads logit 2·block for attention and 2·block + 1 for the MLP. That
-reading gives the ratios that its authors state: at τ 0.9, 93.68 % of the routed steps' branches are left out at 50
+reading gives the ratios that its authors state: at τ 0.9, 93.68 % of the routed steps' branches are reused at 50
 evaluations, and 63.79 % at 20.
 """
 
@@ -26,7 +26,7 @@ from harmonica.utils import UserError, file_hash
 
 @dataclass(frozen=True)
 class Released:
-    """The content of a file: logits float32 (steps, branches) by their number in it, and its training arguments."""
+    """The content of a file: logits float32 (steps, branches) in file order, and its training arguments."""
 
     path: Path
     logits: np.ndarray
@@ -84,7 +84,7 @@ def threshold(model: str) -> float:
 
 
 def read(path: str | Path) -> Released:
-    """Read a released router file. Raises UserError if it is missing, damaged, something else, or would run code."""
+    """Read a released router file. Raises UserError if it is missing, damaged, not a router, or would run code."""
     from torch import Tensor
 
     from harmonica.utils.torch_files import load_torch

@@ -1,4 +1,4 @@
-"""The models the suite knows: what fixes them (no torch), their weights, captions and training images."""
+"""The suite's models: specifications (no torch), weights, captions and training images."""
 
 from harmonica.models.catalog import MODELS, get_model
 from harmonica.models.spec import Model

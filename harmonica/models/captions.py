@@ -1,6 +1,6 @@
-"""Caption lists: files, known by their sha256.
+"""Caption lists: files identified by sha256.
 
-The first captions of a list are those that tables generate images for, in order; the rest is for training routers.
+The first captions of a list are, in order, those of the tables' images; the others are for training routers.
 """
 
 import csv
@@ -20,7 +20,7 @@ class CaptionList:
 
     name: str
     file: str  # a path, or a name among the downloaded weights
-    images: int  # the first so many are for tables
+    images: int  # leading captions, for tables
     sha256: str = ""
 
     @property

@@ -1,4 +1,4 @@
-"""The models by name, with the facts of their official protocols."""
+"""The models by name, with their official protocols."""
 
 from harmonica.models.captions import CaptionList
 from harmonica.models.spec import Model

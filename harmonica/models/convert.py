@@ -37,7 +37,7 @@ _EMBEDDER = {
 def original_to_diffusers(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """A DiT state dict (blocks.0.attn.qkv.weight …) with diffusers' names; embedders are copied into every block.
 
-    The functions agree when the backbone is `original`. Raises UserError for a name that is not DiT's.
+    They are equivalent if the backbone is `original`. Raises UserError for a name that is not DiT's.
     """
     depth = 1 + max((int(m[1]) for k in state if (m := re.match(r"blocks\.(\d+)\.", k))), default=-1)
     if not depth:
@@ -66,7 +66,7 @@ def original_to_diffusers(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def diffusers_to_original(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The inverse of `original_to_diffusers`: one embedder, q, k and v in one matrix.
 
-    The fixed position embedding is kept where `state` has it; diffusers does not store it. Raises UserError for a name
+    The fixed position embedding is kept if `state` has it; diffusers does not store it. Raises UserError for a name
     that is not diffusers', and for blocks whose embedders differ, which the original cannot hold.
     """
     blocks = {to: name for name, to in _BLOCK.items()}
@@ -104,14 +104,14 @@ def read_original(path: str | Path) -> dict[str, Tensor]:
     if isinstance(state, dict):
         state = state.get("ema", state.get("model", state))
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise UserError(f"{path} does not hold a state dict of a DiT")
+        raise UserError(f"{path} does not hold a state dict")
     return state
 
 
 def to_diffusers_folder(source: str | Path, folder: str | Path, heads: int | None = None) -> dict:
     """Write an original checkpoint as a diffusers `transformer/` folder; returns its configuration.
 
-    `heads` is not in the weights; the default is that of the published sizes. Raises UserError for a file that is no
+    `heads` is not in the weights; the default is that of the published sizes. Raises UserError if the file is not a
     DiT, or a number of heads that does not divide its width.
     """
     state = read_original(source)
@@ -148,7 +148,7 @@ def to_uvit_folder(source: str | Path, folder: str | Path, config: dict) -> None
 
 
 def to_original_file(folder: str | Path, path: str | Path) -> None:
-    """Write a diffusers `transformer/` folder as an original checkpoint. Raises UserError when it does not fit."""
+    """Write a diffusers `transformer/` folder as an original checkpoint. Raises UserError if it does not fit."""
     folder = Path(folder)
     try:
         config = json.loads((folder / "config.json").read_text())

@@ -1,6 +1,6 @@
-"""Files and weights from outside: where each comes from, where it lies, and how it is fetched or put there by hand.
+"""External files and weights: their source, where they are stored, and how they are fetched or added by hand.
 
-Everything lies under one folder: `weights/` in the checkout, or $HARMONICA_WEIGHTS. A hub model is the folder
+All are stored in one folder: `weights/` in the checkout, or $HARMONICA_WEIGHTS. A hub model is the folder
 `weights/<model>/` with diffusers' parts in it; its transformer may also be given as `weights/<model>.pt`, an original
 checkpoint.
 """
@@ -25,7 +25,7 @@ _LTC_UVIT = (
 
 @dataclass(frozen=True)
 class File:
-    """A file of others. `sha256` is the whole hash or what is known of its beginning; "" when nothing is."""
+    """An external file. `sha256` is the full hash or a known prefix of it; "" if none is known."""
 
     name: str
     url: str
@@ -59,7 +59,7 @@ FILES = {
 
 
 def require(name: str) -> Path:
-    """The path of a file that was fetched. Raises UserError, with where to get it and put it, when it is not."""
+    """The path of a fetched file. If it is missing, raises UserError that says where to get and put it."""
     path = weights_folder() / name
     if not path.is_file():
         raise _missing(FILES[name], f"run `harmonica fetch {name}`")
@@ -71,8 +71,8 @@ def _missing(f: File, way: str) -> UserError:
 
 
 def fetch(name: str) -> Path:
-    """Download a file unless it is there; goes on where a stopped download was. Raises UserError when it cannot, or
-    when what came is not what was expected (nothing is kept then)."""
+    """Download a file unless it exists; resumes a partial download. Raises UserError if it cannot, or if the hash
+    differs (the download is deleted then)."""
     if name not in FILES:
         raise unknown("file", name, FILES)
     f, path = FILES[name], weights_folder() / name
@@ -96,7 +96,7 @@ def fetch(name: str) -> Path:
 
 
 def _verify(f: File, path: Path, advice: str) -> None:
-    if not f.sha256:  # nothing is known of it, and it may be large
+    if not f.sha256:  # no known hash, and it may be large
         return
     found = file_hash(path)
     if not found.startswith(f.sha256):
@@ -127,10 +127,10 @@ def _download(url: str, part: Path) -> None:
 
 
 def fetch_model(model: Model) -> list[Path]:
-    """The folders of a hub model's components, downloaded or converted where one is missing. A shipped model's are
-    there already.
+    """The folders of a hub model's components, downloaded or converted if missing. A shipped model's exist
+    already.
 
-    Raises UserError when a part is neither there nor to be had.
+    Raises UserError if a part is missing and unavailable.
     """
     if model.hub:
         original = weights_folder() / model.original
@@ -169,7 +169,7 @@ def _download_part(model: Model, part: str) -> None:
 
 
 def _whole(folder: Path) -> bool:
-    """Whether a component is there: a tokenizer, or a configuration with its weights."""
+    """Whether a component is complete: a tokenizer, or configuration and weights."""
     if folder.name == "tokenizer":
         return (folder / "tokenizer_config.json").is_file()
     if not (folder / "config.json").is_file():

@@ -17,7 +17,7 @@ from harmonica.utils import UserError, write_atomic, write_json
 
 
 class EmbeddedCaptions(Captions):
-    """The embeddings of a list, on disk. Raises UserError if the folder, or later a shard, is damaged."""
+    """A list's embeddings on disk. Raises UserError if the folder, or later a shard, is damaged."""
 
     def __init__(self, folder: Path, count: int):
         self.folder = folder
@@ -51,7 +51,7 @@ def _shard_name(k: int) -> str:
 
 
 def embedded(model: Model) -> EmbeddedCaptions:
-    """The embedded captions of a model; if they are missing, a process of its own computes them first."""
+    """The embedded captions of a model; if missing, a separate process computes them first."""
     assert model.captions
     model.captions.read()
     folder = embeddings_folder(model)
@@ -65,7 +65,7 @@ def embedded(model: Model) -> EmbeddedCaptions:
 def embed(model: Model, batch: int = 50) -> Path:
     """Embed all captions of the model's list, then the null prompt; existing shards are kept. Returns the folder.
 
-    Each shard has embeddings (n, L, C) in the encoder's type and masks (n, L).
+    Each shard has embeddings (n, L, C) in the encoder's dtype, masks (n, L).
     """
     from safetensors.torch import save
     from tqdm import tqdm

@@ -1,4 +1,4 @@
-"""Weights into memory: backbones, autoencoders, text encoders, on the GPU if there is one."""
+"""Loading weights: backbones, autoencoders, text encoders, on the GPU if there is one."""
 
 import json
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from harmonica.utils.devices import default_device
 
 
 def new_backbone(model: Model, config: dict | None = None) -> Backbone:
-    """The backbone of a model, of its own configuration or another, with fresh weights."""
+    """The backbone of a model, of its own configuration or another, untrained."""
     config = config or model.config
     if model.kind == "pixart":
         return PixArt(config, model.title, model.text_tokens)
@@ -45,7 +45,7 @@ def _file(model: Model, name: str) -> Path:
 
 
 def load_weights(backbone: Backbone, folder: Path, title: str) -> Backbone:
-    """Fill a backbone from a diffusers `transformer/` folder. Raises UserError if the file is missing or does not
+    """Load a backbone's weights from a `transformer/` folder. Raises UserError if the file is missing or does not
     fit."""
     from safetensors.torch import load_file
 

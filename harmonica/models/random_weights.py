@@ -11,7 +11,7 @@ from harmonica.utils.devices import default_device
 
 
 def build_backbone(model: Model, depth: int | None = None) -> Backbone:
-    """The backbone with random weights, with `depth` blocks if fewer are requested."""
+    """The backbone with random weights, with `depth` blocks, by default all."""
     config = model.config | {"depth" if model.kind == "uvit" else "num_layers": depth or model.depth}
     backbone = new_backbone(model, config)
     if isinstance(backbone, DiT):

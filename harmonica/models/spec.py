@@ -1,5 +1,5 @@
-"""What fixes a model: where its weights are, and its official protocol. No torch: a plan is made, checked and its cost
-counted without weights."""
+"""A model's specification: where its weights are, and its official protocol. No torch: a plan is made, checked and
+costed without weights."""
 
 import json
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from harmonica.utils import UserError, content_hash, digest, precision, weights_
 
 @dataclass(frozen=True)
 class Model:
-    """One model: where its weights are and what its official protocol fixes."""
+    """One model: where its weights are, and its official protocol."""
 
     name: str
     title: str
@@ -57,13 +57,13 @@ class Model:
 
     @property
     def depth(self) -> int:
-        """Blocks; U-ViT's own number leaves out the middle one."""
+        """Blocks; U-ViT's own number excludes the middle one."""
         return self.config["depth" if self.kind == "uvit" else "num_layers"]
 
     @cached_property
     def fingerprint(self) -> str:
-        """Twelve hex digits that change with weights, captions and precision. A hub model is known by its
-        repository."""
+        """Twelve hex digits that change with weights, captions and precision. A hub model is hashed by
+        name."""
         weights = self.source
         if not self.hub:
             weights = content_hash(*(p for part in ("transformer", "vae") for p in self.folder(part).iterdir()))
@@ -112,7 +112,7 @@ class Model:
         return folder
 
     def folder_name(self, part: str) -> str:
-        """Of a hub model: models that share autoencoder and text encoder share their folder, too."""
+        """The folder of a hub model's component; shared components are in one folder."""
         repository = self.repository(part)
         return self.name if repository == self.source else repository.split("/")[1].lower()
 

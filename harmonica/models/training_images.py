@@ -50,7 +50,7 @@ def shipped_latents(path: Path, vae) -> tuple[Tensor, Tensor]:
 class ImageNetLatents:
     """`latents[index]` for a tensor of indices (b,) gives (b, 4, h, w), scaled to unit variance; `labels` is (n,).
 
-    Images are cropped as ADM does, flipped at random, and encoded with a draw from the posterior. Raises UserError if
+    Images are cropped as ADM does, flipped at random, and encoded with a posterior sample. Raises UserError if
     the folder of class folders is missing or empty.
     """
 
@@ -84,7 +84,7 @@ class ImageNetLatents:
 
 
 def centre_crop(image, size: int) -> np.ndarray:
-    """ADM's crop of a PIL image, uint8 (size, size, 3): halved by box filter while twice too large, then bicubic."""
+    """ADM's crop of a PIL image, uint8 (size, size, 3): halved by box filter while ≥ 2·size, then bicubic."""
     from PIL import Image
 
     while min(image.size) >= 2 * size:

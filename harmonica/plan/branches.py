@@ -15,15 +15,15 @@ class BranchLayout:
     branch_macs: np.ndarray  # float64 (branches,): norm modulation and the branch itself
     other_macs: float  # embedding, gates, output head: paid at every step
     stream_elements: int  # of one branch output: tokens · width
-    once_macs: float = 0.0  # what depends on the condition alone: paid once per trajectory
-    # long skips: the stream before the first branch is joined before the second
+    once_macs: float = 0.0  # work on the condition alone: done once per trajectory
+    # long skips (i, j): the stream before branch i is joined before branch j
     skips: tuple[tuple[int, int], ...] = ()
     skip_macs: float = 0.0  # of one join
     condition_tokens: int = 0  # tokens of time and label, before the patches
 
     @property
     def macs(self) -> float:
-        """Of one step with every branch."""
+        """MACs of a full step."""
         return float(self.branch_macs.sum() + self.other_macs + len(self.skips) * self.skip_macs)
 
     @cached_property
@@ -33,7 +33,7 @@ class BranchLayout:
 
     @cached_property
     def blocks(self) -> tuple[tuple[int, int], ...]:
-        """(start, stop) in branch indices of each block."""
+        """(start, stop) branch indices of each block."""
         owner = [b.split(" / ")[0] for b in self.branches]
         starts = [i for i in range(len(owner)) if i == 0 or owner[i] != owner[i - 1]]
         return tuple(zip(starts, starts[1:] + [len(owner)], strict=True))
@@ -69,8 +69,8 @@ def dit_layout(name: str, config: dict) -> BranchLayout:
 def pixart_layout(name: str, config: dict, text_tokens: int) -> BranchLayout:
     """PixArt from a diffusers PixArtTransformer2DModel configuration, for captions of `text_tokens` (padding counts).
 
-    adaLN-single costs the same for any number of images and counts once an image here; keys and values of the captions
-    are computed once a trajectory.
+    adaLN-single costs the same for any number of images but counts per image here; keys and values of the captions
+    are computed once per trajectory.
     """
     width = config["num_attention_heads"] * config["attention_head_dim"]
     patch, depth = config["patch_size"], config["num_layers"]

@@ -6,7 +6,7 @@ from harmonica.plan.program import REUSE, carried_skips
 
 
 def macs(plan: Plan, layout: BranchLayout) -> float:
-    """MACs of the whole trajectory, for one image and one guidance half."""
+    """MACs of the full trajectory, for one image and one guidance half. Raises UserError if the plan does not fit."""
     plan.check_layout(layout)
     branches = ((plan.actions == COMPUTE) @ layout.branch_macs).sum()
     joins = sum(target in ops for ops in plan.program for _, target in layout.skips)
@@ -14,12 +14,12 @@ def macs(plan: Plan, layout: BranchLayout) -> float:
 
 
 def theoretical_speedup(plan: Plan, layout: BranchLayout) -> float:
-    """MACs of the uncached run with as many steps over those of the plan."""
+    """MACs of the uncached run at equal steps, divided by the plan's."""
     return (plan.steps * layout.macs + layout.once_macs) / macs(plan, layout)
 
 
 def cache_bytes(plan: Plan, layout: BranchLayout, batch: int = 1, itemsize: int = 4, guided: bool = True) -> int:
-    """Peak bytes that the executor holds in its cache, for `batch` images."""
+    """Peak bytes in the executor's cache, for `batch` images. Raises UserError if the plan does not fit."""
     plan.check_layout(layout)
     peak = 0
     stored: set[tuple[int, int, int]] = set()

@@ -23,7 +23,7 @@ def write_tables(path: str | Path, kind: str, tables: dict[str, np.ndarray], pro
 def read_tables(path: str | Path, kind: str, dtypes: dict[str, Any]) -> tuple[dict[str, np.ndarray], Protocol, Origin]:
     """Arrays, protocol and origin of a file that `write_tables` wrote, in this version or an older one.
 
-    Raises UserError for a file that is missing, damaged or something else.
+    Raises UserError if the file is missing, damaged or of another kind.
     """
     import jsonschema
     from safetensors import SafetensorError, safe_open

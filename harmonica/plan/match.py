@@ -1,4 +1,4 @@
-"""Heuristics have a few integer parameters; beside a learned row they take those whose cost is closest to it."""
+"""Choice of a heuristic's integer parameters: those whose cost is closest to that of a learned row."""
 
 from collections.abc import Iterable
 
@@ -11,7 +11,7 @@ from harmonica.utils import UserError
 def match_macs(target_cur: float, plans: Iterable[Plan], layout: BranchLayout) -> Plan:
     """The plan whose MACs are closest to those of reusing `target_cur` percent of every kind of branch.
 
-    The first among equals. Raises UserError if the target is not in (0, 100].
+    Ties go to the first. Raises UserError if the target is not in (0, 100].
     """
     if not 0 < target_cur <= 100:
         raise UserError(f"target_cur must be in (0, 100] percent, got {target_cur:g}")

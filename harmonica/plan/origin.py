@@ -1,4 +1,4 @@
-"""What a plan file says besides its actions: the protocol to run it with, and the origin it can be made again from."""
+"""What a plan file holds besides actions: the protocol to run it with, and the origin to reproduce it from."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -25,8 +25,8 @@ class Origin:
     settings: dict[str, Any] = field(default_factory=dict)
     seed: int = 0  # of the method, and of the first image generated with the plan
     versions: dict[str, str] = field(default_factory=dict)
-    # of a training: training_s, images, updates of a row of logits, rounds, generation_passes (full trajectories spent
-    # on λ), peak_MB (memory above that of the loaded model)
+    # of training: training_s (seconds), images, updates (of rows of logits), rounds, generation_passes (trajectories
+    # generated for λ), peak_MB (above the loaded model)
     cost: dict[str, float] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)  # what the method found: β, threshold, loss
 
@@ -56,7 +56,7 @@ def to_json(protocol: Protocol, origin: Origin) -> dict:
 
 
 def from_json(about: dict) -> tuple[Protocol, Origin]:
-    """The inverse of `to_json`. Raises jsonschema.ValidationError, or KeyError where a part is missing."""
+    """The inverse of `to_json`. Raises jsonschema.ValidationError, or KeyError if a part is missing."""
     import jsonschema
 
     jsonschema.validate(about["protocol"], PROTOCOL_SCHEMA)
@@ -65,6 +65,6 @@ def from_json(about: dict) -> tuple[Protocol, Origin]:
 
 
 def split_version_1(origin: dict) -> dict:
-    """The one record of a version-1 file, which held both parts, as a version-2 object."""
+    """The single record of a version-1 file, split into the parts of version 2."""
     own = {k: origin[k] for k in PROTOCOL_SCHEMA["properties"] if k in origin}
     return {"protocol": own, "origin": {k: v for k, v in origin.items() if k not in own}}

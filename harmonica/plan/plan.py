@@ -21,9 +21,9 @@ __all__ = ["COMPUTE", "REUSE", "SPAN_DELTA", "SPAN_OUTPUT", "SPAN_TIMED", "Plan"
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """Actions uint8 (steps, branches), what they are run with, and where they come from.
+    """Actions uint8 (steps, branches), the protocol to run them with, and their origin.
 
-    Raises UserError for a table that cannot be executed.
+    Raises UserError if they are not executable.
     """
 
     actions: np.ndarray
@@ -45,10 +45,12 @@ class Plan:
 
     @property
     def steps(self) -> int:
+        """T, the evaluations of the model."""
         return self.actions.shape[0]
 
     @property
     def branches(self) -> int:
+        """Residual branches of the model."""
         return self.actions.shape[1]
 
     @property
@@ -83,7 +85,7 @@ class Plan:
 
     @staticmethod
     def load(path: str | Path) -> "Plan":
-        """Read a plan file. Raises UserError if it is missing, truncated, or something else."""
+        """Read a plan file. Raises UserError if it is missing, damaged, or not a plan."""
         tables, protocol, origin = read_tables(path, "plan", {"actions": np.uint8})
         try:
             return Plan(tables["actions"], protocol, origin)
@@ -91,11 +93,11 @@ class Plan:
             raise UserError(f"{path}: {e}") from None
 
     def with_protocol(self, **changes) -> "Plan":
-        """The same actions under a changed protocol."""
+        """The plan with these protocol fields."""
         return Plan(self.actions, replace(self.protocol, **changes), self.origin)
 
     def with_origin(self, **changes) -> "Plan":
-        """The same plan with a changed origin."""
+        """The plan with these origin fields."""
         return Plan(self.actions, self.protocol, replace(self.origin, **changes))
 
 

@@ -8,15 +8,15 @@ import numpy as np
 
 COMPUTE = 0  # run the branch
 REUSE = 1  # take the branch's cached output, before the gate; the gate is this step's own
-SPAN_DELTA = 2  # a run of these: add the cached out - in of the whole run (Δ-DiT)
-SPAN_OUTPUT = 3  # a run of these: continue from the cached output of the whole run (DeepCache)
-SPAN_TIMED = 4  # the same, but the tokens of time and label keep this step's values (Faster Diffusion on a U-ViT)
+SPAN_DELTA = 2  # a run of these adds the run's cached out - in (Δ-DiT)
+SPAN_OUTPUT = 3  # a run of these continues from the run's cached output (DeepCache)
+SPAN_TIMED = 4  # the same, but time and label tokens add their cached change (Faster Diffusion on a U-ViT)
 
 Key = tuple[int, int, int]  # of a cached tensor: action, first branch, the branch after the last
 
 
 class Op(NamedTuple):
-    """What the executor does before branch `start`."""
+    """What the executor does at one branch."""
 
     action: int
     stop: int  # the branch it continues with
@@ -56,10 +56,10 @@ def build_program(actions: np.ndarray) -> tuple[Ops, ...]:
 
 
 def carried_skips(program: tuple[Ops, ...], skips: tuple[tuple[int, int], ...]) -> tuple[frozenset[int], ...]:
-    """For every step, the starting branches of the long skips kept after it: a later step joins them without passing
-    through their start itself. `skips` are (start, join) pairs of branch indices."""
+    """For every step, the starting branches of the long skips kept after it: a later step joins them without
+    reaching their start itself. `skips` are (start, join) pairs of branch indices."""
     after: list[frozenset[int]] = []
-    needed: set[int] = set()  # by the steps that follow
+    needed: set[int] = set()  # by later steps
     for ops in reversed(program):
         after.append(frozenset(needed))
         joined = {source for source, target in skips if target in ops}
@@ -96,7 +96,7 @@ def _used_again(ops: list[Ops], s: int, key: Key) -> bool:
 
 
 def _provides(ops: Ops, key: Key) -> bool:
-    """Whether a step refreshes the cached tensor: it computes the branch, or passes through the whole span."""
+    """Whether a step refreshes the cached tensor: it computes the branch, or passes through the full span."""
     action, start, stop = key
     if action == REUSE:
         return start in ops and ops[start].action == COMPUTE

@@ -10,10 +10,11 @@ from harmonica.plan.origin import BY_HAND, Origin, Protocol
 from harmonica.plan.plan import COMPUTE, REUSE, Plan
 from harmonica.utils import UserError
 
-LIMIT = 5.0  # logits are clamped to ±LIMIT; a step that may not reuse has +LIMIT throughout
+LIMIT = 5.0  # logits are clamped to ±LIMIT; a step without reuse has +LIMIT throughout
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
+    """The ratio r in (0, 1) of a logit, elementwise."""
     return 1 / (1 + np.exp(-x))
 
 
@@ -48,7 +49,7 @@ class Router:
         return Plan(actions, self.protocol, self.origin)
 
     def with_cost(self, **more: float) -> "Router":
-        """The same router with additions to what it cost."""
+        """The router with these additions to its cost."""
         return replace(self, origin=replace(self.origin, cost=self.origin.cost | more))
 
     def save(self, path: str | Path) -> None:
@@ -57,6 +58,6 @@ class Router:
 
     @staticmethod
     def load(path: str | Path) -> "Router":
-        """Read a router file. Raises UserError if it is missing, truncated, or something else."""
+        """Read a router file. Raises UserError if it is missing, damaged, or not a router."""
         tables, protocol, origin = read_tables(path, "router", {"logits": np.float32})
         return Router(tables["logits"], protocol, origin)

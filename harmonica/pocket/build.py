@@ -40,10 +40,10 @@ QUALITY_STEPS, QUALITY_SEEDS = (50, 20, 10), 3
 
 
 def build(data: Path, out: Path, work: Path, steps: int | None = None, images: int = 1000) -> None:
-    """Make the pocket folder `out`, or replace it; checkpoints go to `work`, and a stopped run goes on from them.
+    """Make the pocket folder `out`, or replace it; checkpoints go to `work`, from which a stopped run resumes.
 
-    `steps` replaces the recipe's number of steps in every stage, for a trial; quality is measured with `images` images
-    a seed.
+    `steps` replaces the recipe's steps in every stage, for a trial run; quality is measured on `images` images
+    per seed.
     """
     pictures, labels = fashion_mnist(data, "train")
     test, test_labels = fashion_mnist(data, "test")
@@ -79,13 +79,13 @@ def build(data: Path, out: Path, work: Path, steps: int | None = None, images: i
 
 
 def scaled(mean: torch.Tensor, std: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, float]:
-    """Means and standard deviations of latents, brought to unit variance, and the factor that does it."""
+    """Means and standard deviations of latents (n, 4, 8, 8), scaled to unit variance, and the factor."""
     scale = float((mean.var() + std.square().mean()).rsqrt())
     return mean * scale, std * scale, scale
 
 
 def trained(runs: dict) -> dict:
-    """What the card says of every stage."""
+    """The card's record of each stage."""
     return {
         name: {
             "steps": r.step,
@@ -97,7 +97,7 @@ def trained(runs: dict) -> dict:
 
 
 def finish(new: Path, out: Path, measured: dict, card: Callable[[dict], str]) -> None:
-    """Write record and card, and put the whole folder in place of the one before."""
+    """Write record and card, and replace the previous folder."""
     record = {"device": device(), "versions": versions(), **measured}
     write_atomic(new / "quality.json", json.dumps(record, indent=1) + "\n")
     write_atomic(new / "README.md", card(record))
@@ -111,7 +111,7 @@ def write_classifier(out: Path, net: torch.nn.Module) -> None:
 
 
 def write_reference(out: Path, images: np.ndarray) -> None:
-    """Statistics of images uint8 (n, 32, 32[, C]) and pooled features of 10 000 of them, as the metrics read them."""
+    """Write statistics of images uint8 (n, 32, 32[, C]) and pooled features of the last 10 000 as a reference."""
     f = classifier_features(out)(images)
     Reference(Gaussian.of(f.pooled), Gaussian.of(f.spatial), f.pooled[-10_000:]).save(out / "reference.npz")
 

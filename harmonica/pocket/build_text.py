@@ -31,15 +31,15 @@ from harmonica.pocket.train_text import (
 )
 from harmonica.utils import write_npz
 
-PROMPTS = ("red heart", "green apple", "yellow star", "blue book")  # the card shows them
-SHIPPED_IMAGES = 2000  # of the pictures that were trained on, for methods that train on images
+PROMPTS = ("red heart", "green apple", "yellow star", "blue book")  # shown in the card
+SHIPPED_IMAGES = 2000  # of the training pictures, for methods that train on images
 
 
 def build(data: Path, out: Path, work: Path, steps: int | None = None, images: int = HELD_OUT) -> None:
     """Make the pocket folder `out`, or replace it, from the unpacked package `data`; checkpoints go to `work`.
 
-    The first HELD_OUT captions and their pictures are seen by no training. `steps` replaces the recipe's number of
-    steps in every stage, for a trial; quality is measured with `images` images.
+    No training sees the first HELD_OUT captions and their pictures. `steps` replaces the recipe's steps in every
+    stage, for a trial run; quality is measured on `images` images.
     """
     captions = read_captions()
     pictures = read_images(data, captions)
@@ -70,7 +70,7 @@ def build(data: Path, out: Path, work: Path, steps: int | None = None, images: i
 
 
 def measure_quality(out: Path, pictures: np.ndarray, labels: np.ndarray, n: int) -> dict:
-    """What the models in `out` do on the first n held-out captions: CLIP scores and FIDs of real and generated
+    """Quality of `out`'s models on the first n held-out captions: CLIP scores and FIDs of real and generated
     images."""
     extract, reference = classifier_features(out), Reference.load(out / "reference.npz")
     clip = Clip(f"local-dir:{out / 'clip'}")

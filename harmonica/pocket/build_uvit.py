@@ -17,10 +17,10 @@ from harmonica.utils.images import pad_to_32
 
 
 def build(data: Path, out: Path, work: Path, steps: int | None = None, images: int = 1000) -> None:
-    """Make the pocket folder `out`, or replace it; checkpoints go to `work`, and a stopped run goes on from them.
+    """Make the pocket folder `out`, or replace it; checkpoints go to `work`, from which a stopped run resumes.
 
-    Autoencoder, classifier and reference are those of the pocket DiT. `steps` replaces the recipe's number of steps,
-    for a trial; quality is measured with `images` images a seed.
+    Autoencoder, classifier and reference are those of the pocket DiT. `steps` replaces the recipe's steps, for a
+    trial run; quality is measured on `images` images per seed.
     """
     pictures, labels = fashion_mnist(data, "train")
     about = get_model("pocket-uvit")

@@ -24,13 +24,13 @@ COLOURS = {"brown", "grey", "white", "black"} | {name for _, name in _HUES}
 class Caption:
     image: str  # file name
     caption: str
-    colour: str  # of most of the picture, where it is one and the caption does not say it; else empty
+    colour: str  # the main one, if there is one and the caption does not name it; else empty
     group: str  # Unicode's subgroup ("heart", "food-fruit"), the classifier's classes
     base: str  # the emoji without skin tones
 
 
 def read_captions(path: Path = CAPTIONS) -> list[Caption]:
-    """All captions in the file's order, which is a pseudo-random one. Raises UserError when it is no such file."""
+    """All captions in the file's order, which is a pseudo-random one. Raises UserError if it is another file."""
     try:
         return [Caption(**row) for row in csv.DictReader(io.StringIO(path.read_text()))]
     except (OSError, TypeError, UnicodeDecodeError) as e:

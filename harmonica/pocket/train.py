@@ -1,6 +1,6 @@
 """Training of the class-conditional pocket models: autoencoder, classifier, diffusion transformer.
 
-Every stage writes a checkpoint beside its output and goes on from it when started again.
+Every stage writes a checkpoint beside its output and resumes from it when restarted.
 """
 
 import json
@@ -34,7 +34,7 @@ TRANSFORMER = dict(
 
 
 class Ema:
-    """Exponential moving average of a module's parameters, with a warm-up so that early steps do not linger."""
+    """Exponential moving average of a module's parameters, with a warm-up that discounts early steps."""
 
     def __init__(self, module: nn.Module, decay: float):
         self.decay = decay
@@ -58,10 +58,10 @@ def warmup_stable_decay(step: int, steps: int, warmup: int = 200, decay_share: f
 
 
 class Run:
-    """Resumable optimisation of `module` to `steps` steps; iterate over it for the step numbers still to do.
+    """Resumable optimisation of `module` to `steps` steps; iterate over it for the remaining steps.
 
-    The module moves to the GPU where there is one; batches are drawn on the CPU, by its generator, and moved with `to`.
-    `data` tells runs apart: a checkpoint of another recipe or other data is refused with a UserError.
+    The module moves to the GPU if there is one; batches are sampled on the CPU, by its generator, and moved with `to`.
+    `data` identifies a run: a checkpoint of another recipe or other data is refused with a UserError.
     """
 
     def __init__(
@@ -175,8 +175,8 @@ def critic(channels: int) -> nn.Sequential:
 
 
 def tune_decoder(vae: AutoencoderKL, mean, std, images: np.ndarray, checkpoint: Path, steps: int = 2000):
-    """Go on with the decoder alone, against a critic (hinge loss), as latent diffusion's autoencoders are trained: the
-    plain losses leave out a tenth of the images' fine texture. The latents (n, 4, 8, 8) stay those of the encoder."""
+    """Train only the decoder further, against a critic (hinge loss), as latent diffusion's autoencoders are: the plain
+    losses miss a tenth of the images' fine texture. The latents (n, 4, 8, 8) stay those of the encoder."""
     torch.manual_seed(2)
     decoder = nn.ModuleDict({"decoder": vae.decoder, "post_quant_conv": vae.post_quant_conv})
     judge = critic(vae.config.in_channels)
@@ -190,7 +190,7 @@ def tune_decoder(vae: AutoencoderKL, mean, std, images: np.ndarray, checkpoint: 
         x, z = run.to(to_float(data[index].numpy()), mean[index] + std[index] * torch.randn(64, *mean.shape[1:]))
         y = vae.decode(z).sample
         loss = (y - x).abs().mean() + F.mse_loss(y, x)
-        if step >= 100:  # the critic has to know something first
+        if step >= 100:  # after a warm-up of the critic
             judge.requires_grad_(False)
             loss = loss - 0.06 * judge(y).mean()
             judge.requires_grad_(True)
@@ -211,7 +211,7 @@ def encode(vae: AutoencoderKL, images: np.ndarray, batch: int = 500) -> tuple[to
 def train_classifier(
     images: np.ndarray, labels: np.ndarray, checkpoint: Path, steps: int = 3500, batch: int = 128, classes: int = 10
 ):
-    """The feature network, trained with small shifts so that its features do not hang on single pixels."""
+    """The feature network, trained with small shifts so its features do not depend on single pixels."""
     torch.manual_seed(0)
     net = Classifier(classes, channels=1 if images.ndim == 3 else images.shape[3])
     data, target = torch.from_numpy(images), torch.from_numpy(labels)
@@ -226,7 +226,7 @@ def train_classifier(
 
 
 def xavier(model: nn.Module) -> None:
-    """Xavier's uniform weights and no bias in every linear layer, and in the patches' as if it were one."""
+    """Xavier-uniform weights and zero bias in every linear layer; the patch embedding counts as one."""
     for module in model.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
@@ -289,7 +289,7 @@ class HybridLoss:
 def train_transformer(mean, std, labels: np.ndarray, checkpoint: Path, steps: int = 16000, lr: float = 1e-3):
     """The DiT, on latents (n, 4, 8, 8) already scaled to unit variance. Returns the EMA and its run.
 
-    Label dropout is diffusers' own: `LabelEmbedding` draws it at every call, and so for every block apart. The input
+    Label dropout is diffusers' own: `LabelEmbedding` samples it at every call, so per block. The input
     without any label, which guidance needs, is therefore left to `tune_guidance`.
     """
     torch.manual_seed(0)
@@ -299,7 +299,7 @@ def train_transformer(mean, std, labels: np.ndarray, checkpoint: Path, steps: in
 
 
 def tune_guidance(model, mean, std, labels: np.ndarray, checkpoint: Path, steps: int = 8000, lr: float = 1.5e-3):
-    """Go on from `train_transformer` with a label dropout of 10 % of the images, the same in all blocks.
+    """Continue `train_transformer` with a label dropout of 10 % of the images, equal in all blocks.
 
     The blocks' matrices are trained by Muon, which from scratch needed about half the steps of AdamW for equal loss.
     """

@@ -38,7 +38,7 @@ CLIP_PREPROCESS = dict(
 
 
 def sampling_weights(captions: list[Caption]) -> Tensor:
-    """Of each picture (n,): an emoji with many skin tones weighs as much as the root of their number."""
+    """Of each picture (n,): an emoji with k skin tones weighs √k in total."""
     bases = [c.base for c in captions]
     count = {b: bases.count(b) for b in set(bases)}
     return torch.tensor([count[b] ** -0.5 for b in bases])
@@ -73,7 +73,7 @@ def train_clip(images: np.ndarray, captions: list[Caption], checkpoint: Path, st
     model.eval()
     seen = torch.zeros(CLIP["text_cfg"]["vocab_size"], dtype=torch.bool)
     seen[text.flatten()] = True
-    model.token_embedding.weight.data[~seen] = 0  # tokens that were never trained say nothing
+    model.token_embedding.weight.data[~seen] = 0  # untrained tokens carry no information
     return model, run
 
 

@@ -23,7 +23,7 @@ UVIT = dict(
 
 
 def initialise(model: UViT) -> None:
-    """U-ViT's initialisation: normal, cut at two deviations, of 0.02."""
+    """U-ViT's initialisation: normal, σ = 0.02, truncated at ±2."""
     for module in model.modules():
         if isinstance(module, nn.Linear):
             nn.init.trunc_normal_(module.weight, std=0.02)

@@ -1,5 +1,5 @@
 """Compiled plans. What a step does is known before the first one, so each step is a single graph without breaks, and
-steps that do the same share one.
+equal steps share one.
 
 A learned plan has nearly as many kinds of steps as steps, and compiling each takes many times as long as running it:
 this is for generating many batches with one plan.
@@ -22,11 +22,11 @@ from harmonica.plan import Plan
 
 
 class Compiled(Planned):
-    """`Planned`, every step by torch.compile; make one and generate all batches with it. Outputs differ from those of
-    `Planned` by rounding. `cache.peak_bytes` is what is held between steps.
+    """`Planned` with steps compiled by torch.compile; reuse one for all batches. Outputs differ from those of
+    `Planned` by rounding. `cache.peak_bytes` is the memory between steps.
 
     `options` go to torch.compile. Without any, on a CPU the weights are packed for oneDNN's products, see `packed`:
-    they must not change afterwards, and each kind of step holds those that it computes with. Raises what torch.compile
+    they must not change afterwards, and each kind of step keeps a copy of those it uses. Raises what torch.compile
     raises if a step is not one graph.
     """
 
@@ -34,11 +34,11 @@ class Compiled(Planned):
         super().__init__(backbone, plan)
         self._packs = not options and backbone.device.type == "cpu"
         self._options = {"fullgraph": True, "dynamic": False} | options
-        # for every step what it does, and which long skips it is given; numbers of steps that are equal in both
+        # each step's operations and incoming long skips; `kinds` numbers the steps that are equal in both
         given = [frozenset(), *self.carried[:-1]]
         does = [(tuple(sorted(ops.items())), skips) for ops, skips in zip(plan.program, given, strict=True)]
         self.kinds = [does.index(kind) for kind in does]
-        self._compiled: dict[tuple, Callable] = {}  # by kind, and memory layout of what is given
+        self._compiled: dict[tuple, Callable] = {}  # by kind and memory layout of the inputs
 
     def at(self, s: int) -> StepPolicy:
         step = super().at(s)
@@ -54,7 +54,7 @@ class Compiled(Planned):
         key = (kind, *map(_layout, tree_leaves(given)))
         if key not in self._compiled:
             self._compiled[key] = compiled = self._compile(step)
-            if self._packs:  # what it returns here is not used: under `packed` it may be of lower precision
+            if self._packs:  # this output is not used: under `packed` it may be of lower precision
                 with packed():
                     compiled(*given)
         out, self.cache.tensors, self.cache.skips, reused = self._compiled[key](*given)
@@ -85,14 +85,14 @@ class _CompiledStep(StepPolicy):
         return self.planned(i, x, ctx)
 
     def evaluate(self, backbone: Backbone, latents: Tensor, t: Tensor | float, condition) -> Tensor:
-        latents = latents.clone(memory_format=torch.contiguous_format)  # outside noise would get code of its own
+        latents = latents.clone(memory_format=torch.contiguous_format)  # noise of another layout would recompile
         cache = self.compiled.cache
         given = (latents, on_device(t, latents.device), condition, cache.tensors, cache.skips)
         return self.compiled.run_step(self.kind, self.planned, given)
 
 
 def _layout(x) -> tuple | None:
-    """What torch.compile would silently generate other code for."""
+    """What makes torch.compile silently recompile if it differs."""
     return (x.shape, x.stride(), x.dtype, x.is_inference()) if isinstance(x, Tensor) else None
 
 

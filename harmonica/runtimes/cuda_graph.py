@@ -1,4 +1,4 @@
-"""A whole trajectory as one CUDA graph."""
+"""A full trajectory as one CUDA graph."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ class CudaGraph:
     def __init__(self, run: Callable[[Tensor], Tensor], example: Tensor, warm_ups: int = 2):
         self._input, side = example.clone(), torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):  # compiles and allocates what must not happen during capture
+        with torch.cuda.stream(side):  # compilation and allocation cannot happen during capture
             for _ in range(warm_ups):
                 run(self._input)
         torch.cuda.current_stream().wait_stream(side)

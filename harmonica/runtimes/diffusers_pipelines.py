@@ -2,7 +2,7 @@
 
 The pipeline keeps its own loop, scheduler and guidance; before each attention and MLP the blocks look the branch up in
 the plan. Norms and modulation are computed by the blocks themselves, so a plan that computes everything changes
-nothing, and the speed-up is a little lower than that of the suite's own loop.
+nothing, and the speed-up is slightly below that of the suite's own loop.
 """
 
 from functools import partial
@@ -23,7 +23,7 @@ KINDS = {  # the modules of a block that are branches, in their order
 def enable_cache(pipe, plan: Plan | str | Path):
     """Run `pipe` under a plan, or the plan in a file, from now on; returns the pipeline.
 
-    Call the pipeline with as many steps as the plan has. Raises UserError if the plan does not fit the transformer;
+    Call the pipeline with the plan's number of steps. Raises UserError if the plan does not fit the transformer;
     the pipeline raises it later if it is called with another number of steps.
     """
     if not isinstance(plan, Plan):
@@ -65,7 +65,7 @@ class _Cached:
 
     def __init__(self, pipe, plan: Plan, kinds: tuple[str, ...]):
         self.pipe, self.plan, self.kinds, self.cache = pipe, plan, kinds, CacheState(plan)
-        self.replaced: list[tuple[nn.Module, object]] = []  # modules, and the hooks of others that they had
+        self.replaced: list[tuple[nn.Module, object]] = []  # modules, and the hooks they already had
         transformer = pipe.transformer
         for b, block in enumerate(transformer.transformer_blocks):
             for k, kind in enumerate(self.kinds):
@@ -78,7 +78,7 @@ class _Cached:
         module.forward = partial(call, module.forward, *about)
 
     def evaluate(self, forward, *args, timestep: Tensor, **more):
-        """The transformer at one step of the plan, known by the timestep's place in the scheduler's list."""
+        """The transformer at one step of the plan, found by the timestep's index in the scheduler."""
         times = self.pipe.scheduler.timesteps
         if len(times) != self.plan.steps:
             raise UserError(

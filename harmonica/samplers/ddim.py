@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 class DDIM(Sampler):
-    """Kept steps are round(linspace(0, 999, T)); the update goes to the ᾱ of the previous *kept* step and ends on ᾱ =
-    1.
+    """Timesteps are round(linspace(0, 999, T)); an update goes to the ᾱ of the next *kept* timestep, the last to
+    ᾱ = 1.
 
     diffusers' DDIMScheduler takes t − 1000//T instead, so its images differ. The learned variance is not used.
     """

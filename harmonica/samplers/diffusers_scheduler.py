@@ -1,8 +1,8 @@
 """diffusers' schedulers as samplers.
 
-A scheduler object keeps the last outputs, the last noise and a step count in itself, so one object cannot follow the
-many trajectories that router training runs side by side. Here all of that is restored from the state before each step
-and read back after it, and the noise of image k at step s comes from a seed of its own.
+A scheduler object stores the last outputs, the last noise and a step count, so one object cannot serve the many
+trajectories that router training runs in parallel. Here all of that is restored from the state before each step and
+read back after it, and the noise of image k at step s has its own seed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LINEAR = dict(num_train_timesteps=1000, beta_start=1e-4, beta_end=0.02, beta_sch
 
 
 class DiffusersSampler(Sampler):
-    """One step of a diffusers scheduler at a given place with given memory."""
+    """A diffusers scheduler whose memory is read from the state."""
 
     kind: str  # diffusers' class
     options: dict[str, Any] = {}  # its configuration, besides the noise schedule
@@ -35,7 +35,7 @@ class DiffusersSampler(Sampler):
         self.timesteps = self.kept(steps)
 
     def kept(self, steps: int) -> tuple[int, ...]:
-        """The training steps that are kept, noisiest first: the usual linspace spacing, which leaves out 0."""
+        """Kept training steps, noisiest first: diffusers' linspace spacing, without 0."""
         return tuple(int(t) for t in np.linspace(0, 999, steps + 1).round()[::-1][:-1])
 
     @cached_property
@@ -61,7 +61,7 @@ class DiffusersSampler(Sampler):
         current, *kept = state.chunk(1 + self.memory, 1)
         scheduler = self.scheduler
         scheduler._step_index = s
-        done = s - self.first  # steps that are remembered
+        done = s - self.first  # steps taken before
         self.restore(scheduler, s, done, kept)
         noise = {}
         if self.stochastic:
@@ -72,14 +72,14 @@ class DiffusersSampler(Sampler):
         return torch.cat([moved, *self.remembered(scheduler)], 1)
 
     def output(self, output: Tensor, channels: int) -> Tensor:
-        """The part of the model's output that the scheduler takes."""
+        """The part of the model's output the scheduler uses."""
         return output[:, :channels]
 
     def restore(self, scheduler: Any, s: int, done: int, kept: list[Tensor]) -> None:
-        """Put the remembered tensors of the last step (`done` were taken before) back into the scheduler."""
+        """Put the tensors `kept` from the last step (`done` were taken) back into the scheduler."""
 
     def remembered(self, scheduler: Any) -> list[Tensor]:
-        """The tensors that the scheduler holds after a step, `memory` of them."""
+        """The `memory` tensors (n, C, H, W) to keep after a step."""
         return []
 
 
@@ -103,7 +103,7 @@ class DPMSolverPP(DiffusersSampler):
     """DPM-Solver++ 2M (Lu et al. 2022), midpoint form; the first and the last step are of first order."""
 
     kind = "DPMSolverMultistepScheduler"
-    memory = 1  # the data prediction of the step before
+    memory = 1  # the previous step's data prediction
 
     def restore(self, scheduler, s, done, kept) -> None:
         scheduler.lower_order_nums = min(done, 2)
@@ -117,7 +117,7 @@ class SASolver(DiffusersSampler):
     """SA-Solver (Xue et al. 2023): stochastic Adams, predictor and corrector of order 2, τ = 1 for 200 ≤ t ≤ 800."""
 
     kind = "SASolverScheduler"
-    memory = 3  # the data prediction, the corrected latents and the noise of the step before
+    memory = 3  # the previous step's data prediction, corrected latents and noise
     stochastic = True
 
     def restore(self, scheduler, s, done, kept) -> None:

@@ -1,11 +1,11 @@
-"""DPM-Solver-2 in its data-prediction form (Lu et al. 2022, arXiv 2206.00927 and 2211.01095), as U-ViT is sampled.
+"""DPM-Solver-2 in its data-prediction form (Lu et al. 2022, arXiv 2206.00927 and 2211.01095), used for U-ViT.
 
 Singlestep: an interval of the uniform time grid from 1 to 1/1000 takes two evaluations of the model, one at its
-beginning and one in its middle (in log-SNR). Here each evaluation is a step, so that a plan has a row for each. The
+beginning and one in its middle (in log-SNR). Here each evaluation is a step, so a plan has a row for each. The
 noise schedule is that of Stable Diffusion, √β linear from √0.00085 to √0.012 over 1000 steps; between them log α is
-interpolated linearly in time, and the model is told 1000·t. The original Learning-to-Cache code samples so
-(`dpm_solver_pp.py`: order 2, `singlestep`, `time_uniform`), and its routers were trained so. diffusers'
-DPMSolverSinglestepScheduler has other times, and no model evaluation between the kept ones.
+interpolated linearly in time, and the model gets 1000·t. The original Learning-to-Cache code samples and trained its
+routers this way (`dpm_solver_pp.py`: order 2, `singlestep`, `time_uniform`). diffusers'
+DPMSolverSinglestepScheduler uses other times, and no model evaluation between them.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 
 class DPMSolver(Sampler):
-    """DPM-Solver-2; `timesteps` are 1000·t, in the middle of an interval not whole numbers."""
+    """DPM-Solver-2; `timesteps` are 1000·t, not integers in the middle of an interval."""
 
-    stages, memory = 2, 1  # it remembers the latents at the beginning of the interval
+    stages, memory = 2, 1  # it stores the latents at the start of the interval
 
     def __init__(self, steps: int):
         if not 2 <= steps <= 1000 or steps % 2:
@@ -59,8 +59,8 @@ class DPMSolver(Sampler):
         return self
 
     def step(self, s: int, output: Tensor, state: Tensor, seeds: Seeds | None = None) -> Tensor:
-        """In its "dpm_solver" form with the middle at r = 1/2, the order-2 update is that of first order over the whole
-        interval with the data prediction of its middle."""
+        """In its "dpm_solver" form with the midpoint at r = 1/2, the order-2 update is the first-order one over the
+        full interval with the midpoint's data prediction."""
         import torch
 
         current, beginning = state.chunk(2, 1)

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
 
 class PriorNoise(Sampler):
-    """Adds `share` of the starting noise (n, C, H, W) after each step from a time under 500; with several stages, after
-    the last of them."""
+    """Adds `share` of the starting noise (n, C, H, W) after each step from a timestep below 500; with several stages,
+    after the last."""
 
     def __init__(self, sampler: Sampler, share: float, noise: Tensor):
         self.sampler, self.share, self.noise = sampler, share, noise
@@ -26,7 +26,7 @@ class PriorNoise(Sampler):
         return PriorNoise(self.sampler.starting_at(s), self.share, self.noise)
 
     def step(self, s: int, output: Tensor, state: Tensor, seeds: Seeds | None = None) -> Tensor:
-        first = s + 1 - self.stages  # the evaluation where this interval began
+        first = s + 1 - self.stages  # this interval's first evaluation
         state = self.sampler.step(s, output, state, seeds)
         if (s + 1) % self.stages == 0 and self.timesteps[first] < 500:
             self.latents(state).add_(self.share * self.noise)

@@ -1,4 +1,4 @@
-"""Noise schedules of training, and which of the 1000 training steps are kept."""
+"""Training noise schedules, and the choice of kept training steps (of 1000)."""
 
 import numpy as np
 

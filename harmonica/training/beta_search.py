@@ -7,13 +7,13 @@ import numpy as np
 from harmonica.training.settings import LearnedSettings
 from harmonica.utils import UserError
 
-START = 0.5  # of the guessed β: the target is better approached from below, since saturated logits return slowly
+START = 0.5  # share of the guessed β: better approach the target from below, as saturated logits return slowly
 LOOK_AHEAD = 5  # rounds
 RATE = 0.25  # change of log β per round, at the largest gap
-CUR_TOLERANCE = 0.5  # percentage points of CUR: this close, the target is met
-MAX_GAP = 10.0  # percentage points of CUR that the threshold may make up for
-MAX_REMAINDER = 5.0  # percentage points that may remain, if no threshold separates saturated logits
-MAX_ROUNDS_FACTOR = 1.5  # of the rounds of a training with a given β: what the search may cost
+CUR_TOLERANCE = 0.5  # percentage points of CUR within which the target is met
+MAX_GAP = 10.0  # percentage points of CUR that the threshold may correct
+MAX_REMAINDER = 5.0  # percentage points that may remain if saturated logits are tied
+MAX_ROUNDS_FACTOR = 1.5  # limit of a search, over the rounds of a training with given β
 
 
 class BetaSearch:
@@ -21,15 +21,15 @@ class BetaSearch:
 
     The paper tunes β by hand until a row's CUR is met, with one training per attempt. Here β starts at a guess from the
     branches' own gradients, and log β then follows the gap between the CUR at the threshold and its target, so that one
-    training suffices: the search is part of the method and its cost part of the row. A training that has not met its
-    target after MAX_ROUNDS_FACTOR times its rounds ends there, and the threshold makes up for the rest.
+    training suffices: the search is part of the method and its cost part of the row. A training that misses its target
+    after MAX_ROUNDS_FACTOR times its rounds stops, and the threshold corrects the rest.
 
     Raises UserError for a target above `reachable`, the highest CUR of this kind of router in percent.
     """
 
     def __init__(self, method: str, settings: LearnedSettings, reachable: float, rounds: int):
         self.method, self.target, self.fixed = method, settings.target_cur, settings.beta is not None
-        self.beta = settings.beta or 0.0  # without a given one, `guess` sets it before the first round
+        self.beta = settings.beta or 0.0  # if not given, `guess` sets it before the first round
         self.rounds, self.cur, self.moves = rounds, 0.0, 0
         self.share = self.target / max(reachable, 1e-9)  # of the routed branches
         if reachable <= 0:
@@ -41,13 +41,13 @@ class BetaSearch:
             )
 
     def guess(self, balance: np.ndarray) -> None:
-        """First β from `balance`: for each routed branch the β at which it would settle exactly at the threshold."""
+        """First β, from `balance` (steps, branches): the β at which a branch would settle at the threshold."""
         if not self.fixed:
             self.beta = max(START * float(np.quantile(np.abs(balance), self.share)), 1e-20)
 
     def update(self, k: int, logits, threshold: float) -> None:
         """Update β after round `k`. It is constant while the logits respond to the first guess; then it follows the
-        extrapolated CUR, since logits moving towards the threshold cannot be turned back at once."""
+        extrapolated CUR, since logits moving towards the threshold do not reverse at once."""
         self.cur, ahead = logits.cur(threshold, ahead=LOOK_AHEAD)
         if k >= 0.15 * self.rounds and not self.fixed:
             gap = np.clip((self.target - ahead) / self.target, -1, 1)
@@ -68,7 +68,7 @@ class BetaSearch:
         """The threshold for the plan of ratios (steps, branches), and the plan's CUR: the given threshold if it meets
         the target, else the one that comes closest, halfway between the two ratios it separates.
 
-        No threshold separates saturated logits, so a remainder is possible. Raises UserError if the training, or the
+        Saturated logits are tied, so a remainder is possible. Raises UserError if the training, or the
         remainder, is too far from the target.
         """
         if self.fixed or self.met:

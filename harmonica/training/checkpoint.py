@@ -12,7 +12,7 @@ from harmonica.utils.torch_files import save_torch
 
 
 def identity(task, recipe: Recipe) -> str:
-    """A training resumes from a checkpoint only if everything but the number of rounds is unchanged."""
+    """Hash of everything but the number of rounds: a training resumes only if it is unchanged."""
     settings = {k: v for k, v in task.origin.settings.items() if k != "rounds"}
     p = task.protocol
     about = [p.model, p.sampler, p.steps, p.cfg, task.origin.method]

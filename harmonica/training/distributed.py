@@ -29,12 +29,12 @@ def world() -> int:
 
 
 def rank() -> int:
-    """This process' number; number 0 writes the files."""
+    """This process's rank; rank 0 writes the files."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def own_share(*batch: Tensor) -> tuple[Tensor, ...]:
-    """This process' slice of tensors (n, …). Raises UserError if n is not a multiple of the processes."""
+    """This process's slice of tensors (n, …). Raises UserError unless the world size divides n."""
     n, size, k = len(batch[0]), world(), rank()
     if n % size:
         raise UserError(f"a batch of {n} cannot be shared by {size} processes; set batch to a multiple of {size}")

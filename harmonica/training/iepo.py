@@ -1,7 +1,7 @@
 """Image-error proxy (IEPO, paper section 4.3): how much reuse at a step hurts the final image, without gradients.
 
-`official` is what the released code runs: from the uncached image on, the soft router is switched on for one more step
-at a time, from the noisiest, and λ of a step is the mean squared change that it made. `paper` is the formula: the
+`official` is what the released code runs: from the uncached image, the soft router is enabled one more step at a time,
+noisiest first, and λ of a step is the mean squared change of the image. `paper` is the formula: the
 squared error between the image with the router at every step and the image with the cache switched off at that step.
 """
 
@@ -22,7 +22,7 @@ def measure(
 ) -> Tensor:
     """λ (steps,) in the given form: "official", "paper", or "one" for λ ≡ 1, over the images of all processes.
 
-    `cache` is the training's own; the official form leaves it as its last pass did. λ is always measured in float32: a
+    `cache` is the training's; the official form leaves it as after its last pass. λ is always measured in float32: a
     step changes the image by less than the rounding of a bfloat16 trajectory, which gives a λ twenty times too large.
     """
     if form == "one":
@@ -45,7 +45,7 @@ def refreshed(
     cache: dict,
     dtype,
 ) -> Tensor:
-    """`official` from an empty cache; `cache` is left as its last pass did, in the training's type."""
+    """`official` from an empty cache; `cache` keeps that of the last pass, in the training's dtype."""
     cache.clear()
     weights = official(model, sampler, logits, Soft(model.backbone, threshold, cache), noise, seeds)
     cache.update({i: stored.to(dtype) for i, stored in cache.items()})
@@ -53,7 +53,7 @@ def refreshed(
 
 
 def passes(form: str, steps: int) -> float:
-    """The cost of one measurement, in evaluations of full trajectories."""
+    """The cost of one measurement of λ, in full trajectories."""
     tails = steps * (steps - 1) / 2
     return {"one": 0, "official": (tails + 1 + steps) / steps, "paper": (tails + steps) / steps}[form]
 

@@ -36,7 +36,7 @@ def routed_steps(steps: int, stages: int = 1) -> range:
 def train(task, settings: LearnedSettings, iepo_weights: bool) -> Router:
     """A router for the task. With `iepo_weights` the loss of a step is weighted by λ, else by 1.
 
-    Raises UserError if the target CUR cannot be reached, or was not.
+    Raises UserError if the target CUR cannot be met, or was missed.
     """
     routed = routed_steps(task.steps, task.sampler.stages)
     recipe = settings.recipe(recipe_for(task.model.scale, len(routed)))
@@ -110,7 +110,7 @@ def pair(
 
 
 def work(settings: LearnedSettings, iepo_weights: bool, sampler: str, steps: int, scale: str) -> Work:
-    """What this training computes, without guidance; measurements of λ count as if they had none either."""
+    """What this training computes, without guidance; a guided evaluation for λ counts as two."""
     stages = make_sampler(sampler, steps).stages
     routed = len(routed_steps(steps, stages))
     recipe = settings.recipe(recipe_for(scale, routed))

@@ -20,7 +20,7 @@ class Loss(NamedTuple):
 class Logits:
     """Logits (steps, branches) in execution order; the steps in `routed` learn, the others compute everything.
 
-    AdamW without weight decay; its state is kept row by row, since a step's loss reaches that step's logits only.
+    AdamW without weight decay; its state is kept row by row, since a step's loss affects only its own logits.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Logits:
         return torch.sigmoid(self.rows[s])
 
     def learn(self, s: int, teacher: Tensor, student: Tensor, weight: float, beta: float) -> Loss:
-        """One update of row `s`. `student` must come from `ratios(s)`."""
+        """One update of row `s` from outputs (n, C, H, W) of teacher and student, the latter with `ratios(s)`."""
         return self.descend([s], (teacher - student).square().mean(), weight, beta)
 
     def descend(self, rows: Iterable[int], data: Tensor, weight: float, beta: float) -> Loss:

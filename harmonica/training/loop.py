@@ -35,9 +35,9 @@ def train_router(
     """Train the logits of the steps in `routed` until the rounds are done and the search for β has ended.
 
     `guess` returns the β at which each branch would settle at the threshold, `one_round` makes a round's updates with
-    the search's current β; both take randomness from the generator only. What else persists from round to round is in
-    `kept` (tensors, or dictionaries of them). Raises UserError if the target CUR cannot be reached or was not, and for
-    a model in float16.
+    the search's current β; both take randomness from the generator only. Other state kept between rounds is in `kept`
+    (tensors, or dictionaries of them). Raises UserError if the target CUR cannot be met or was missed, and for a model
+    in float16.
     """
     tau = settings.threshold
     search = BetaSearch(task.origin.method, settings, 100 * len(routed) / task.steps, recipe.rounds)
@@ -45,7 +45,7 @@ def train_router(
     logits = Logits.random(task.steps, len(task.layout.branches), routed, recipe, g, task.backbone.device)
     kept = {} if kept is None else kept
     if task.backbone.dtype == torch.float16:
-        raise UserError("gradients of a router are lost in float16: train in bfloat16 or float32")
+        raise UserError("router gradients underflow in float16: train in bfloat16 or float32")
     identity = checkpoint.identity(task, recipe)
     state = checkpoint.load(task.checkpoint, identity)
     k, spent, loss = 0, 0.0, float("nan")
@@ -100,7 +100,7 @@ def train_router(
 def noise_seeds(sampler: Sampler, count: int, g: torch.Generator) -> Seeds | None:
     """Seeds for the noise of a stochastic sampler, for the `count` images of a round in this process' share.
 
-    For another sampler None, without advancing the generator.
+    None for a deterministic one; `g` is not advanced then.
     """
     if not sampler.stochastic:
         return None

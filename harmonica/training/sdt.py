@@ -35,8 +35,8 @@ def trajectory(
     """One training iteration: from noise (n, C, H, W) to x0, with one update of every step's logits on the way.
 
     Teacher and student see the same latents; the next latents are the student's. `weights` is λ (steps,). The released
-    code does not clear the cache between iterations, so its noisiest step mixes in 1 − sigmoid(5) of what the last one
-    left; with `stale` False the cache starts empty, as in the paper. `seeds(s)` are for a stochastic sampler. Returns
+    code does not clear the cache between iterations, so its noisiest step mixes in 1 − sigmoid(5) of the last
+    one's; with `stale` False the cache starts empty, as in the paper. `seeds(s)` are for a stochastic sampler. Returns
     x0 and the losses of steps 1 … T−1.
     """
     plain, losses = Plain(model.backbone), []
@@ -83,7 +83,7 @@ def balances(
 
 def random_start(task, batch: int, g: torch.Generator) -> tuple[Guided, Tensor, Seeds | None]:
     """What a trajectory starts from: the guided model for random labels, noise, and seeds of the sampler's own noise;
-    of `batch` images this process' share."""
+    this process's share of `batch`."""
     labels_from = task.backbone.conditioning.training
     labels = torch.randint(labels_from.start, labels_from.stop, (batch,), generator=g)
     noise = torch.randn(batch, *task.backbone.latent_shape, generator=g)
@@ -103,7 +103,7 @@ def work(settings: LearnedSettings, T: int, scale: str, form: str) -> Work:
 def train(task, settings: LearnedSettings, form: str, stale: bool = True) -> Router:
     """A router for the task. `form` of λ: "official" or "paper" (see iepo.py), or "one" for λ ≡ 1 (L_LTC).
 
-    No images are used. Raises UserError if the target CUR cannot be reached, or was not.
+    No images are used. Raises UserError if the target CUR cannot be met, or was missed.
     """
     tau, recipe = settings.threshold, settings.recipe(RECIPES[task.model.scale])
     soft_cache: dict[int, Tensor] = {}

@@ -12,13 +12,13 @@ CHECKPOINT_TOKENS = 4096  # of a stream: a PixArt of 1024 pixels would keep 30 G
 
 @dataclass(frozen=True)
 class Recipe:
-    """How long and how fast a training goes."""
+    """Hyper-parameters of a training."""
 
     rounds: int
     batch: int
     lr: float
     refresh: int = 1  # C, rounds between two measurements of λ
-    betas: tuple[float, float] = (0.9, 0.999)  # of AdamW; a short training forgets faster, or logits stay at ±5
+    betas: tuple[float, float] = (0.9, 0.999)  # of AdamW; smaller in a short training, or logits stay at ±5
     eps: float = 1e-8  # of AdamW; gradients here are as small as β · r(1−r), far below it for saturated logits
 
 
@@ -42,7 +42,7 @@ class LearnedSettings:
     RECIPE: ClassVar[tuple[str, ...]] = ("rounds", "batch", "lr", "refresh")
 
     target_cur: float = setting(25.0, "target CUR of the plan, percent; β is searched to meet it")
-    beta: float | None = setting(None, "β, weight of Σr; if given it is used as it is, and target_cur is not")
+    beta: float | None = setting(None, "β, weight of Σr; if it is given, target_cur is ignored")
     threshold: float = setting(0.1, "τ, compute where r > τ; in training, and in the plan if the search met its target")
     rounds: int | None = setting(None, "trajectories (SDT), or updates of every routed step (Learning-to-Cache)")
     batch: int | None = setting(None, "images per round, before guidance doubles them")
@@ -64,5 +64,5 @@ class LearnedSettings:
         return {None: CHECKPOINT_TOKENS, True: 0, False: sys.maxsize}[self.checkpointing]
 
     def recipe(self, default: Recipe) -> Recipe:
-        """The recipe of the scale, with what is set here."""
+        """The scale's recipe with the values set here."""
         return replace(default, **{k: v for k in self.RECIPE if (v := getattr(self, k)) is not None})

@@ -15,7 +15,7 @@ from harmonica.training.settings import CHECKPOINT_TOKENS
 
 @dataclass
 class Soft(StepPolicy):
-    """The student in training: each output is m = r·fresh + (1−r)·cached; where r > τ, m goes into the cache.
+    """The student in training: each output is m = r·fresh + (1−r)·cached; if r > τ, m is cached.
 
     With `threshold` None the cache is only read (Learning-to-Cache). A branch without a cached output is computed and
     cached as it is. The cache takes no gradient unless `detach` is off. From `checkpoint_tokens` tokens on, a branch is

@@ -21,7 +21,7 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
 
 
 def guarded(program: str, function: Callable[[], int | None]) -> int:
-    """Run a command; its exit status, which is what it returned (None is 0).
+    """Run a command; returns its exit status (its return value; None is 0).
 
     A mistake that the user can fix ends in one sentence, anything else in a traceback.
     """

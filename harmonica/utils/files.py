@@ -10,11 +10,11 @@ from typing import Any
 PACKAGE = Path(__file__).resolve().parent.parent
 ROOT = PACKAGE.parent
 POCKET = PACKAGE / "pocket"  # the shipped models
-SAMPLING = ("plan", "samplers", "backbones", "execution")  # the packages that decide every pixel, with the weights
+SAMPLING = ("plan", "samplers", "backbones", "execution")  # the packages that, with the weights, affect pixels
 
 
 def weights_folder() -> Path:
-    """Where downloaded weights, and what is computed once from them, are stored: `weights/` or $HARMONICA_WEIGHTS."""
+    """Where downloaded weights, and files computed once from them, are stored: `weights/` or $HARMONICA_WEIGHTS."""
     return Path(os.environ.get("HARMONICA_WEIGHTS", ROOT / "weights"))
 
 

@@ -1,16 +1,16 @@
-"""The line that a command leaves at the end of its log when the workflow runs it; `harmonica timing` reads it."""
+"""The line that a command of the workflow writes at the end of its log; `harmonica timing` reads it."""
 
 import json
 import os
 import sys
 import time
 
-RUN = "HARMONICA_RUN"  # set by the workflow to its start time: jobs of one run recognise each other by it
+RUN = "HARMONICA_RUN"  # set by the workflow to its start time: it identifies the jobs of one run
 
 
 def log_times(loaded: float | None = None) -> None:
-    """Write when the process began, the seconds until `loaded` (imports and weights), and all seconds; nothing outside
-    a run of the workflow."""
+    """Write when the process began, the seconds until `loaded` (imports and weights), and total seconds; does nothing
+    outside the workflow."""
     if RUN not in os.environ:
         return
     import psutil

@@ -1,8 +1,8 @@
-"""Peak memory, and the C library's allocator, told to keep what is freed.
+"""Peak memory, and a C allocator that keeps freed memory.
 
-glibc hands freed blocks of some hundred kilobytes back to the system and asks for them again at the next product, page
-by page. Whether it does depends on where the heap happens to end: about one process in five here spent six times as
-long on every element-wise operation.
+glibc returns freed blocks of some hundred kilobytes to the system and requests them again at the next product, page by
+page. Whether it does depends on where the heap ends: about one process in five here spent six times as long on every
+element-wise operation.
 """
 
 import ctypes
@@ -25,10 +25,10 @@ def keep_freed_memory() -> None:
 
 
 class Peak:
-    """The most memory that was in use since it was made: `megabytes()`, above what was in use then.
+    """Peak memory in use since its creation: `megabytes()` in MB, above what was in use then.
 
-    On a GPU that of torch's allocator. Elsewhere what this process has allocated, looked at every few milliseconds: the
-    system's own peak also counts pages of libraries, which are read when they are first used.
+    On a GPU from torch's allocator. Otherwise this process's allocations, sampled every 5 ms: the system's own peak
+    also counts pages of libraries, which are read when they are first used.
     """
 
     def __init__(self):
@@ -51,7 +51,7 @@ class Peak:
             self._most = max(self._most, _allocated())
 
     def megabytes(self) -> float:
-        """Ends the watch."""
+        """Stops sampling."""
         if self._cuda:
             return max(0, self._cuda.max_memory_allocated() - self._before) / 1e6
         self._done.set()
@@ -59,7 +59,7 @@ class Peak:
 
 
 def _allocated() -> int:
-    """Bytes of this process that are no file's, from /proc; 0 where there is none."""
+    """Anonymous memory of this process in bytes, from /proc; 0 without /proc."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""What the branches compute in. Samplers, losses, logits and the metrics are float32 or better everywhere."""
+"""Precision of the branches. Samplers, losses, logits and the metrics are float32 or better everywhere."""
 
 import os
 
@@ -9,7 +9,7 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 
 
 def precision() -> str:
-    """float32, or what HARMONICA_PRECISION says. Raises UserError for an unknown one."""
+    """HARMONICA_PRECISION; by default float32. Raises UserError for an unknown one."""
     name = os.environ.get(VARIABLE) or "float32"
     if name not in PRECISIONS:
         raise unknown("precision", name, PRECISIONS)

@@ -13,7 +13,7 @@ PACKAGES = ("torch", "diffusers", "numpy", "scipy", "snakemake")
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that decide numbers."""
+    """Of Python and of the packages that affect numbers."""
     return {"python": platform.python_version()} | {p: metadata.version(p) for p in PACKAGES}
 
 

@@ -1,4 +1,4 @@
-"""Typed settings: frozen dataclasses whose fields say what they mean, read from a configuration or a command line."""
+"""Typed settings: frozen dataclasses with documented fields, read from a configuration or a command line."""
 
 import dataclasses
 import types

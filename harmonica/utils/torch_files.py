@@ -23,7 +23,7 @@ def load_torch(path: str | Path):
         raise UserError(f"{path} does not exist") from None
     except pickle.UnpicklingError as e:
         reason = next((x.strip() for x in str(e).splitlines() if "GLOBAL" in x or "global" in x), "not a pickle")
-        raise UserError(f"{path} is refused: it holds more than tensors and plain data ({reason})") from None
+        raise UserError(f"{path} is refused: it has more than tensors and plain data ({reason})") from None
     except (RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError) as e:
         raise UserError(f"{path} is damaged or was not written by torch.save ({type(e).__name__})") from None
 

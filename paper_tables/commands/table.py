@@ -62,7 +62,7 @@ def run(args) -> None:
 
 
 def write(out: Path, name: str, table, text: str, record: dict) -> None:
-    """Write the table as markdown, page and csv, with its provenance; the csv last, which stands for all."""
+    """Write the table as markdown, page and csv, with its provenance; the csv, last, marks completion."""
     from markdown_it import MarkdownIt
 
     from harmonica.utils import write_atomic, write_json

@@ -1,4 +1,4 @@
-"""Table 6: what training a router costs."""
+"""Table 6: router training costs."""
 
 from paper_tables.costs import CostTable
 

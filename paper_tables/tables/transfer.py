@@ -1,4 +1,4 @@
-"""Transfer: HarmoniCa's plans under samplers and numbers of steps that they were not trained for."""
+"""Transfer: HarmoniCa's plans under samplers and step counts they were not trained for."""
 
 from paper_tables.layout import Table
 

@@ -1,68 +1,12 @@
-"""Configurations: what is shipped is right, what is wrong is told in one sentence."""
+"""The workflow refuses a wrong configuration in one sentence, and plans the paper scale."""
 
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 import yaml
 
-from harmonica.experiments import config
-from harmonica.utils.errors import UserError
-
 ROOT = Path(__file__).parent.parent.parent
-
-
-def read_scale(name: str) -> dict:
-    folder = ROOT / "workflow" / "config"
-    return yaml.safe_load((folder / f"{name}.yaml").read_text())
-
-
-def schema() -> dict:
-    return yaml.safe_load((ROOT / "workflow" / "schemas" / "config.schema.yaml").read_text())
-
-
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        ({"imges": 5}, "unknown configuration key 'imges'; did you mean 'images'?"),
-        ({"images": 0}, "images: 0 is less than the minimum of 8"),
-        ({"methods": ["full", "forra"]}, "unknown method 'forra'; did you mean 'fora'?"),
-        ({"methods": ["full", {"fora": {"intervall": 2}}]}, "did you mean 'interval'?"),
-        ({"methods": ["fora"]}, "must begin with `full`"),
-        ({"methods": ["full", "random_plan"]}, "add harmonica to the methods"),
-        ({"methods": ["full", "harmonica", {"transfer": {"steps": 7}}]}, "harmonica for pocket-dit, ddim, 7: add"),
-        ({"methods": ["full", "fora", "fora"]}, "two rows are the same experiment"),
-        ({"methods": ["full", {"fora": {"interval": {"7": 2}}}]}, "given for 7, which is not a case"),
-        ({"methods": ["full", {"fora": {"cases": ["11"]}}]}, "fora is requested for 11, which is not a case"),
-        ({"cases": {"4": {"model": "pocket-dti", "steps": 4}}}, "did you mean 'pocket-dit'?"),
-        ({"cases": {"4": {"model": "pocket-dit", "steps": 0}}}, "0 is less than the minimum of 1"),
-        ({"sampler": "dim"}, "did you mean 'ddim'?"),
-    ],
-)
-def test_configurations_that_are_wrong(change, says):
-    with pytest.raises(UserError, match=says.replace("?", r"\?")):
-        about = config.tables(read_scale("pocket"), {"scale": "pocket", "tables": {"table1": change}})["table1"]
-        config.check(about, schema())
-        config.rows(about)
-
-
-def test_what_a_user_gives_goes_first():
-    """For one table, for all, as shipped for one, as shipped for all."""
-    shipped = {"seed": 1, "cfg": 1, "images": 10, "tables": {"a": {"cfg": 2, "images": 20, "cases": {5: {}}}}}
-    given = {"images": 30, "tables": {"a": {"cfg": 3}}}
-    assert config.tables(shipped, given) == {"a": {"seed": 1, "images": 30, "cfg": 3, "cases": {"5": {}}}}
-    with pytest.raises(UserError, match="unknown table 'b'"):
-        config.tables(shipped, {"tables": {"b": {}}})
-
-
-@pytest.mark.parametrize("scale", ["pocket", "paper"])
-def test_shipped_configurations(scale):
-    for about in config.tables(read_scale(scale), {"scale": scale}).values():
-        config.check(about, schema())
-        rows = config.rows(about)
-        expected = sum(len(config._cases(about, entry)) for entry in about["methods"])
-        assert len({(r.case, r.slug) for r in rows}) == len(rows) == expected >= 5
 
 
 def test_a_wrong_configuration_stops_snakemake_with_one_sentence(tmp_path):

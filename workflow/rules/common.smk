@@ -99,7 +99,7 @@ def all_cores() -> int:
 
 
 def estimate_command() -> str:
-    """The command that says the cost of the requested tables, from scratch and on this machine."""
+    """The command that prints the requested tables' cost, from scratch and on this machine."""
     targets = [Path(t).stem for t in workflow.dag_settings.targets]
     names = [t for t in TABLES if t in targets] or list(TABLES)
     images = f"--images {config['images']}" if "images" in config else ""
@@ -117,7 +117,7 @@ def drift_plans(case: str) -> list[str]:
 
 
 def extra_figures() -> dict[str, dict]:
-    """The figures that belong to no single table: what draws them, and from which files."""
+    """The figures of no single table: their command, and its files."""
     first = ROWS["table1"][0].experiment.protocol.model
     harmonica = [
         plan_file(r.slug) for r in ROWS["table1"] if r.experiment.name == "harmonica"
@@ -178,7 +178,7 @@ def group_of(table: str, row: Row) -> str:
 
 
 def rows_of_group(table: str, group: str) -> list[Row]:
-    """What one sampling job generates; an experiment that is in several blocks once."""
+    """Rows that one sampling job generates; an experiment in several blocks once."""
     by_slug = {r.slug: r for r in ROWS[table] if group_of(table, r) == group}
     return list(by_slug.values())
 
@@ -209,13 +209,13 @@ def plan_priority(slug: str) -> int:
 
 
 def plan_code(row: Row) -> str:
-    """A change in the code behind this plan makes it again."""
+    """Changes with the code that makes this plan."""
     common = TRAINING if is_learned(row) else ("plan", "samplers")
     return files.source_hash(source_file(row.experiment.name), "methods", *common)
 
 
 def fetched(*names: str) -> list[str]:
-    """What has to be downloaded before a job: hub models and files, by name; shipped models need nothing."""
+    """What must be downloaded before a job: hub models and files, by name; shipped models need nothing."""
     return [
         f"{OUT}/fetched/{n}.json"
         for n in names
@@ -231,7 +231,7 @@ def plan_needs(row: Row) -> list[str]:
 
 
 def plan_data(row: Row) -> str:
-    """A change in the local data that a method reads makes its plan again."""
+    """Changes with the local data that the plan's method reads."""
     reads, model = row.experiment.reads, row.experiment.model
     about = [model.config, model.fingerprint if reads.weights else ""]
     if reads.images and model.training_images and model.training_images.is_file():

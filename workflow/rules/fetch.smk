@@ -1,4 +1,4 @@
-# Weights and other people's files. Existing ones, fetched or put there by hand, are only checked.
+# External weights and files. Existing ones, downloaded or added by hand, are only checked.
 rule fetch:
     output:
         f"{OUT}/fetched/{{name}}.json",
@@ -41,8 +41,8 @@ rule embed:
         "harmonica embed {wildcards.model} --done {output} > {log} 2>&1"
 
 
-# Statistics of real images as the metrics read them: ADM's, with features of the images that come with them, or those of
-# a folder of pictures among the weights.
+# Reference statistics of the metrics: ADM's, with features of ADM's images, or those of a folder of pictures in the
+# weights folder.
 rule reference:
     input:
         lambda w: fetched(

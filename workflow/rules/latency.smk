@@ -1,4 +1,4 @@
-# All rows in one job, alone on the machine: only interleaved times have honest ratios.
+# All rows in one job, alone on the machine: only interleaved times give fair ratios.
 rule latency:
     input:
         plans=lambda w: plans_of(w.table),

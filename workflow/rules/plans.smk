@@ -1,4 +1,4 @@
-# A heuristic needs the model's configuration at most; a learned method also writes its router.
+# A heuristic needs no weights, at most files or a plan; a learned method also writes a router.
 rule plan:
     input:
         lambda w: plan_needs(BY_SLUG[w.experiment]),

@@ -10,7 +10,7 @@ TABLE_CODE = files.content_hash(*TABLE_SOURCES) + files.source_hash(
 )
 
 
-# Every table is laid out by the same command; what is its own is in paper_tables/tables/<table>.py.
+# Every table is laid out by one command; its own choices are in paper_tables/tables/<table>.py.
 rule table:
     input:
         plans=lambda w: plans_of(w.table),
@@ -105,7 +105,7 @@ rule costs:
         "-o {params.out} > {log} 2>&1"
 
 
-# The table of the configured scale, where the user asks for it; its column `scale` says which that is.
+# Copies the configured scale's table to results/; its column `scale` names the scale.
 rule publish:
     input:
         csv=f"{OUT}/{{table}}.csv",

@@ -1,1 +1,1 @@
-"""Feature networks: images to what the metrics compare. A table names the network it used."""
+"""Feature networks: from images to features. A table names the network it used."""

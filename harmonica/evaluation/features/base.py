@@ -10,7 +10,7 @@ import numpy as np
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """Of n images: pooled features for FID, precision and recall, spatial ones for sFID, logits for IS."""
+    """Features of n images: pooled for FID, precision and recall, spatial for sFID, logits for IS."""
 
     pooled: np.ndarray  # (n, d)
     spatial: np.ndarray  # (n, d_s)
@@ -18,5 +18,6 @@ class Features:
 
     @staticmethod
     def join(parts: Iterable[Features]) -> Features:
+        """The features of all parts, in their order."""
         parts = list(parts)
         return Features(*(np.concatenate([getattr(p, k) for p in parts]) for k in ("pooled", "spatial", "logits")))

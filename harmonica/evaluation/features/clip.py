@@ -29,7 +29,7 @@ class Clip:
 
         self.device = default_device()
         self.net = self.net.eval().to(self.device)
-        self._text: dict[str, np.ndarray] = {}  # every method has the same captions
+        self._text: dict[str, np.ndarray] = {}  # all methods share captions
 
     def cosines(self, images: np.ndarray, captions: list[str], batch: int = 100) -> np.ndarray:
         """Cosines float64 (n,) of pictures uint8 (n, H, W, 3) and their captions."""
@@ -51,7 +51,7 @@ class Clip:
 
 
 def fingerprint(about: dict[str, str] | None) -> str:
-    """Changes with the files of the shipped model, if the configuration names it; another is known by its name."""
+    """Content hash of the shipped model if the configuration names it, else empty."""
     if not about or about["model"] != SHIPPED:
         return ""
     return content_hash(*(TEXT_TO_IMAGE / "clip").iterdir())

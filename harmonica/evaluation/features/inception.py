@@ -1,4 +1,4 @@
-"""The Inception network of the ADM protocol, by torch-fidelity, with the spatial features of sFID beside."""
+"""The Inception network of the ADM protocol, by torch-fidelity, with spatial features for sFID."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +18,7 @@ def inception_features(weights: Path) -> Callable[[np.ndarray], Features]:
     """Features of uint8 (n, H, W, 3): pool_3 (n, 2048); the first 7 channels of mixed_6/conv, 17×17 in NHWC order,
     (n, 2023); 1008 logits without bias. The network resizes to 299 as TensorFlow 1 did, without antialiasing.
 
-    `weights` is torch-fidelity's conversion of the 2015-12-05 graph. Raises UserError when it is damaged.
+    `weights` is torch-fidelity's conversion of the 2015-12-05 graph. Raises UserError if it is damaged.
     """
     load_torch(weights)  # torch-fidelity itself would run code in a pickle
     net = FeatureExtractorInceptionV3("inception", ["2048", "logits_unbiased"], str(weights)).to(default_device())

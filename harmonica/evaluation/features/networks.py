@@ -13,7 +13,7 @@ INCEPTION_WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"
 
 
 def inception_2015() -> Callable[[np.ndarray], Features]:
-    """Inception as the ADM evaluator has it. Takes uint8 (n, H, W, 3)."""
+    """Inception as in the ADM evaluator. Takes uint8 (n, H, W, 3)."""
     from harmonica.evaluation.features.inception import inception_features
     from harmonica.models.downloads import require
 
@@ -28,7 +28,7 @@ def classifier(folder) -> Callable[[np.ndarray], Features]:
 
 
 def fingerprint(name: str) -> str:
-    """Changes with a shipped network and its reference; another network is known by its name."""
+    """Content hash of a shipped network and its reference; the name of any other network."""
     if name not in SHIPPED:
         return name
     return content_hash(*(SHIPPED[name] / f for f in ("classifier/model.safetensors", "reference.npz")))
