@@ -84,11 +84,13 @@ def in_memory(plan: Plan, count: int, parts: Parts, batch: int = 25) -> tuple[np
 def _batch(
     plan: Plan, parts: Parts, first: int, count: int, progress: Callable[[int], Any] = lambda n: None
 ) -> tuple[np.ndarray, np.ndarray]:
-    from harmonica.execution import generate_images
+    from harmonica.execution import Batch, run
 
-    images, labels = generate_images(*parts, plan, first, count)
+    (backbone, decode), o = parts, plan.origin
+    start = Batch.of(backbone, o.seed, first, count)
+    images = run(backbone, plan, start, decode=decode).numpy()
     progress(count)
-    return images, labels
+    return images, start.labels.numpy()
 
 
 def _write(path: Path, first: int, batches: list[tuple[np.ndarray, np.ndarray]]) -> None:

@@ -3,6 +3,6 @@
 from harmonica.execution.denoise import denoise
 from harmonica.execution.guidance import Guided
 from harmonica.execution.policy import Plain, Planned, Policy, StepPolicy
-from harmonica.execution.run import Batch, Run, generate_images, run
+from harmonica.execution.run import Batch, Run, run
 
-__all__ = ["Batch", "Guided", "Plain", "Planned", "Policy", "Run", "StepPolicy", "denoise", "generate_images", "run"]
+__all__ = ["Batch", "Guided", "Plain", "Planned", "Policy", "Run", "StepPolicy", "denoise", "run"]

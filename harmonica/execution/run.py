@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -62,20 +61,19 @@ class Run:
 
 
 def run(
-    backbone: Backbone, plan: Plan, batch: Batch, policy: Policy | None = None, callback: Callback | None = None
+    backbone: Backbone,
+    plan: Plan,
+    batch: Batch,
+    policy: Policy | None = None,
+    decode: Decode | None = None,
+    callback: Callback | None = None,
 ) -> Tensor:
-    """Latents (n, C, H, W) of a batch under a plan, see `Run`."""
-    return Run(backbone, plan, batch.labels, policy)(batch.noise, batch.seeds, callback)
-
-
-def generate_images(
-    backbone: Backbone, decode: Decode, plan: Plan, first: int, count: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 (n, H, W, C) and labels (n,) of indices first … first+count−1 under the plan's seed."""
-    batch = Batch.of(backbone, plan.origin.seed, first, count)
-    latents = run(backbone, plan, batch)
+    """Latents (n, C, H, W) of a batch under a plan, see `Run`; with `decode`, images uint8 (n, H, W, C) on the CPU."""
+    latents = Run(backbone, plan, batch.labels, policy)(batch.noise, batch.seeds, callback)
+    if decode is None:
+        return latents
     with torch.inference_mode():
-        return to_pixels(decode(latents)).cpu().numpy(), batch.labels.numpy()
+        return to_pixels(decode(latents)).cpu()
 
 
 def to_pixels(decoded: Tensor) -> Tensor:
