@@ -1,6 +1,7 @@
 """Errors for the user: one sentence that says what was requested, what was found, and what to do."""
 
 import difflib
+import os
 import sys
 import zipfile
 from collections.abc import Callable, Iterable
@@ -30,6 +31,9 @@ def guarded(program: str, function: Callable[[], int | None]) -> int:
     except UserError as e:
         print(f"{program}: {e}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader of a pipe has enough: `harmonica show plan.safetensors | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as e:
         print(f"{program}: {e.strerror or e}: {e.filename or 'no file name'}; finished work is kept",
               file=sys.stderr)  # fmt: skip
