@@ -33,8 +33,10 @@ def run(args) -> None:
     reference, extract = get_reference(args.extractor, args.reference), get_extractor(args.extractor)
     about, clip, captions = {"extractor": args.extractor}, None, []
     if args.clip:
-        from harmonica.evaluation.features.clip import Clip
+        from harmonica.evaluation.features.clip import SHIPPED, Clip
 
+        if args.clip != SHIPPED and not args.clip_pretrained:
+            raise UserError(f"the CLIP model {args.clip} would have random weights: pass --clip-pretrained TAG")
         if not args.captions:
             raise UserError("the CLIP score needs the captions of the images: pass --captions MODEL")
         clip, captions = Clip(args.clip, args.clip_pretrained), _shared.captioned(args.captions).captions.read()

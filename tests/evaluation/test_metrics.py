@@ -1,4 +1,5 @@
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -142,3 +143,24 @@ def test_a_new_metric_is_one_entry(monkeypatch):
     labelled = Evidence(evidence.features, evidence.reference, labels=np.zeros(20, int))
     assert measure(labelled) == before | {"agreement": 100.0, "width": 4.0, "asked": 20.0}
     assert (width.sign, asked.sign) == (1, -1)
+
+
+@pytest.mark.parametrize(
+    ("model", "says"), [("ViT-B-32", "trained with another GELU"), ("ViT-B-33", "cannot load ViT-B-33/openai")]
+)
+def test_clip_models_with_wrong_weights_are_refused(model, says):
+    """openai's weights were trained with QuickGELU; open_clip warns and computes another score."""
+    from harmonica.evaluation.features.clip import Clip
+
+    with pytest.raises(UserError, match=says):
+        Clip(model, "openai")
+
+
+def test_the_configured_clip_model_has_the_activation_of_its_weights():
+    import open_clip
+    import yaml
+
+    config = yaml.safe_load((Path(__file__).parents[2] / "workflow" / "config" / "paper.yaml").read_text())
+    about = config["tables"]["table2"]["clip"]
+    weights = open_clip.get_pretrained_cfg(about["model"], about["pretrained"])
+    assert weights["quick_gelu"] and open_clip.get_model_config(about["model"])["quick_gelu"]

@@ -11,7 +11,9 @@ SHIPPED = "noto-emoji"  # the pocket scale's own two-tower model
 class Clip:
     """Cosines between pictures and captions. Raises UserError if open_clip cannot load the model or its weights.
 
-    `model` and `pretrained` are open_clip's names ("ViT-B-32", "openai"); the model `noto-emoji` is shipped.
+    `model` and `pretrained` are open_clip's names ("ViT-B-32-quickgelu", "openai"); the model `noto-emoji` is shipped.
+    Without `pretrained`, another model has random weights. Raises UserError as well if the weights were trained with
+    another activation than the model has: every score would be off.
     """
 
     def __init__(self, model: str, pretrained: str = ""):
@@ -21,6 +23,9 @@ class Clip:
         source = f"local-dir:{TEXT_TO_IMAGE / 'clip'}" if model == SHIPPED else model
         options = {"pretrained": pretrained, "cache_dir": str(weights_folder() / "open_clip")} if pretrained else {}
         try:
+            own, trained = open_clip.get_model_config(model) or {}, open_clip.get_pretrained_cfg(model, pretrained)
+            if pretrained and own.get("quick_gelu", False) != trained.get("quick_gelu", False):  # it only warns
+                raise ValueError("its weights were trained with another GELU, see the models that end in -quickgelu")
             self.net, _, self.prepare = open_clip.create_model_and_transforms(source, **options)
             self.tokenize = open_clip.get_tokenizer(source)
         except Exception as e:  # open_clip and the hub's client raise many kinds
