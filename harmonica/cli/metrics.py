@@ -35,10 +35,10 @@ def run(args) -> None:
     if args.clip:
         from harmonica.evaluation.features.clip import SHIPPED, Clip
 
-        if args.clip != SHIPPED and not args.clip_pretrained:
-            raise UserError(f"the CLIP model {args.clip} would have random weights: pass --clip-pretrained TAG")
         if not args.captions:
             raise UserError("the CLIP score needs the captions of the images: pass --captions MODEL")
+        if args.clip != SHIPPED and not args.clip_pretrained:
+            raise UserError(f"the CLIP model {args.clip} would have random weights: pass --clip-pretrained TAG")
         clip, captions = Clip(args.clip, args.clip_pretrained), _shared.captioned(args.captions).captions.read()
         about["clip_model"] = clip.name
     _shared.loaded()
