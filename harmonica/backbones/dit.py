@@ -56,7 +56,7 @@ class DiT(Backbone):
         self.latent_shape = (self.in_channels, config["sample_size"], config["sample_size"])
         self.eps = (1e-6, 1e-6 if original else config.get("norm_eps", 1e-5))  # of attention's norm, MLP's
         self.patch_in = nn.Conv2d(self.in_channels, D, self.patch, self.patch)
-        self.register_buffer("position", torch.zeros(1, self.grid**2, D))
+        self.register_buffer("position", sincos_position(D, self.grid))
         self.time_in, self.time_out = nn.Linear(256, D), nn.Linear(D, D)
         self.labels = nn.Embedding(self.conditioning.count + 1, D)
         self.to_gates = nn.Linear(D, 2 * self.depth * D)

@@ -13,7 +13,7 @@ import torch
 
 from harmonica.backbones.base import Backbone
 from harmonica.backbones.dit import DiT
-from harmonica.backbones.layers import in_precision, sincos_position
+from harmonica.backbones.layers import in_precision
 from harmonica.execution import Batch, Guided, Plain, Planned, Policy, Run, run
 from harmonica.models import get_model
 from harmonica.models.random_weights import random_model
@@ -97,10 +97,7 @@ def config_of(name: str) -> dict:
 def random_backbone(name: str, dtype: torch.dtype = torch.float32):
     """A model of the suite, or a DiT of that size, at its true shape with small random weights."""
     torch.manual_seed(0)
-    if name in SIZES:
-        dit = DiT(config_of(name), name, original=True)
-        dit.position.copy_(sincos_position(dit.width, dit.grid))
-    model = dit if name in SIZES else random_model(get_model(name))
+    model = DiT(config_of(name), name, original=True) if name in SIZES else random_model(get_model(name))
     model.eval().requires_grad_(False)
     for p in model.parameters():
         p.normal_(std=0.02)

@@ -205,10 +205,10 @@ def estimate(tables: dict[str, dict], scale: str, start_up: dict[str, float]) ->
 
 def _plan(rule: Rule, row: Row, machine: Machine, scale: str, start_up_s: float) -> None:
     e = row.experiment
-    work = e.method.work(e.protocol, scale)
     if not isinstance(e.method, LearnedSettings):
         rule.add(1, 1.5, 0.0)
         return
+    work = e.method.work(e.protocol, scale)
     cfg = e.protocol.cfg if work.guided else 1.0
     seconds = work.evaluations * machine.evaluation(work.batch, cfg) + work.updates * machine.update(work.batch, cfg)
     seconds *= SEARCH if e.method.beta is None else 1.0

@@ -30,17 +30,16 @@ def load_backbone(model: Model, kept_in: str | None = None) -> Backbone:
 
     Raises UserError if weights or embedded captions are missing or damaged.
     """
-    config = json.loads(_file(model, "config.json").read_text())
+    config = json.loads(_require(model.folder("transformer") / "config.json", model.title).read_text())
     backbone = load_weights(new_backbone(model, config), model.folder("transformer"), model.title).to(default_device())
     if model.captions:
         backbone.conditioning = embedded(model)
     return in_precision(backbone, getattr(torch, kept_in or precision()))
 
 
-def _file(model: Model, name: str) -> Path:
-    path = model.folder("transformer") / name
+def _require(path: Path, title: str) -> Path:
     if not path.is_file():
-        raise UserError(f"{path} is missing; {model.title} needs it")
+        raise UserError(f"{path} is missing; {title} needs it")
     return path
 
 
@@ -54,8 +53,7 @@ def load_weights(backbone: Backbone, folder: Path, title: str) -> Backbone:
     weights = folder / "diffusion_pytorch_model.safetensors"
     if not weights.is_file() and weights.with_suffix(".bin").is_file():  # older hub repositories
         weights = weights.with_suffix(".bin")
-    if not weights.is_file():
-        raise UserError(f"{weights} is missing; {title} needs it")
+    _require(weights, title)
     try:
         return backbone.load_weights(load_torch(weights) if weights.suffix == ".bin" else load_file(weights))
     except (KeyError, RuntimeError) as e:

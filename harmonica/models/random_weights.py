@@ -3,8 +3,6 @@
 import torch
 
 from harmonica.backbones.base import Backbone, CaptionsInMemory
-from harmonica.backbones.dit import DiT
-from harmonica.backbones.layers import sincos_position
 from harmonica.models.loading import new_backbone
 from harmonica.models.spec import Model
 from harmonica.utils.devices import default_device
@@ -13,10 +11,7 @@ from harmonica.utils.devices import default_device
 def build_backbone(model: Model, depth: int | None = None) -> Backbone:
     """The backbone with random weights, with `depth` blocks, by default all."""
     config = model.config | {"depth" if model.kind == "uvit" else "num_layers": depth or model.depth}
-    backbone = new_backbone(model, config)
-    if isinstance(backbone, DiT):
-        backbone.position.copy_(sincos_position(backbone.width, backbone.grid))
-    return backbone
+    return new_backbone(model, config)
 
 
 def build_autoencoder(model: Model):

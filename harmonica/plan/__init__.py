@@ -4,7 +4,8 @@ from harmonica.plan.branches import BranchLayout
 from harmonica.plan.costs import cache_bytes, macs, theoretical_speedup
 from harmonica.plan.match import match_macs
 from harmonica.plan.origin import Origin, Protocol
-from harmonica.plan.plan import COMPUTE, REUSE, SPAN_DELTA, SPAN_OUTPUT, SPAN_TIMED, Plan, all_compute
+from harmonica.plan.plan import Plan, all_compute
+from harmonica.plan.program import COMPUTE, REUSE, SPAN_DELTA, SPAN_OUTPUT, SPAN_TIMED
 from harmonica.plan.router import LIMIT, Router, sigmoid
 
 __all__ = [

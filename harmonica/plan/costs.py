@@ -1,8 +1,8 @@
 """What a plan costs on a model: multiply-accumulates (MACs) and bytes of cache."""
 
 from harmonica.plan.branches import BranchLayout
-from harmonica.plan.plan import COMPUTE, Plan
-from harmonica.plan.program import REUSE, carried_skips
+from harmonica.plan.plan import Plan
+from harmonica.plan.program import COMPUTE, REUSE, carried_skips
 
 
 def macs(plan: Plan, layout: BranchLayout) -> float:

@@ -13,10 +13,8 @@ import numpy as np
 from harmonica.plan.branches import BranchLayout
 from harmonica.plan.io import read_tables, write_tables
 from harmonica.plan.origin import BY_HAND, Origin, Protocol
-from harmonica.plan.program import COMPUTE, REUSE, SPAN_DELTA, SPAN_OUTPUT, SPAN_TIMED, Ops, build_program
+from harmonica.plan.program import COMPUTE, SPAN_TIMED, Ops, build_program
 from harmonica.utils import UserError
-
-__all__ = ["COMPUTE", "REUSE", "SPAN_DELTA", "SPAN_OUTPUT", "SPAN_TIMED", "Plan", "all_compute"]
 
 
 @dataclass(frozen=True, eq=False)

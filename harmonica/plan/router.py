@@ -7,7 +7,8 @@ import numpy as np
 
 from harmonica.plan.io import read_tables, write_tables
 from harmonica.plan.origin import BY_HAND, Origin, Protocol
-from harmonica.plan.plan import COMPUTE, REUSE, Plan
+from harmonica.plan.plan import Plan
+from harmonica.plan.program import COMPUTE, REUSE
 from harmonica.utils import UserError
 
 LIMIT = 5.0  # logits are clamped to ±LIMIT; a step without reuse has +LIMIT throughout
