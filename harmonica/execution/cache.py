@@ -76,13 +76,14 @@ class CacheState(Cache):
     def __init__(self, plan: Plan, carried=None, condition_tokens: int = 0, tensors: dict[Key, Tensor] | None = None):
         super().__init__({} if tensors is None else tensors, {}, condition_tokens)
         self.plan, self.steps_done, self.peak_bytes = plan, 0, 0
+        self._held = sum(v.nbytes for v in self.tensors.values())
         self._carried: tuple[frozenset[int], ...] = carried or (frozenset(),) * plan.steps
         self._counted: frozenset[int] = frozenset()
 
     def start(self, s: int) -> Ops:
         """Begin step `s`, whose operations are returned; step 0 begins a trajectory with an empty cache."""
         if s == 0:
-            self.tensors, self.reused, self.steps_done, self.peak_bytes = {}, 0, 0, 0
+            self.tensors, self.reused, self.steps_done, self.peak_bytes, self._held = {}, 0, 0, 0, 0
         self.steps_done += 1
         self._open = {}
         before = self._carried[s - 1] if s else frozenset()
@@ -90,15 +91,27 @@ class CacheState(Cache):
         self._counted = self._carried[s] | before
         return self.plan.program[s]
 
-    def store(self, key: Key, value: Tensor) -> None:
-        self.tensors[key] = value
-        self.measure()
+    def take(self, i: int, op: Op) -> Tensor:
+        stored = super().take(i, op)
+        self._held -= stored.nbytes * op.drop
+        return stored
 
-    def measure(self) -> None:
-        """Update `peak_bytes` with tensors kept for later steps and long skips carried into or out of this one."""
-        held = sum(v.nbytes for v in self.tensors.values())
-        held += sum(v.nbytes for k, v in self.skips.items() if k in self._counted)
-        self.peak_bytes = max(self.peak_bytes, held)
+    def store(self, key: Key, value: Tensor) -> None:
+        self._held += value.nbytes - (self.tensors[key].nbytes if key in self.tensors else 0)
+        self.tensors[key] = value
+        self._update_peak()
+
+    def replace(self, tensors: dict[Key, Tensor], skips: dict[int, Tensor], reused: int) -> None:
+        """What a step that ran as one graph left."""
+        self.tensors, self.skips = tensors, skips
+        self.reused += reused
+        self._held = sum(v.nbytes for v in tensors.values())
+        self._update_peak()
+
+    def _update_peak(self) -> None:
+        """With tensors kept for later steps, and long skips carried into or out of this one."""
+        skips = sum(v.nbytes for k, v in self.skips.items() if k in self._counted)
+        self.peak_bytes = max(self.peak_bytes, self._held + skips)
 
     @property
     def cur(self) -> float:

@@ -12,8 +12,8 @@ from harmonica.backbones.base import Backbone
 from harmonica.backbones.layers import add, add_run
 from harmonica.execution import executor
 from harmonica.execution.cache import Cache, CacheState
-from harmonica.plan import COMPUTE, REUSE, SPAN_TIMED, Plan
-from harmonica.plan.program import Op, Ops, carried_skips
+from harmonica.plan import COMPUTE, REUSE, Plan
+from harmonica.plan.program import Op, Ops, carried_skips, independent_steps
 
 
 class StepPolicy(typing.Protocol):
@@ -113,12 +113,7 @@ class Planned(Policy):
         return PlannedStep(self.backbone, self.cache.start(s), self.runs[s], self.cache)
 
     def group(self, s: int) -> range:
-        """Steps in a row that begin with the same reused timed span, where only time and label tokens differ, and
-        compute the rest."""
-        stop = s
-        while stop < self.plan.steps and _independent(self.plan.program[stop], self.plan.program[s]):
-            stop += 1
-        return range(s, max(stop, s + 1))
+        return independent_steps(self.plan.program, s)
 
     def together(self, group: range, halves: int) -> StepPolicy:
         for s in group:
@@ -127,12 +122,6 @@ class Planned(Policy):
 
     def finish(self) -> None:
         self.cache.finish()
-
-
-def _independent(ops: Ops, first: Ops) -> bool:
-    head, *rest = (op for _, op in sorted(ops.items()))
-    quiet = all(op.action == COMPUTE and not (op.store or op.opens or op.closes) for op in rest)
-    return head.action == SPAN_TIMED and head.stop == first[0].stop and quiet and bool(rest)
 
 
 class _Together(StepPolicy):

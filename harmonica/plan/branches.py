@@ -20,6 +20,10 @@ class BranchLayout:
     skips: tuple[tuple[int, int], ...] = ()
     skip_macs: float = 0.0  # of one join
     condition_tokens: int = 0  # tokens of time and label, before the patches
+    tokens: int = 0  # of the stream
+    parameters: int = 0  # of the model
+    condition_elements: int = 0  # computed once per trajectory from one label
+    attention_macs: float = 0.0  # those of `branch_macs` that are products of two activations, of all branches
 
     @property
     def macs(self) -> float:
@@ -51,6 +55,8 @@ def dit_layout(name: str, config: dict) -> BranchLayout:
     attention = 4 * tokens * width**2 + 2 * tokens**2 * width + modulation
     mlp = 8 * tokens * width**2 + modulation
     out_channels = config.get("out_channels") or config["in_channels"]
+    patch_weights = patch**2 * (config["in_channels"] + out_channels) * width
+    weights = depth * (18 * width**2 + 15 * width)  # of a block: 12 of its products, 6 of its modulation
     other = (
         tokens * width * patch**2 * (config["in_channels"] + out_channels)
         + 256 * width + width**2  # timestep embedding
@@ -63,6 +69,10 @@ def dit_layout(name: str, config: dict) -> BranchLayout:
         branch_macs=np.array([attention, mlp] * depth, dtype=np.float64),
         other_macs=float(other),
         stream_elements=tokens * width,
+        tokens=tokens,
+        parameters=weights + patch_weights + (config["num_embeds_ada_norm"] + 257 + 3 * width) * width,
+        condition_elements=width,
+        attention_macs=float(depth * 2 * tokens**2 * width),
     )
 
 
@@ -84,6 +94,8 @@ def pixart_layout(name: str, config: dict, text_tokens: int) -> BranchLayout:
     )  # fmt: skip
     once = text_tokens * (config["caption_channels"] * width + width**2 + 2 * depth * width**2)
     kinds = ("attention", "cross-attention", "mlp")
+    patch_weights = patch**2 * (config["in_channels"] + config["out_channels"]) * width
+    embedders = (256 + 7 * width + config["caption_channels"] + width) * width  # of time, modulation, captions
     return BranchLayout(
         name=name,
         branches=tuple(f"block {i} / {kind}" for i in range(depth) for kind in kinds),
@@ -91,6 +103,10 @@ def pixart_layout(name: str, config: dict, text_tokens: int) -> BranchLayout:
         other_macs=float(other),
         stream_elements=tokens * width,
         once_macs=float(once),
+        tokens=tokens,
+        parameters=depth * (16 * width**2 + 20 * width) + patch_weights + embedders,
+        condition_elements=2 * depth * text_tokens * width,
+        attention_macs=float(depth * (2 * tokens**2 * width + 2 * tokens * text_tokens * width)),
     )
 
 
@@ -110,4 +126,8 @@ def uvit_layout(name: str, config: dict) -> BranchLayout:
         skips=tuple((2 * i + 2, 2 * (depth - i)) for i in range(depth // 2)),
         skip_macs=float(2 * tokens * width**2),
         condition_tokens=2,
+        tokens=tokens,
+        parameters=(depth + 1) * (12 * width**2 + 9 * width) + depth // 2 * 2 * width**2 + 2 * tokens * width,
+        condition_elements=width,
+        attention_macs=float((depth + 1) * 2 * tokens**2 * width),
     )

@@ -1,8 +1,15 @@
-"""What a plan costs on a model: multiply-accumulates (MACs) and bytes of cache."""
+"""What a plan costs on a model: multiply-accumulates (MACs), bytes of cache, and peak memory of a run."""
 
 from harmonica.plan.branches import BranchLayout
 from harmonica.plan.plan import Plan
-from harmonica.plan.program import COMPUTE, REUSE, carried_skips
+from harmonica.plan.program import COMPUTE, REUSE, carried_skips, independent_steps
+from harmonica.utils import UserError
+
+# counted on fake tensors at true shapes (tests/gpu)
+WORK = (
+    11.5  # temporaries of an evaluation, in tensors of the size of the stream: the MLP's hidden layer twice, and more
+)
+SLACK = 1.1  # what an allocator holds beyond the tensors
 
 
 def macs(plan: Plan, layout: BranchLayout) -> float:
@@ -37,3 +44,33 @@ def cache_bytes(plan: Plan, layout: BranchLayout, batch: int = 1, itemsize: int 
                 stored.add(key)
                 peak = max(peak, len(stored) + len(skips))
     return peak * layout.stream_elements * batch * itemsize * (2 if guided else 1)
+
+
+def weight_bytes(layout: BranchLayout, itemsize: int = 4) -> float:
+    """Bytes of the model's weights."""
+    return float(layout.parameters * itemsize)
+
+
+def run_bytes(plan: Plan, layout: BranchLayout, batch: int, itemsize: int = 4, guided: bool = True) -> float:
+    """Predicted peak bytes of the denoising loop with `batch` images: weights, condition, cache, temporaries, and the
+    allocator's slack. Raises UserError if the plan does not fit."""
+    sequences = batch * (2 if guided else 1)
+    together = max(len(independent_steps(plan.program, s)) for s in range(plan.steps))
+    stream = (WORK + len(layout.skips)) * layout.stream_elements * together + layout.condition_elements
+    cache = cache_bytes(plan, layout, batch, itemsize, guided)
+    return SLACK * (weight_bytes(layout, itemsize) + cache + sequences * stream * itemsize)
+
+
+def images_that_fit(
+    plan: Plan, layout: BranchLayout, memory: float, itemsize: int = 4, guided: bool = True, most: int = 64
+) -> int:
+    """The largest batch, up to `most`, whose predicted peak is at most `memory` bytes. Raises UserError if not even one
+    image fits."""
+    for batch in range(most, 0, -1):
+        if run_bytes(plan, layout, batch, itemsize, guided) <= memory:
+            return batch
+    least = run_bytes(plan, layout, 1, itemsize, guided)
+    raise UserError(
+        f"one image of {layout.name} needs {least / 2**30:.1f} GiB under this plan, more than the "
+        f"{memory / 2**30:.1f} GiB of gpu_memory"
+    )

@@ -67,6 +67,21 @@ def carried_skips(program: tuple[Ops, ...], skips: tuple[tuple[int, int], ...]) 
     return tuple(reversed(after))
 
 
+def independent_steps(program: tuple[Ops, ...], s: int) -> range:
+    """The steps from `s` on whose outputs do not depend on the latents: those in a row that begin with the same reused
+    timed span, where only time and label tokens differ, and compute the rest. Otherwise only `s`."""
+    stop = s
+    while stop < len(program) and _independent(program[stop], program[s]):
+        stop += 1
+    return range(s, max(stop, s + 1))
+
+
+def _independent(ops: Ops, first: Ops) -> bool:
+    head, *rest = (op for _, op in sorted(ops.items()))
+    quiet = all(op.action == COMPUTE and not (op.store or op.opens or op.closes) for op in rest)
+    return head.action == SPAN_TIMED and head.stop == first[0].stop and quiet and bool(rest)
+
+
 def _row_ops(row: np.ndarray) -> Iterable[tuple[int, Op]]:
     """Split one row into operations: one per branch, one per run of equal span actions."""
     i = 0

@@ -2,7 +2,7 @@
 equal steps share one.
 
 A learned plan has nearly as many kinds of steps as steps, and compiling each takes many times as long as running it:
-this is for generating many batches with one plan.
+this is for generating many batches with one plan. `compiled_branches` is for many plans.
 """
 
 from collections.abc import Callable, Iterator
@@ -57,9 +57,8 @@ class Compiled(Planned):
             if self._packs:  # this output is not used: under `packed` it may be of lower precision
                 with packed():
                     compiled(*given)
-        out, self.cache.tensors, self.cache.skips, reused = self._compiled[key](*given)
-        self.cache.reused += reused
-        self.cache.measure()
+        out, *left = self._compiled[key](*given)
+        self.cache.replace(*left)
         return out
 
     def _compile(self, planned: PlannedStep) -> Callable:
@@ -101,8 +100,8 @@ def packed() -> Iterator[None]:
     """Within this context torch.compile generates CPU code with weights as constants, packed for oneDNN, and GELU fused
     into its product.
 
-    By default Inductor takes MKL for float32, which on AMD's processors runs at half of oneDNN's speed. It takes oneDNN
-    if the product may be of lower precision, so that is requested while it generates code.
+    By default Inductor takes MKL for float32, which is slower than oneDNN on AMD's processors. It takes oneDNN if the
+    product may be of lower precision, so that is requested while it generates code.
     """
     products = getattr(torch.backends.mkldnn, "matmul")  # noqa: B009  (unknown to torch's own types)
     before = products.fp32_precision
