@@ -68,9 +68,18 @@ class Backbone(nn.Module):
         """Dtype of the weights; the branches compute in it."""
         return next(self.parameters()).dtype
 
+    def constants(self) -> dict[str, Tensor]:
+        """The buffers that no checkpoint has, by name: `frequencies`, and what else follows from the configuration."""
+        raise NotImplementedError
+
+    def set_constants(self) -> None:
+        """Make the buffers, also of a model built without data (on the meta device)."""
+        for name, value in self.constants().items():
+            self.register_buffer(name, value, persistent=False)
+
     def load_weights(self, state: dict[str, Tensor]) -> Self:
-        """Load a state dict of diffusers' class or the original. Raises KeyError, RuntimeError or UserError if it does
-        not fit."""
+        """Take over the tensors of a state dict of diffusers' class or the original, ready for inference. Raises
+        KeyError, RuntimeError or UserError if it does not fit."""
         raise NotImplementedError
 
     def guided_channels(self, sampler: str) -> int:
@@ -80,6 +89,10 @@ class Backbone(nn.Module):
     def condition(self, labels: Tensor) -> Any:
         """Inputs that depend only on labels (B,), once per trajectory."""
         raise NotImplementedError
+
+    def select(self, condition: Any, rows: Tensor) -> Any:
+        """The condition of some of its labels, by index (m,)."""
+        return condition[rows]
 
     def embed(self, latents: Tensor, t: Tensor | float, condition: Any) -> tuple[Tensor, Any]:
         """Latents (B, C, H, W) and timestep (one for all or (B,)) -> stream (B, N, D), and the context of all

@@ -56,7 +56,6 @@ class DiT(Backbone):
         self.latent_shape = (self.in_channels, config["sample_size"], config["sample_size"])
         self.eps = (1e-6, 1e-6 if original else config.get("norm_eps", 1e-5))  # of attention's norm, MLP's
         self.patch_in = nn.Conv2d(self.in_channels, D, self.patch, self.patch)
-        self.register_buffer("position", sincos_position(D, self.grid))
         self.time_in, self.time_out = nn.Linear(256, D), nn.Linear(D, D)
         self.labels = nn.Embedding(self.conditioning.count + 1, D)
         self.to_gates = nn.Linear(D, 2 * self.depth * D)
@@ -67,7 +66,12 @@ class DiT(Backbone):
         self.down = nn.ModuleList(nn.Linear(4 * D, D) for _ in range(self.depth))
         self.final_modulation = nn.Linear(D, 2 * D)
         self.out = nn.Linear(D, self.patch**2 * self.out_channels)
-        self.register_buffer("frequencies", frequencies(shift=not original), persistent=False)
+        self.original = original
+        self.set_constants()
+
+    def constants(self) -> dict[str, Tensor]:
+        """Position embedding (1, N, D), and frequencies of the timestep embedding."""
+        return {"position": sincos_position(self.width, self.grid), "frequencies": frequencies(not self.original)}
 
     def guided_channels(self, sampler: str) -> int:
         """Three of four: `forward_with_cfg` of the official code."""
@@ -113,7 +117,7 @@ class DiT(Backbone):
             for k in copies:
                 if not torch.equal(get(f"transformer_blocks.0.{emb}{k}"), get(f"transformer_blocks.{i}.{emb}{k}")):
                     raise UserError(f"block {i} has its own {k}: a DiT shares timestep and label embedders")
-        own: dict[str, Tensor] = {"position": get("pos_embed.pos_embed")} if "pos_embed.pos_embed" in state else {}
+        own: dict[str, Tensor] = {}
 
         def take(name, *sources, rows=slice(None)):
             for part in ("weight", "bias"):
@@ -141,7 +145,8 @@ class DiT(Backbone):
             take(f"up.{i}", f"{b}.ff.net.0.proj")
             take(f"down.{i}", f"{b}.ff.net.2")
         own |= {f"to_gates.{part}": torch.cat(parts) for part, parts in gates.items()}
-        if "position" not in own:
-            own["position"] = sincos_position(self.width, self.grid)
-        self.load_state_dict(own)
+        self.load_state_dict(own, assign=True)
+        self.set_constants()
+        if "pos_embed.pos_embed" in state:
+            self.position = get("pos_embed.pos_embed")
         return self.eval().requires_grad_(False)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from harmonica.backbones.base import Backbone, Captions
 from harmonica.backbones.layers import (
+    attention,
     frequencies,
     gelu_tanh,
     self_attention,
@@ -70,8 +71,7 @@ class PixArt(Backbone):
         self.eps = config.get("norm_eps", 1e-6)
         self.sized = additional_conditions(config)
         self.patch_in = nn.Conv2d(self.in_channels, D, self.patch, self.patch)
-        self.register_buffer("position", sincos_position(D, self.grid, position_scale(config)), persistent=False)
-        self.register_buffer("frequencies", frequencies(), persistent=False)
+        self.set_constants()
         self.time_in, self.time_out = nn.Linear(256, D), nn.Linear(D, D)
         if self.sized:
             self.size_in, self.size_out = nn.Linear(256, D // 3), nn.Linear(D // 3, D // 3)
@@ -89,6 +89,11 @@ class PixArt(Backbone):
         self.final_table = nn.Parameter(torch.randn(2, D) / D**0.5)
         self.out = nn.Linear(D, self.patch**2 * self.out_channels)
 
+    def constants(self) -> dict[str, Tensor]:
+        """Position embedding (1, N, D), and frequencies of the timestep embedding."""
+        position = sincos_position(self.width, self.grid, position_scale(self.config))
+        return {"position": position, "frequencies": frequencies()}
+
     def guided_channels(self, sampler: str) -> int:
         """Three of four with IDDPM, all with the other samplers, as in the official code."""
         return 3 if sampler == "iddpm" else 4
@@ -96,6 +101,10 @@ class PixArt(Backbone):
     def condition(self, labels: Tensor) -> Text:
         """Keys and values of all blocks for caption indices (B,)."""
         return self.read(*self.conditioning(labels))
+
+    def select(self, condition: Text, rows: Tensor) -> Text:
+        """The text of some of the captions."""
+        return Text(tuple(kv[rows] for kv in condition.keys_values), condition.mask[rows])
 
     def read(self, embeddings: Tensor, mask: Tensor) -> Text:
         """The same for text embeddings (B, L, caption channels) and their mask (B, L), 1 for a token."""
@@ -132,7 +141,7 @@ class PixArt(Backbone):
         B, N, D = x.shape
         q = self.query[block](x).view(B, N, self.heads, -1).transpose(1, 2)
         k, v = text.keys_values[block].view(B, -1, 2, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=text.mask)
+        out = attention(q, k, v, text.mask)
         return self.cross_proj[block](out.transpose(1, 2).reshape(B, N, D))
 
     def gate(self, i: int, ctx: Context) -> Tensor | None:
@@ -174,7 +183,8 @@ class PixArt(Backbone):
             take(f"cross_proj.{i}", f"{b}.attn2.to_out.0")
             take(f"up.{i}", f"{b}.ff.net.0.proj")
             take(f"down.{i}", f"{b}.ff.net.2")
-        self.load_state_dict(own)
+        self.load_state_dict(own, assign=True)
+        self.set_constants()
         return self.eval().requires_grad_(False)
 
 

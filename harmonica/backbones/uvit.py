@@ -79,7 +79,11 @@ class UViT(Backbone):
         self.blocks = [*self.in_blocks, self.mid_block, *self.out_blocks]
         self.norm = nn.LayerNorm(D)
         self.decoder_pred = nn.Linear(D, self.patch**2 * self.in_channels)
-        self.register_buffer("frequencies", frequencies(half=D // 2), persistent=False)
+        self.set_constants()
+
+    def constants(self) -> dict[str, Tensor]:
+        """Frequencies of the timestep embedding."""
+        return {"frequencies": frequencies(half=self.width // 2)}
 
     def guided_channels(self, sampler: str) -> int:
         """All, as in the official code."""
@@ -120,5 +124,6 @@ class UViT(Backbone):
 
     def load_weights(self, state: dict[str, Tensor]) -> Self:
         """Load a state dict of the original."""
-        self.load_state_dict(state)
+        self.load_state_dict(state, assign=True)
+        self.set_constants()
         return self.eval().requires_grad_(False)

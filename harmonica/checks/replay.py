@@ -23,14 +23,18 @@ from harmonica.plan import LIMIT, Plan, Protocol, Router, all_compute
 from harmonica.samplers import make_sampler
 from harmonica.training import iepo
 from harmonica.training.learning_to_cache import pair, routed_steps
-from harmonica.training.logits import Logits
+from harmonica.training.logits import Logits, Part
 from harmonica.training.sdt import trajectory
 from harmonica.training.soft import Soft
+from harmonica.training.starts import Start
 from harmonica.utils import UserError
+from harmonica.utils.devices import default_device
+from harmonica.utils.precision import dtype_of, products
 
 # By precision. Losses compare a student with a close teacher, so in bfloat16 rounding dominates the smallest.
 TOLERANCES = {
     "float32": {"steps": 0.0, "latents": 1e-4, "lambda": 1e-3, "losses": 1e-3, "logits": 1e-3},
+    "tf32": {"steps": 0.0, "latents": 0.05, "lambda": 1e-3, "losses": 0.05, "logits": 1e-3},
     "bfloat16": {"steps": 0.0, "latents": 0.25, "lambda": 1e-3, "losses": 1.0, "logits": 1e-3},
     "float16": {"steps": 0.0, "latents": 0.05, "lambda": 1e-3, "losses": 0.05, "logits": 1e-3},
 }
@@ -58,7 +62,7 @@ class Check:
 def check(quantity: str, kind: str, own, recorded) -> Check:
     """Compare arrays of one shape. Relative errors are by entry, or by a thousandth of the largest entry for entries
     below it. Raises UserError if the shapes differ."""
-    own, recorded = (np.asarray(x, np.float64) for x in (own, recorded))
+    own, recorded = (np.asarray(x.cpu() if isinstance(x, Tensor) else x, np.float64) for x in (own, recorded))
     if own.shape != recorded.shape:
         raise UserError(f"the trace's {quantity} has shape {recorded.shape}, here it is {own.shape}")
     gap = np.abs(own - recorded)
@@ -72,15 +76,16 @@ class Trace:
     """A trace's tensors, settings and backbone, in this precision and float32. Raises UserError if it is no trace."""
 
     def __init__(self, path: str | Path, precision: str = "float32"):
+        device = default_device()
         try:
             with safe_open(path, "pt") as f:
-                self.tensors = {k: f.get_tensor(k) for k in f.keys()}
+                self.tensors = {k: f.get_tensor(k).to(device) for k in f.keys()}
                 self.config = json.loads((f.metadata() or {})["config"])
             weights = {k.removeprefix("weights."): v for k, v in self.tensors.items() if k.startswith("weights.")}
             self.backbone = DiT(original_config(weights, self.config["heads"]), Path(path).stem, original=True)
-            self.backbone.load_weights(original_to_diffusers(weights))
+            self.backbone.load_weights(original_to_diffusers(weights)).to(device)
             self.precise = copy.deepcopy(self.backbone)
-            in_precision(self.backbone, getattr(torch, precision))
+            in_precision(self.backbone, dtype_of(precision))
             self.steps = int(self.config["steps"])
             self.protocol = Protocol("trace", "ddim", self.steps, float(self.config["cfg"]))
             self.threshold, self.beta, self.lr = (float(self.config[k]) for k in ("thres", "l1", "lr"))
@@ -109,23 +114,25 @@ class Trace:
 
 
 def replay(path: str | Path, precision: str = "float32") -> Iterator[Check]:
-    """Check every recorded quantity of the trace, in the order of computation, with the branches in this precision and
-    λ in float32, as in training."""
-    for c in _replay(Trace(path, precision)):
-        yield replace(c, precision=precision)
+    """Check every recorded quantity of the trace on this device, in the order of computation, with the branches in this
+    precision and λ in float32, as in training."""
+    with products(precision):
+        for c in _replay(Trace(path, precision)):
+            yield replace(c, precision=precision)
 
 
 def _replay(t: Trace) -> Iterator[Check]:
-    labels, n, null = t["labels"], len(t["labels"]), t.backbone.conditioning.null
+    labels, null = t["labels"], t.backbone.conditioning.null
     yield check("timestep_map", "steps", sorted(t.sampler.timesteps), t["timestep_map"])
-    both = Guided(t.backbone, torch.cat([labels, torch.full((n,), null)]), cfg=1.0, channels=t.backbone.in_channels)
+    two = torch.cat([labels, torch.full_like(labels, null)])
+    both = Guided(t.backbone, two, cfg=1.0, channels=t.backbone.in_channels)
     with torch.no_grad():
         plain = both(torch.cat([t["z"]] * 2), 500, Plain(t.backbone))
     yield check("single_forward_t500", "latents", plain, t["single_forward_t500"])
     uncached = t.sample(all_compute(t.protocol, len(t.backbone.layout.branches)))
     yield check("ddim_uncached", "latents", uncached, t["ddim_uncached"])
     is_harmonica = "lambda_random_router" in t
-    logits = t.rows("router_logits").numpy().copy()
+    logits = t.rows("router_logits").cpu().numpy().copy()
     if not is_harmonica:  # only even countdown indices are routed
         logits[[s for s in range(t.steps) if (t.steps - 1 - s) % 2]] = LIMIT
     plan = Router(logits, t.protocol).plan(t.threshold)
@@ -134,22 +141,24 @@ def _replay(t: Trace) -> Iterator[Check]:
 
 
 def _harmonica(t: Trace) -> Iterator[Check]:
-    routed = range(1, t.steps)
+    routed, device = range(1, t.steps), t.backbone.device
 
     def measure(logits: Logits, labels: Tensor, noise: Tensor, soft: Soft) -> Tensor:
         # λ passes start with an empty cache, the trajectory does not
         guided = t.guided(labels, precise=True)
-        return iepo.refreshed(guided, t.sampler, logits, t.threshold, noise, None, soft.cache, t.backbone.dtype)
+        with products("float32"):
+            return iepo.refreshed(guided, t.sampler, logits, t.threshold, noise, None, soft)
 
-    soft = Soft(t.backbone, t.threshold)
-    weights = measure(Logits(t.rows("router_logits"), routed, t.lr), t["labels"], t["z"], soft)
+    soft = Soft(t.backbone)
+    weights = measure(Logits(t.rows("router_logits"), routed, t.lr, device=device), t["labels"], t["z"], soft)
     yield check("lambda_random_router", "lambda", weights[1:], t.rows("lambda_random_router"))
-    logits = Logits(t.rows("train.router_init"), routed, t.lr)
+    logits = Logits(t.rows("train.router_init"), routed, t.lr, device=device)
     for epoch in range(int(t.config["epochs"])):
         labels, noise = t[f"train.labels_{epoch}"], t[f"train.noise_{epoch}"]
         weights = measure(logits, labels, noise, soft)
         yield check(f"train.lambda_{epoch}", "lambda", weights[1:], t.rows(f"train.lambda_{epoch}"))
-        x0, losses = trajectory(t.guided(labels), t.sampler, logits, soft, noise, weights, t.beta)
+        start = Start(t.guided(labels), noise)
+        (x0,), losses = trajectory([start], t.sampler, logits, [soft], weights, t.beta, t.threshold)
         recorded = t["train.losses"][t["train.losses"][:, 0] == epoch]  # epoch, t, data, λ, Σr, total
         for column, name in ((2, "data"), (4, "ratios"), (5, "total")):
             own = [float(getattr(loss, name)) for loss in losses]
@@ -160,14 +169,15 @@ def _harmonica(t: Trace) -> Iterator[Check]:
 
 def _learning_to_cache(t: Trace) -> Iterator[Check]:
     routed = routed_steps(t.steps)
-    logits, own = Logits(t.rows("train.router_init"), routed, t.lr), []
+    logits, own = Logits(t.rows("train.router_init"), routed, t.lr, device=t.backbone.device), []
     for k in t["train.losses"][:, 0].int().tolist():
         s = t.steps - int(t[f"train.t_{k}"].flatten()[0])  # noised at countdown index t, routed at t − 1
         if s not in routed:
             raise UserError(f"the trace's train.t_{k} is not an odd index below {t.steps}")
         x0, y, noise = (t[f"train.{x}_{k}"] for x in ("x", "y", "noise"))
         teacher, student = pair(t.backbone, t.sampler, logits, s, x0, y, noise)
-        own.append([float(v) for v in logits.learn(s, teacher, student, 1.0, t.beta)])
+        loss = logits.descend([s], [Part.of(1.0, teacher, student)], 1.0, t.beta)
+        own.append([float(v) for v in loss])
     for column, name in ((2, "data"), (3, "ratios"), (4, "total")):  # step, t, data, Σr, total
         yield check(f"train.losses: {name}", "losses", [row[column - 2] for row in own], t["train.losses"][:, column])
     rows = list(routed)

@@ -60,5 +60,51 @@ def captioned(name: str):
     return model
 
 
+def compute_arguments(parser) -> None:
+    """--precision and --memory, of commands that run a model."""
+    from harmonica.utils.precision import PRECISIONS
+
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32",
+                        help="of the model's branches; default: %(default)s")  # fmt: skip
+    parser.add_argument("--memory", type=float, metavar="GIB",
+                        help="of the GPU that may be used; default: nine tenths of it")  # fmt: skip
+
+
+def network_arguments(parser, default: str | None = None) -> None:
+    """The networks of the metrics."""
+    parser.add_argument("--extractor", default=default, help=f"feature network; default: {default or 'none'}")
+    parser.add_argument("--clip", metavar="MODEL", help="open_clip's name of a model, for the CLIP score of captions")
+    parser.add_argument("--clip-pretrained", default="", metavar="TAG", help="open_clip's name of its weights")
+    parser.add_argument("--captions", metavar="MODEL", help="the model whose captions the images are generated for")
+
+
+def networks(args):
+    """The function that extracts what the metrics need of images and labels, and the networks' names for a JSON.
+
+    Raises UserError for a CLIP model without captions or weights.
+    """
+    from harmonica.evaluation.evaluate import extractor
+    from harmonica.evaluation.features.networks import get_extractor
+
+    about, clip, captions = {"extractor": args.extractor}, None, []
+    if args.clip:
+        from harmonica.evaluation.features.clip import SHIPPED, Clip
+
+        if not args.captions:
+            raise UserError("the CLIP score needs the captions of the images: pass --captions MODEL")
+        if args.clip != SHIPPED and not args.clip_pretrained:
+            raise UserError(f"the CLIP model {args.clip} would have random weights: pass --clip-pretrained TAG")
+        clip, captions = Clip(args.clip, args.clip_pretrained), captioned(args.captions).captions.read()
+        about["clip_model"] = clip.name
+    return extractor(args.extractor, get_extractor(args.extractor), clip, captions), about
+
+
+def hardware(precision: str) -> dict[str, str]:
+    """What a result was computed on, for its JSON."""
+    from harmonica.utils import provenance
+
+    return {"device": provenance.device(), "precision": precision}
+
+
 def plans_argument(parser) -> None:
     parser.add_argument("plans", type=Path, nargs="+", metavar="PLAN")

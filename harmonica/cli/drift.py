@@ -11,13 +11,16 @@ EXAMPLE = "harmonica drift fora.safetensors hc.safetensors -o drift.json"
 def add_arguments(parser) -> None:
     _shared.plans_argument(parser)
     parser.add_argument("--images", type=int, default=64, help="default: %(default)s")
+    _shared.compute_arguments(parser)
     parser.add_argument("-o", "--out", type=Path, required=True)
 
 
 def run(args) -> None:
     from harmonica.evaluation.drift import measure
     from harmonica.utils import write_json
+    from harmonica.utils.memory import budget
 
     plans = _shared.load_plans(args.plans)
     _shared.loaded()
-    write_json(args.out, measure(plans, args.images))
+    drift = measure(plans, args.images, args.precision, budget(args.memory))
+    write_json(args.out, _shared.hardware(args.precision) | {"images": args.images, "drift": drift})

@@ -13,6 +13,7 @@ def add_arguments(parser) -> None:
     _shared.plans_argument(parser)
     parser.add_argument("--batch", type=int, default=8, help="images; default: %(default)s, as in the paper")
     parser.add_argument("--rounds", type=int, default=7, help="measurements per plan; default: %(default)s")
+    _shared.compute_arguments(parser)
     parser.add_argument("-o", "--out", type=Path, help="write JSON here")
 
 
@@ -20,13 +21,14 @@ def run(args) -> None:
     import torch
 
     from harmonica.evaluation.latency import measure
-    from harmonica.utils import provenance, write_json
+    from harmonica.utils import write_json
+    from harmonica.utils.memory import budget
 
     plans = _shared.load_plans(args.plans)
     _shared.loaded()
-    result = measure(plans, args.batch, args.rounds)
+    result = measure(plans, args.batch, args.rounds, precision=args.precision, memory=budget(args.memory))
     for name, row in result.items():
         print(f"{name:60} {1000 * row['latency_s']:9.1f} ms", file=sys.stderr)
     if args.out:
-        write_json(args.out, {"batch": args.batch, "rounds": args.rounds, "device": provenance.device(),
-                              "threads": torch.get_num_threads(), "plans": result})  # fmt: skip
+        about = _shared.hardware(args.precision) | {"threads": torch.get_num_threads()}
+        write_json(args.out, {"batch": args.batch, "rounds": args.rounds, **about, "plans": result})

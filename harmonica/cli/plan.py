@@ -21,6 +21,7 @@ def add_arguments(parser) -> None:
                         help="a setting of the method; repeatable")  # fmt: skip
     parser.add_argument("--from", dest="sources", action="append", default=[], metavar="PLAN",
                         help="a plan that the method starts from")  # fmt: skip
+    _shared.compute_arguments(parser)
     parser.add_argument(
         "-o", "--out", type=Path, required=True, help="plan file; a trained router is written beside it"
     )
@@ -29,6 +30,8 @@ def add_arguments(parser) -> None:
 def run(args) -> None:
     from harmonica.experiments import Experiment
     from harmonica.plan import Plan
+    from harmonica.training import LearnedSettings
+    from harmonica.utils.memory import budget
 
     given = {}
     for item in args.set:
@@ -49,7 +52,8 @@ def run(args) -> None:
         from harmonica.training import distributed
 
         distributed.start()
-    plan, router = e.make(sources, args.out, _shared.loaded)
+    memory = budget(args.memory) if isinstance(e.method, LearnedSettings) else None
+    plan, router = e.make(sources, args.out, _shared.loaded, args.precision, memory)
     if several:
         first = distributed.rank() == 0
         distributed.stop()

@@ -13,11 +13,15 @@ def add_arguments(parser) -> None:
     _shared.plans_argument(parser)
     parser.add_argument("--images", type=int, default=64, help="per plan; default: %(default)s")
     parser.add_argument("--first", type=int, default=0, help="index of the first image; default: %(default)s")
-    parser.add_argument("--batch", type=int, default=25, help="images per forward pass; default: %(default)s")
+    parser.add_argument("--batch", type=int, help="images per forward pass; default: 25, on a GPU as many as fit")
     parser.add_argument("--chunk", type=int, default=250, help="images per file; default: %(default)s")
+    _shared.compute_arguments(parser)
     parser.add_argument("--model", help="refuse plans for another model")
     parser.add_argument("--sampler", help="refuse plans for another sampler")
     parser.add_argument("--steps", type=int, help="refuse plans for another number of steps")
+    _shared.network_arguments(parser)
+    parser.add_argument("--keep", type=int, metavar="N", help="keep only the first N images of a plan after their "
+                        "features, which need --extractor; default: all")  # fmt: skip
     parser.add_argument("-o", "--out", type=Path, required=True, help="folder")
     parser.add_argument("--manifest", type=Path, help="write the names of the chunk files here (JSON)")
     parser.add_argument("--grid", type=Path, help="also write the first 64 images of the first plan as one picture")
@@ -28,22 +32,31 @@ def run(args) -> None:
 
     from harmonica.evaluation import generate
     from harmonica.utils import write_json
+    from harmonica.utils.memory import budget
+    from harmonica.utils.precision import products
 
     plans = _shared.load_plans(args.plans)
     for plan in plans.values():
         required = {k: getattr(plan.protocol, k) if getattr(args, k) is None else getattr(args, k)
                     for k in ("model", "sampler", "steps")}  # fmt: skip
         plan.check_fits(**required, layout=_shared.layout_of(plan))
-    parts = {name: generate.load_parts(name) for name in {p.protocol.model for p in plans.values()}}
+    memory = budget(args.memory)
+    batches = {name: generate.batch_size(plan, args.batch, args.precision, memory) for name, plan in plans.items()}
+    models = {p.protocol.model for p in plans.values()}
+    parts = {name: generate.load_parts(name, args.precision, memory) for name in models}
+    extract = _shared.networks(args)[0] if args.extractor else None
     _shared.loaded()
     manifest = {}
-    with tqdm(total=len(plans) * args.images, desc="sample", unit="image", mininterval=5) as bar:
+    bar = tqdm(total=len(plans) * args.images, desc="sample", unit="image", mininterval=5)
+    with bar, products(args.precision):
         for name, plan in plans.items():
-            folder, own = args.out / generate.folder_name(plan, name), parts[plan.protocol.model]
-            files = generate.generate(plan, folder, args.first, args.images, args.chunk, args.batch, own, bar.update)
+            folder = args.out / generate.folder_name(plan, name, args.precision)
+            own, batch = parts[plan.protocol.model], batches[name]
+            sizes = (args.first, args.images, args.chunk, batch)
+            files = generate.generate(plan, folder, *sizes, own, bar.update, extract, args.keep)
             manifest[name] = [str(f) for f in files]
     if args.manifest:
-        write_json(args.manifest, manifest)
+        write_json(args.manifest, _shared.hardware(args.precision) | {"images": manifest})
     if args.grid:
         images, _ = generate.read(next(iter(manifest.values()))[: -(-64 // args.chunk)])
         _save_grid(images[:64], args.grid)

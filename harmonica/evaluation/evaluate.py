@@ -12,30 +12,59 @@ from harmonica.evaluation.references import Reference
 from harmonica.utils import UserError
 
 
+def extractor(name: str, extract: Callable, clip=None, captions=()) -> generate.Extract:
+    """What is stored of images and labels: the features by the network `name`, and if labels are indices of `captions`
+    the cosines (n,) by `clip` (features.clip.Clip)."""
+
+    def stored(images: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
+        f = extract(images)
+        out = {"pooled": f.pooled, "spatial": f.spatial, "logits": f.logits, "extractor": np.array(name)}
+        if clip:
+            out |= {"cosines": clip.cosines(images, [captions[k] for k in labels]), "clip": np.array(clip.name)}
+        return out
+
+    return stored
+
+
 def evaluate(
-    name: str, files: list[str], uncached: list[str], extract: Callable, reference: Reference, clip=None, captions=()
+    name: str, files: list[str], uncached: list[str], extract: generate.Extract, reference: Reference, about: dict
 ) -> dict:
     """All metrics of the images in `files`, generated from the same seeds as those in `uncached`, and their number N.
 
-    If labels are indices of `captions`, `clip` (features.clip.Clip) scores them. Raises UserError if chunks are
-    damaged, missing, or of other seeds.
+    Features that were stored with the images are used if they are by the networks in `about` ("extractor" and maybe
+    "clip_model"), else `extract` makes them. PSNR is over the images that both rows still have. Raises UserError if
+    chunks are damaged, missing, of other seeds, or dropped after features of another network.
     """
-    features, labels, errors, cosines = [], [], [], []
+    parts: list[dict[str, np.ndarray]] = []
+    labels, error, pairs = [], 0.0, 0
     if len(files) != len(uncached):
         raise UserError(f"{name} has {len(files)} chunks of images, the uncached model {len(uncached)}")
-    for (images, own), (plain, other) in zip(generate.chunks(files), generate.chunks(uncached), strict=True):
-        if len(own) != len(other) or (own != other).any():
+    for own, plain in zip(generate.chunks(files), generate.chunks(uncached), strict=True):
+        if len(own.labels) != len(plain.labels) or (own.labels != plain.labels).any():
             raise UserError(f"{name} and the uncached images do not have the same seeds")
-        features.append(extract(images))
-        labels.append(own)
-        errors.append((squared_error(images, plain), len(images)))
-        if clip:
-            cosines.append(clip.cosines(images, [captions[k] for k in own]))
+        parts.append(_features(name, own, extract, about))
+        labels.append(own.labels)
+        if own.images is not None and plain.images is not None:
+            error += squared_error(own.images, plain.images) * len(own.labels)
+            pairs += len(own.labels)
     requested = np.concatenate(labels)
+    has_captions = "clip_model" in about
     evidence = Evidence(
-        Features.join(features), reference,
-        labels=None if clip else requested,
-        squared_error=sum(e * n for e, n in errors) / len(requested),
-        cosines=np.concatenate(cosines) if clip else None,
+        Features.join([Features(p["pooled"], p["spatial"], p["logits"]) for p in parts]), reference,
+        labels=None if has_captions else requested,
+        squared_error=error / pairs if pairs else None,
+        cosines=np.concatenate([p["cosines"] for p in parts]) if has_captions else None,
     )  # fmt: skip
-    return measure(evidence) | {"N": len(requested)}
+    return measure(evidence) | {"N": len(requested), "N_pairs": pairs}
+
+
+def _features(name: str, chunk: generate.Chunk, extract: generate.Extract, about: dict) -> dict[str, np.ndarray]:
+    stored = chunk.features
+    if stored is not None:
+        networks = {k: str(stored[v]) for k, v in (("extractor", "extractor"), ("clip_model", "clip")) if v in stored}
+        if networks == {k: v for k, v in about.items() if k in ("extractor", "clip_model")}:
+            return stored
+        if chunk.images is None:
+            raise UserError(f"the images of {name} were dropped after features by {', '.join(networks.values())}")
+    assert chunk.images is not None
+    return extract(chunk.images, chunk.labels)

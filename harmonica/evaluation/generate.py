@@ -5,6 +5,7 @@ import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,25 @@ import numpy as np
 
 from harmonica.models import get_model
 from harmonica.plan import Plan
-from harmonica.utils import DAMAGED_NPZ, SAMPLING, UserError, digest, source_hash, write_atomic
+from harmonica.plan.costs import images_that_fit, weight_bytes
+from harmonica.utils import DAMAGED_NPZ, SAMPLING, UserError, digest, source_hash, write_atomic, write_npz
+from harmonica.utils.precision import dtype_of
 
 SOURCES = (*SAMPLING, "models/loading.py", "evaluation/generate.py")
+Extract = Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]  # of images and labels, see `evaluate.extractor`
 Parts = tuple[Any, Callable]  # backbone and decoder
+CPU_BATCH, GPU_BATCH = 25, 64  # images per forward pass; on a GPU, if as many fit
 
 
-def folder_name(plan: Plan, stem: str) -> str:
-    """The folder of a plan's images: its name, and a digest of all that affects pixels."""
+def folder_name(plan: Plan, stem: str, precision: str = "float32") -> str:
+    """The folder of a plan's images: its name, and a digest of all that affects pixels, up to the rounding that differs
+    between GPUs and between batch sizes."""
+    from harmonica.utils.devices import default_device
+
     p, model = plan.protocol, get_model(plan.protocol.model)
     captions = model.captions.hash if model.captions else ""
     about = [p.model, model.fingerprint, captions, p.sampler, p.cfg, plan.origin.seed, p.prior_noise]
+    about += [precision, default_device().type]
     return f"{stem}-{digest([plan.actions.tolist(), *about, source_hash(*SOURCES)])}"
 
 
@@ -35,22 +44,28 @@ def generate(
     batch: int,
     parts: Parts | None = None,
     progress: Callable[[int], Any] = lambda n: None,
+    extract: Extract | None = None,
+    keep: int | None = None,
 ) -> list[Path]:
     """Generate the missing chunks of images first … first+count−1; returns all their files.
 
     `parts` (backbone, decoder) are loaded if not given; `progress` is called with each number of newly finished images.
-    The seed is the plan's. A chunk file has images uint8 (n, H, W, C), labels (n,) and the index of the first.
-    Raises UserError for sizes below 1, or a plan that does not fit the model.
+    The seed is the plan's. A chunk file has images uint8 (n, H, W, C), labels (n,) and the index of the first. With
+    `extract`, features are stored beside it, and images from the index `keep` on only have features. Raises UserError
+    for sizes below 1, images to drop without features, or a plan that does not fit the model.
     """
     if min(count, chunk, batch) < 1 or first < 0:
         raise UserError(f"cannot generate {count} images from {first} in chunks of {chunk} and batches of {batch}")
+    if keep is not None and extract is None:
+        raise UserError("images can only be dropped after their features: pass a feature network")
     files: list[Path] = []
     with ThreadPoolExecutor(1) as writer:  # a chunk is written while the next is generated; at most one waits
         writing: Future | None = None
         for start in range(first, first + count, chunk):
             size = min(chunk, first + count - start)
             files.append(folder / f"{start:06d}-{start + size - 1:06d}.npz")
-            if _complete(files[-1], start, size):
+            kept = keep is None or start < keep
+            if (not kept or _complete(files[-1], start, size)) and (extract is None or _measured(files[-1], size)):
                 progress(size)
                 continue
             parts = parts or load_parts(plan.protocol.model)
@@ -58,20 +73,41 @@ def generate(
                 _batch(plan, parts, at, min(batch, start + size - at), progress)
                 for at in range(start, start + size, batch)
             ]
+            images, labels = (np.concatenate(x) for x in zip(*batches, strict=True))
+            if extract:
+                write_npz(features_file(files[-1]), labels=labels, first=start, **extract(images, labels))
             if writing:
                 writing.result()
-            writing = writer.submit(_write, files[-1], start, batches)
+            if kept:
+                writing = writer.submit(_write, files[-1], start, images, labels)
         if writing:
             writing.result()
     return files
 
 
-def load_parts(name: str) -> Parts:
-    """Backbone and decoder of a model."""
+def features_file(chunk: Path) -> Path:
+    """Where the features of a chunk's images are stored."""
+    return chunk.with_suffix(".features.npz")
+
+
+def load_parts(name: str, precision: str = "float32", memory: float | None = None) -> Parts:
+    """Backbone, in a precision, and decoder of a model; decoding takes what it leaves of `memory` bytes."""
     from harmonica.models.loading import load_backbone, load_decoder
 
     model = get_model(name)
-    return load_backbone(model), load_decoder(model)
+    left = None if memory is None else memory - weight_bytes(model.layout, dtype_of(precision).itemsize)
+    return load_backbone(model, precision), load_decoder(model, left)
+
+
+def batch_size(plan: Plan, requested: int | None, precision: str, memory: float | None) -> int:
+    """Images per forward pass: those requested, or 25, if there is no limit of memory; else at most as many as fit
+    beside the autoencoder. Raises UserError if not one does."""
+    if memory is None:
+        return requested or CPU_BATCH
+    model, guided = get_model(plan.protocol.model), plan.protocol.cfg != 1.0
+    memory -= model.autoencoder_bytes
+    itemsize = dtype_of(precision).itemsize
+    return images_that_fit(plan, model.layout, memory, itemsize, guided, requested or GPU_BATCH)
 
 
 def in_memory(plan: Plan, count: int, parts: Parts, batch: int = 25) -> tuple[np.ndarray, np.ndarray]:
@@ -93,8 +129,7 @@ def _batch(
     return images, start.labels.numpy()
 
 
-def _write(path: Path, first: int, batches: list[tuple[np.ndarray, np.ndarray]]) -> None:
-    images, labels = (np.concatenate(x) for x in zip(*batches, strict=True))
+def _write(path: Path, first: int, images: np.ndarray, labels: np.ndarray) -> None:
     data = io.BytesIO()
     np.savez(data, images=images, labels=labels, first=first)
     write_atomic(path, data.getvalue())
@@ -114,15 +149,40 @@ def _complete(path: Path, first: int, size: int) -> bool:
     return start == first and len(images) == len(labels) == size
 
 
-def chunks(files: Sequence[str | Path]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Images uint8 (n, H, W, C) and labels (n,) of every chunk file, in the order of their seeds.
+def _measured(path: Path, size: int) -> bool:
+    """Whether the features of this chunk exist and are complete."""
+    try:
+        with np.load(features_file(path), allow_pickle=False) as f:
+            return len(f["labels"]) == size
+    except DAMAGED_NPZ:
+        return False
+
+
+@dataclass(frozen=True, eq=False)
+class Chunk:
+    """Consecutive images: uint8 (n, H, W, C), or None if they were dropped; labels (n,); what `extract` stored of
+    them, or None."""
+
+    images: np.ndarray | None
+    labels: np.ndarray
+    features: dict[str, np.ndarray] | None
+
+
+def chunks(files: Sequence[str | Path]) -> Iterator[Chunk]:
+    """Every chunk, in the order of their seeds.
 
     Raises UserError if a chunk is damaged, missing or repeated.
     """
     expected = None
     for path in sorted(map(Path, files)):
         try:
-            images, labels, first = _open(path)
+            images = stored = None
+            if features_file(path).exists():
+                with np.load(features_file(path), allow_pickle=False) as f:
+                    stored = dict(f)
+                    labels, first = stored.pop("labels"), int(stored.pop("first"))
+            if stored is None or path.exists():
+                images, labels, first = _open(path)
         except DAMAGED_NPZ as e:
             raise UserError(
                 f"{path} is not a complete chunk of images ({type(e).__name__}); delete the manifest that names it and "
@@ -130,15 +190,17 @@ def chunks(files: Sequence[str | Path]) -> Iterator[tuple[np.ndarray, np.ndarray
             ) from e
         if expected not in (None, first):
             raise UserError(f"{path} starts at image {first}, but the chunks before it end at {expected - 1}")
-        expected = first + len(images)
-        yield images, labels
+        expected = first + len(labels)
+        yield Chunk(images, labels, stored)
     if expected is None:
         raise UserError("no images to read")
 
 
 def read(files: Sequence[str | Path]) -> tuple[np.ndarray, np.ndarray]:
-    """All images and labels, concatenated. Raises UserError as `chunks` does."""
-    images, labels = zip(*chunks(files), strict=True)
+    """All images and labels, concatenated. Raises UserError as `chunks` does, and if images were dropped."""
+    images, labels = zip(*((c.images, c.labels) for c in chunks(files)), strict=True)
+    if any(x is None for x in images):
+        raise UserError(f"the images of {files[0]} or a later chunk were dropped after their features")
     return np.concatenate(images), np.concatenate(labels)
 
 
@@ -148,8 +210,14 @@ def read_manifests(paths: Sequence[str | Path]) -> dict[str, list[str]]:
     for path in paths:
         try:
             manifest = json.loads(Path(path).read_text())
-            for name, files in manifest.items():
+            for name, files in manifest["images"].items():
                 merged.setdefault(name, []).extend(files)
-        except (ValueError, AttributeError, TypeError) as e:
+        except (ValueError, KeyError, AttributeError, TypeError) as e:
             raise UserError(f"{path} is not a manifest of images ({type(e).__name__})") from None
     return merged
+
+
+def made_on(paths: Sequence[str | Path]) -> list[dict[str, str]]:
+    """The different devices and precisions in the manifests of shards."""
+    found = [{k: v for k, v in json.loads(Path(p).read_text()).items() if k != "images"} for p in paths]
+    return [x for i, x in enumerate(found) if x not in found[:i]]

@@ -6,24 +6,38 @@ import time
 
 from tqdm import tqdm
 
-from harmonica.execution import Batch, Planned, run
+from harmonica.evaluation.generate import batch_size
+from harmonica.execution import Batch, Run
 from harmonica.models import get_model
 from harmonica.models.loading import load_backbone
 from harmonica.plan import Plan
 from harmonica.utils import UserError
+from harmonica.utils.precision import products
 
 
-def measure(plans: dict[str, Plan], batch: int = 8, rounds: int = 7, seed: int = 0) -> dict[str, dict]:
-    """Seconds of one batch under each plan: {name: {"latency_s": median, "rounds_s": every measurement}}.
+def measure(
+    plans: dict[str, Plan],
+    batch: int = 8,
+    rounds: int = 7,
+    seed: int = 0,
+    precision: str = "float32",
+    memory: float | None = None,
+) -> dict[str, dict]:
+    """Seconds of one batch under each plan: {name: {"latency_s": median, "rounds_s": every measurement, "batch": n}}.
 
-    The guided loop from seeds (and embedded captions) to latents is timed, without the decoder. Every round runs every
-    plan once, in a new random order; a first round is not counted. The paper measures at batch 8, too. Raises UserError
-    for less than one round or image.
+    The guided loop from noise and conditions on the device to latents is timed, without text encoder and decoder. Every
+    round runs every plan once, in a new random order; a first round is not counted. The paper measures at batch 8, too;
+    if a plan of a model does not fit into `memory` bytes, all of that model are timed with fewer images. Raises
+    UserError for less than one round or image.
     """
     if rounds < 1 or batch < 1:
         raise UserError(f"latency needs at least one round and one image, got {rounds} and {batch}")
     names = {p.protocol.model for p in plans.values()}
-    backbones = {name: load_backbone(get_model(name)) for name in names}
+    fitting = {
+        name: min(batch_size(p, batch, precision, memory) for p in plans.values() if p.protocol.model == name)
+        for name in names
+    }
+    backbones = {name: load_backbone(get_model(name), precision) for name in names}
     times: dict[str, list[float]] = {name: [] for name in plans}
     order = list(plans)
     rng = random.Random(seed)
@@ -31,11 +45,26 @@ def measure(plans: dict[str, Plan], batch: int = 8, rounds: int = 7, seed: int =
         rng.shuffle(order)
         for name in order:
             plan = plans[name]
-            backbone = backbones[plan.protocol.model]
-            policy = Planned(backbone, plan)
-            started = time.perf_counter()
-            latents = run(backbone, plan, Batch.of(backbone, seed, 0, batch), policy)
-            latents.flatten()[0].item()  # waits for the device
+            with products(precision):
+                seconds = once(plan, backbones[plan.protocol.model], fitting[plan.protocol.model], seed)
             if r:
-                times[name].append(time.perf_counter() - started)
-    return {name: {"latency_s": statistics.median(t), "rounds_s": t} for name, t in times.items()}
+                times[name].append(seconds)
+    return {
+        name: {"latency_s": statistics.median(t), "rounds_s": t, "batch": fitting[plans[name].protocol.model]}
+        for name, t in times.items()
+    }
+
+
+def once(plan: Plan, backbone, images: int, seed: int) -> float:
+    """Seconds of one batch under a plan."""
+    start = Batch.of(backbone, seed, 0, images)
+    timed = Run(backbone, plan, start.labels)
+    wait_for(start.noise)
+    started = time.perf_counter()
+    wait_for(timed(start.noise, start.seeds))
+    return time.perf_counter() - started
+
+
+def wait_for(x) -> None:
+    """Return when the device has computed a tensor."""
+    x.flatten()[0].item()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,12 +25,15 @@ class Guided:
     labels: Tensor
     cfg: float
     channels: int
+    condition: Any = None  # of both halves; from the labels if it is not given
 
     def __post_init__(self):
+        if self.condition is not None:
+            return
         both = self.labels
         if self.cfg != 1.0:
             both = torch.cat([self.labels, torch.full_like(self.labels, self.backbone.conditioning.null)])
-        self._condition = self.backbone.condition(both)
+        self.condition = self.backbone.condition(both)
 
     @staticmethod
     def by(protocol: Protocol, backbone: Backbone, labels: Tensor) -> Guided:
@@ -46,8 +50,13 @@ class Guided:
         return Guided(backbone, self.labels, self.cfg, self.channels)
 
     def repeated(self, times: int) -> Guided:
-        """A copy for `times` repetitions of the batch in a row."""
-        return Guided(self.backbone, self.labels.repeat(times), self.cfg, self.channels)
+        """A copy for `times` repetitions of the batch in a row; the condition is copied, not computed again."""
+        if times == 1:
+            return self
+        rows = torch.arange(self.halves * len(self.labels), device=self.backbone.device)
+        rows = rows.view(self.halves, -1).repeat(1, times).flatten()
+        condition = self.backbone.select(self.condition, rows)
+        return Guided(self.backbone, self.labels.repeat(times), self.cfg, self.channels, condition)
 
     def both(self, latents: Tensor, t: Tensor | float, step: StepPolicy) -> Tensor:
         """Outputs of both halves (2n, C_out, H, W) for latents (n, C, H, W) at timestep `t`; (n, …) at a scale of 1.
@@ -55,8 +64,8 @@ class Guided:
         Guided channels are equal in both halves, the others stay separate, as in the official code.
         """
         if self.halves == 1:
-            return step.evaluate(self.backbone, latents, t, self._condition)
-        out = step.evaluate(self.backbone, torch.cat([latents, latents]), t, self._condition)
+            return step.evaluate(self.backbone, latents, t, self.condition)
+        out = step.evaluate(self.backbone, torch.cat([latents, latents]), t, self.condition)
         cond, null = out[:, : self.channels].chunk(2)
         guided = torch.lerp(null, cond, self.cfg)
         return torch.cat([torch.cat([guided, guided]), out[:, self.channels :]], 1)

@@ -1,12 +1,17 @@
 """From a configuration to the rows of a table: every case (model × sampler × steps) with every method."""
 
+import json
 import shlex
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from harmonica.experiments.experiment import Experiment
+from harmonica.models import Model
 from harmonica.plan import Plan
 from harmonica.utils import UserError, unknown
+
+MERGED = ("precision", "sampling", "latency")  # sections of the configuration
 
 
 @dataclass(frozen=True)
@@ -45,11 +50,35 @@ def check(config: dict[str, Any], schema: dict[str, Any]) -> None:
     raise UserError(f"configuration: {where}{error.message}")
 
 
+def from_text(text: str) -> dict[str, Any]:
+    """A configuration from JSON, or from a file with it. Raises UserError for anything else."""
+    try:
+        found = json.loads(text if text.lstrip().startswith("{") else Path(text).read_text())
+    except (OSError, ValueError) as e:
+        raise UserError(f"the configuration {text[:60]} is not JSON ({type(e).__name__}: {e})") from None
+    if not isinstance(found, dict):
+        raise UserError(f"the configuration {text[:60]} is not a JSON object")
+    return found
+
+
+def from_yaml(path: Path) -> dict[str, Any]:
+    """A configuration from a YAML file. Raises UserError if there is none."""
+    import yaml
+
+    try:
+        found = yaml.safe_load(path.read_text()) or {}
+    except (OSError, ValueError, yaml.YAMLError) as e:
+        raise UserError(f"{path} is not a configuration in YAML ({type(e).__name__}: {e})") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path} is not a configuration: it has no keys")
+    return found
+
+
 def tables(shipped: dict[str, Any], given: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The configuration of every table, from the scale's file and what the user gave.
 
-    Keys beside `tables` apply to all tables; the user's values override the shipped ones, key by key. Raises UserError
-    for a table that is not shipped.
+    Keys beside `tables` apply to all tables; the user's values override the shipped ones, key by key, also within
+    MERGED. Raises UserError for a table that is not shipped.
     """
 
     def common(config: dict) -> dict:
@@ -61,7 +90,12 @@ def tables(shipped: dict[str, Any], given: dict[str, Any]) -> dict[str, dict[str
             raise unknown("table", name, shipped["tables"])
     out = {}
     for name, about in shipped["tables"].items():
-        flat = {**common(shipped), **about, **common(given), **(own.get(name) or {})}
+        flat: dict[str, Any] = {}
+        for layer in (common(shipped), about, common(given), own.get(name) or {}):
+            for key, value in layer.items():
+                value = {"true": True, "false": False}.get(str(value), value)  # as Snakemake's command line leaves them
+                merges = key in MERGED and isinstance(value, dict) and isinstance(flat.get(key), dict)
+                flat[key] = flat[key] | value if merges else value
         if isinstance(flat["cases"], dict):
             flat["cases"] = {str(case): value for case, value in flat["cases"].items()}
         out[name] = flat
@@ -141,6 +175,17 @@ def _row(config: dict[str, Any], case: str, about: dict[str, Any], entry: str | 
         name, settings, config["seed"],
     )  # fmt: skip
     return Row(case, e, tuple(settings.items()))
+
+
+def precision(config: dict[str, Any], job: str, model: Model) -> str:
+    """The precision of the branches in a job, "training", "sampling" or "latency", for a model: one for all, or by kind
+    of backbone. Raises UserError if its kind is left out."""
+    given = config["precision"][job]
+    if isinstance(given, str):
+        return given
+    if model.kind not in given:
+        raise UserError(f"configuration: precision: {job} is given for {', '.join(given)}, not for {model.kind}")
+    return given[model.kind]
 
 
 def uncached(table: list[Row], case: str) -> Row:

@@ -3,7 +3,7 @@
 import re
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ from harmonica.models import Model, get_model
 from harmonica.plan import Origin, Plan, Protocol, Router
 from harmonica.samplers import make_sampler
 from harmonica.utils import UserError, parse, spelled
-from harmonica.utils.provenance import versions
+from harmonica.utils.precision import check_precision
+from harmonica.utils.provenance import device, versions
 
 
 @dataclass(frozen=True)
@@ -68,22 +69,28 @@ class Experiment:
         other_plans: dict[str, Plan] | None = None,
         checkpoint: Path | None = None,
         loaded: Callable[[], Any] = lambda: None,
+        precision: str = "float32",
+        memory: float | None = None,
     ) -> tuple[Plan, Router | None]:
         """Run the method: its plan, and its router if it learned one.
 
         `other_plans` are those it requires, by method. A training keeps a checkpoint beside the plan file `checkpoint`
-        and resumes from it. `loaded` is called once the weights are loaded: training time counts from then. Raises
-        UserError if a required plan is missing, or what the method raises.
+        and resumes from it. `loaded` is called once the weights are loaded: training time counts from then. A training
+        runs in `precision` (λ in float32) and uses at most `memory` bytes of a GPU. Raises UserError if a required plan
+        is missing, or what the method raises.
         """
         required = self.method.requires
         if required and required not in (other_plans or {}):
             raise UserError(f"{self.name} starts from the plan of {required}: pass it with --from PLAN")
         origin = Origin(self.name, asdict(self.method), self.seed, versions())
-        task = Task(self.protocol, origin, self.slug, other_plans or {}, checkpoint, loaded)
+        plans = other_plans or {}
+        task = Task(self.protocol, origin, self.slug, plans, checkpoint, check_precision(precision), memory, loaded)
         made = self.method.make(task)
         if isinstance(made, Router):
-            before = made.origin.cost.get("training_s", 0)  # spent by an interrupted run
+            before = made.origin.cost.get("training_s", 0)  # spent by an interrupted run, less the stalls of this one
             spent = round(before + time.perf_counter() - task.clock[0], 2)
             router = made.with_cost(training_s=spent, peak_MB=round(task.peak[0].megabytes(), 1))
+            hardware = {"device": device(), "precision": precision}
+            router = replace(router, origin=replace(router.origin, hardware=hardware))
             return router.plan(router.origin.notes["threshold"]), router
         return made, None

@@ -13,8 +13,9 @@ from harmonica.backbones.pixart import PixArt
 from harmonica.backbones.uvit import UViT
 from harmonica.models.embeddings import embedded
 from harmonica.models.spec import Model
-from harmonica.utils import UserError, precision
-from harmonica.utils.devices import default_device
+from harmonica.utils import UserError
+from harmonica.utils.devices import default_device, require_gpu
+from harmonica.utils.precision import dtype_of
 
 
 def new_backbone(model: Model, config: dict | None = None) -> Backbone:
@@ -25,16 +26,21 @@ def new_backbone(model: Model, config: dict | None = None) -> Backbone:
     return UViT(config, model.title) if model.kind == "uvit" else DiT(config, model.title, bool(model.original))
 
 
-def load_backbone(model: Model, kept_in: str | None = None) -> Backbone:
-    """The backbone with its weights, in the configured `precision` or the one given, ready for inference.
+def load_backbone(model: Model, precision: str = "float32") -> Backbone:
+    """The backbone with its weights in a precision, ready for inference.
 
     Raises UserError if weights or embedded captions are missing or damaged.
     """
     config = json.loads(_require(model.folder("transformer") / "config.json", model.title).read_text())
-    backbone = load_weights(new_backbone(model, config), model.folder("transformer"), model.title).to(default_device())
+    if model.hub:
+        require_gpu(model.title)
+    with torch.device("meta"):  # the weights are taken over, not copied into random ones
+        backbone = new_backbone(model, config)
+    backbone = load_weights(backbone, model.folder("transformer"), model.title, default_device())
+    backbone = backbone.to(default_device())
     if model.captions:
         backbone.conditioning = embedded(model)
-    return in_precision(backbone, getattr(torch, kept_in or precision()))
+    return in_precision(backbone, dtype_of(precision))
 
 
 def _require(path: Path, title: str) -> Path:
@@ -43,9 +49,9 @@ def _require(path: Path, title: str) -> Path:
     return path
 
 
-def load_weights(backbone: Backbone, folder: Path, title: str) -> Backbone:
-    """Load a backbone's weights from a `transformer/` folder. Raises UserError if the file is missing or does not
-    fit."""
+def load_weights(backbone: Backbone, folder: Path, title: str, device: torch.device | str = "cpu") -> Backbone:
+    """Load a backbone's weights from a `transformer/` folder to a device. Raises UserError if the file is missing or
+    does not fit."""
     from safetensors.torch import load_file
 
     from harmonica.utils.torch_files import load_torch
@@ -55,7 +61,8 @@ def load_weights(backbone: Backbone, folder: Path, title: str) -> Backbone:
         weights = weights.with_suffix(".bin")
     _require(weights, title)
     try:
-        return backbone.load_weights(load_torch(weights) if weights.suffix == ".bin" else load_file(weights))
+        state = load_torch(weights) if weights.suffix == ".bin" else load_file(weights, str(device))
+        return backbone.load_weights(state)
     except (KeyError, RuntimeError) as e:
         raise UserError(f"{weights} does not contain the weights that its config.json describes ({e})") from None
 
@@ -64,35 +71,54 @@ def load_autoencoder(model: Model):
     """The AutoencoderKL in float32, ready for inference."""
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
-    return AutoencoderKL.from_pretrained(model.folder("vae")).eval().requires_grad_(False).to(default_device())
+    folder = model.folder("vae")
+    if model.hub:
+        require_gpu(f"the autoencoder of {model.title}")
+    return AutoencoderKL.from_pretrained(folder).eval().requires_grad_(False).to(default_device())
 
 
-def load_decoder(model: Model) -> Callable:
-    """A function from latents (n, 4, h, w), unit variance, to images (n, C, H, W) in [-1, 1]."""
-    return decoder(load_autoencoder(model))
+def load_decoder(model: Model, memory: float | None = None) -> Callable:
+    """A function from latents (n, 4, h, w), unit variance, to images (n, C, H, W) in [-1, 1]; as many images are
+    decoded at a time as fit into `memory` bytes beside the autoencoder, and at least one."""
+    if memory is None:
+        return decoder(load_autoencoder(model))
+    return decoder(load_autoencoder(model), int((memory - model.autoencoder_bytes) // model.decoding_bytes))
 
 
-def decoder(vae) -> Callable:
+def decoder(vae, at_once: int | None = None) -> Callable:
     """Decoding by an AutoencoderKL, see `load_decoder`."""
-    return lambda latents: vae.decode(latents / vae.config.scaling_factor, return_dict=False)[0]
+
+    def decode(latents: torch.Tensor) -> torch.Tensor:
+        parts = latents.split(max(1, at_once or len(latents)))
+        return torch.cat([vae.decode(x / vae.config.scaling_factor, return_dict=False)[0] for x in parts])
+
+    return decode
 
 
 def load_text_encoder(model: Model) -> Callable:
-    """A function from captions to embeddings (n, L, C) and masks (n, L), L = `text_tokens`.
-
-    Captions are lower-cased and stripped, as diffusers' pipelines do with `clean_caption=False`.
-    """
+    """The encoding of captions by the model's T5, see `text_encoder`; in half precision for a hub model."""
     from transformers import AutoTokenizer, T5EncoderModel
 
     tokenizer = AutoTokenizer.from_pretrained(model.folder("tokenizer"))
-    half = torch.float16 if model.hub else torch.float32
-    encoder = T5EncoderModel.from_pretrained(model.folder("text_encoder"), dtype=half).eval().to(default_device())
+    if model.hub:
+        require_gpu(f"the text encoder of {model.title}")
+    dtype = torch.float16 if model.hub else torch.float32
+    encoder = T5EncoderModel.from_pretrained(model.folder("text_encoder"), dtype=dtype).eval().to(default_device())
+    return text_encoder(tokenizer, encoder, model.text_tokens)
+
+
+def text_encoder(tokenizer, encoder, length: int) -> Callable:
+    """A function from captions to embeddings (n, L, C), in the encoder's dtype and on its device, and masks (n, L) of
+    L = `length` tokens.
+
+    Captions are lower-cased and stripped, as diffusers' pipelines do with `clean_caption=False`.
+    """
 
     @torch.inference_mode()
     def encode(captions: list[str]):
         tokens = tokenizer(
-            [c.lower().strip() for c in captions], padding="max_length", max_length=model.text_tokens,
-            truncation=True, return_tensors="pt",
+            [c.lower().strip() for c in captions], padding="max_length", max_length=length, truncation=True,
+            return_tensors="pt",
         ).to(encoder.device)  # fmt: skip
         return encoder(tokens.input_ids, attention_mask=tokens.attention_mask)[0], tokens.attention_mask
 

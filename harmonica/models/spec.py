@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from harmonica.models.captions import SHARD, CaptionList
+from harmonica.models.captions import SHARD, TRAINING_CAPTIONS, CaptionList
 from harmonica.plan.branches import BranchLayout, dit_layout, pixart_layout, uvit_layout
-from harmonica.utils import UserError, content_hash, digest, precision, weights_folder
+from harmonica.utils import UserError, content_hash, digest, weights_folder
+
+# of Stable Diffusion's autoencoder in float32, counted on fake tensors (tests/gpu); decoding is per pixel
+AUTOENCODER_BYTES, DECODING_BYTES = 335_000_000, 3400
 
 
 @dataclass(frozen=True)
@@ -56,22 +59,34 @@ class Model:
         return {"dit": dit_layout, "uvit": uvit_layout}[self.kind](self.title, self.config)
 
     @property
+    def image_bytes(self) -> int:
+        """Bytes of an image, uint8."""
+        return self.resolution**2 * (1 if self.extractor == "fashion-mnist-cnn" else 3)
+
+    @property
+    def autoencoder_bytes(self) -> int:
+        """Bytes of the autoencoder's weights, float32; 0 for a small one."""
+        return AUTOENCODER_BYTES if self.hub else 0
+
+    @property
+    def decoding_bytes(self) -> int:
+        """Predicted peak bytes of decoding one image, without weights."""
+        return DECODING_BYTES * self.resolution**2
+
+    @property
     def depth(self) -> int:
         """Blocks; U-ViT's own number excludes the middle one."""
         return self.config["depth" if self.kind == "uvit" else "num_layers"]
 
     @cached_property
     def fingerprint(self) -> str:
-        """Twelve hex digits that change with weights, captions and precision. A hub model is hashed by
-        name."""
+        """Twelve hex digits that change with weights and captions. A hub model is hashed by name."""
         weights = self.source
         if not self.hub:
             weights = content_hash(*(p for part in ("transformer", "vae") for p in self.folder(part).iterdir()))
         about = [weights, bool(self.original)]
         if self.captions:
             about.append(self.captions.name if self.hub else embeddings_folder(self).name)
-        if precision() != "float32":
-            about.append(precision())
         return digest(about)
 
     @cached_property
@@ -122,7 +137,10 @@ class Model:
 
 
 def embeddings_folder(model: Model) -> Path:
-    """The folder of the embeddings of this model's captions, named after the list, the encoder and the length."""
+    """The folder of the embeddings of this model's captions, named after the list, the encoder, the length and what is
+    stored."""
     assert model.captions
-    key = digest([model.captions.hash, model.text_encoder_fingerprint, model.text_tokens, SHARD])
+    form = 2  # of a shard
+    about = [model.captions.hash, model.text_encoder_fingerprint, model.text_tokens]
+    key = digest([*about, form, SHARD, TRAINING_CAPTIONS])
     return weights_folder() / "embeddings" / f"{model.captions.name}-{key}"

@@ -29,6 +29,7 @@ class Origin:
     # generated for λ), peak_MB (above the loaded model)
     cost: dict[str, float] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)  # what the method found: β, threshold, loss
+    hardware: dict[str, str] = field(default_factory=dict)  # of training: device, and precision of the branches
 
 
 BY_HAND = Origin("by hand")
@@ -46,7 +47,7 @@ PROTOCOL_SCHEMA = _object(
 ORIGIN_SCHEMA = _object(
     ["method"],
     method=_TEXT, settings=_OBJECT, seed={"type": "integer"}, versions=_OBJECT | {"additionalProperties": _TEXT},
-    cost=_object([], **_COST), notes=_OBJECT,
+    cost=_object([], **_COST), notes=_OBJECT, hardware=_OBJECT | {"additionalProperties": _TEXT},
 )  # fmt: skip
 
 

@@ -15,11 +15,10 @@ from harmonica.utils.files import (
     write_json,
     write_npz,
 )  # fmt: skip
-from harmonica.utils.precision import PRECISIONS, precision
 from harmonica.utils.settings import described, parse, setting, spelled
 
 __all__ = [
-    "DAMAGED_NPZ", "POCKET", "PRECISIONS", "ROOT", "SAMPLING", "UserError", "content_hash", "described", "digest",
-    "file_hash", "guarded", "parse", "precision", "setting", "source_hash", "spelled", "unknown", "weights_folder",
+    "DAMAGED_NPZ", "POCKET", "ROOT", "SAMPLING", "UserError", "content_hash", "described", "digest",
+    "file_hash", "guarded", "parse", "setting", "source_hash", "spelled", "unknown", "weights_folder",
     "write_atomic", "write_json", "write_npz",
 ]  # fmt: skip

@@ -10,6 +10,8 @@ import sys
 import threading
 from pathlib import Path
 
+from harmonica.utils.errors import UserError
+
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # malloc.h
 
 
@@ -22,6 +24,24 @@ def keep_freed_memory() -> None:
         mallopt(_MMAP_THRESHOLD, 32 << 20)
         mallopt(_TRIM_THRESHOLD, -1)
         mallopt(_TOP_PAD, 64 << 20)
+
+
+def budget(gib: float | None) -> float | None:
+    """Bytes that a job may use: `gib` GiB; without it nine tenths of the GPU's, or None, no limit, on a CPU.
+
+    Raises UserError for a number that is not positive.
+    """
+    if gib is not None:
+        if not 0 < gib < float("inf"):
+            raise UserError(f"gpu_memory must be a positive number of GiB, got {gib:g}")
+        return gib * 2**30
+    import torch
+
+    from harmonica.utils.devices import default_device
+
+    if default_device().type == "cpu":
+        return None
+    return 0.9 * torch.cuda.get_device_properties(0).total_memory
 
 
 class Peak:

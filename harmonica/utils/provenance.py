@@ -30,10 +30,13 @@ def commit() -> str:
 
 
 def device() -> str:
-    """The processor (or GPU, if torch is loaded and sees one) and the number of usable cores."""
+    """The GPU, if torch is loaded and computes on one, else the processor and the number of usable cores."""
     torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        return torch.cuda.get_device_name()
+    if torch is not None:
+        from harmonica.utils.devices import default_device
+
+        if default_device().type == "cuda":
+            return torch.cuda.get_device_name()
     name = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

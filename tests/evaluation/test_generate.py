@@ -4,10 +4,13 @@ import numpy as np
 import pytest
 from conftest import protocol
 
-from harmonica.evaluation import generate
+from harmonica.evaluation import evaluate, generate
+from harmonica.evaluation.features.networks import get_extractor
+from harmonica.evaluation.references import get_reference
 from harmonica.execution.seeds import noise_and_labels
 from harmonica.models import MODELS
 from harmonica.plan import all_compute
+from harmonica.utils import write_json
 from harmonica.utils.errors import UserError
 
 BRANCHES = len(MODELS["pocket-dit"].layout.branches)
@@ -63,10 +66,10 @@ def test_a_chunk_is_written_while_the_next_is_generated(tmp_path, monkeypatch):
             next_began.set()
         return generating(plan, parts, first, count, progress)
 
-    def writes(path, first, batches):
+    def writes(path, first, images, labels):
         if first == 0:
             met.append(next_began.wait(60))
-        writing(path, first, batches)
+        writing(path, first, images, labels)
 
     monkeypatch.setattr(generate, "_batch", generates)
     monkeypatch.setattr(generate, "_write", writes)
@@ -100,3 +103,75 @@ def test_the_folder_name_depends_on_everything_that_decides_the_pixels():
     plan = all_compute(protocol(2), BRANCHES)
     names = {generate.folder_name(p, "x") for p in (plan, plan.with_origin(seed=1), plan.with_protocol(cfg=2.0))}
     assert len(names) == 3 and generate.folder_name(plan.with_origin(method="other"), "x") in names
+
+
+def measured(folder, keep=None, extractor="fashion-mnist-cnn", **sizes):
+    extract = evaluate.extractor(extractor, get_extractor("fashion-mnist-cnn"))
+    plan = all_compute(protocol(2), BRANCHES)
+    return generate.generate(plan, folder, 0, 8, 4, 4, extract=extract, keep=keep, **sizes)
+
+
+def test_images_are_dropped_after_their_features(tmp_path):
+    """The metrics are those of the kept images, PSNR is over the images that are left, and nothing is generated
+    twice."""
+    reference = get_reference("fashion-mnist-cnn", None)
+    about, network = {"extractor": "fashion-mnist-cnn"}, get_extractor("fashion-mnist-cnn")
+    extract = evaluate.extractor("fashion-mnist-cnn", network)
+    every = measured(tmp_path / "all")
+    some = measured(tmp_path / "some", keep=4)
+    assert sorted(p.name for p in (tmp_path / "some").iterdir()) == [
+        "000000-000003.features.npz", "000000-000003.npz", "000004-000007.features.npz",
+    ]  # fmt: skip
+    a, b = (evaluate.evaluate("x", files, every, extract, reference, about) for files in (every, some))
+    assert a.pop("N_pairs") == 8 and b.pop("N_pairs") == 4 and a == b
+    times = {p: p.stat().st_mtime_ns for p in (tmp_path / "some").iterdir()}
+    assert measured(tmp_path / "some", keep=4) == some
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "some").iterdir()} == times
+    with pytest.raises(UserError, match="were dropped after their features"):
+        generate.read(some)
+    with pytest.raises(UserError, match="dropped after features by fashion-mnist-cnn"):
+        evaluate.evaluate("x", some, every, extract, reference, {"extractor": "another"})
+
+
+def test_features_of_another_network_are_not_used(tmp_path):
+    """Features that say another network made them are computed again while there are images."""
+    files = measured(tmp_path, extractor="another")
+    about, extract = {"extractor": "fashion-mnist-cnn"}, get_extractor("fashion-mnist-cnn")
+    own = evaluate.extractor("fashion-mnist-cnn", extract)
+    found = evaluate.evaluate("x", files, files, own, get_reference("fashion-mnist-cnn", None), about)
+    assert found["N"] == 8 and found["PSNR"] == float("inf")
+
+
+def test_a_damaged_file_of_features_is_made_again(tmp_path):
+    files = measured(tmp_path, keep=4)
+    features = generate.features_file(files[1])
+    features.write_bytes(features.read_bytes()[:100])
+    with pytest.raises(UserError, match="not a complete chunk"):
+        list(generate.chunks(files))
+    measured(tmp_path, keep=4)
+    assert len(list(generate.chunks(files))) == 2
+
+
+def test_images_cannot_be_dropped_without_features(tmp_path):
+    with pytest.raises(UserError, match="only be dropped after their features"):
+        generate.generate(all_compute(protocol(2), BRANCHES), tmp_path, 0, 4, 4, 4, keep=2)
+
+
+def test_a_manifest_says_where_its_images_were_made(tmp_path):
+    for k, precision in enumerate(("float32", "float16", "float32")):
+        write_json(tmp_path / f"{k}.json", {"device": "x", "precision": precision, "images": {"row": [f"{k}.npz"]}})
+    paths = [tmp_path / f"{k}.json" for k in range(3)]
+    assert generate.read_manifests(paths) == {"row": ["0.npz", "1.npz", "2.npz"]}
+    assert [m["precision"] for m in generate.made_on(paths)] == ["float32", "float16"]
+    write_json(paths[0], {"row": ["0.npz"]})
+    with pytest.raises(UserError, match="0.json is not a manifest of images"):
+        generate.read_manifests(paths)
+
+
+def test_batches_fit_into_memory():
+    plan = all_compute(protocol(2).__class__("dit-xl-2-256", "ddim", 2, 1.5), 56)
+    assert generate.batch_size(plan, None, "float16", None) == generate.CPU_BATCH
+    few, many = (generate.batch_size(plan, None, "float16", gib * 2**30) for gib in (2, 3))
+    assert 0 < few < many <= generate.GPU_BATCH and generate.batch_size(plan, 3, "float16", 3 * 2**30) == 3
+    with pytest.raises(UserError, match="one image of DiT-XL/2 needs 1.4 GiB under this plan, more than the 0.7 GiB"):
+        generate.batch_size(plan, None, "float16", 2**30)

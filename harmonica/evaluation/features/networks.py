@@ -16,8 +16,11 @@ def inception_2015() -> Callable[[np.ndarray], Features]:
     """Inception as in the ADM evaluator. Takes uint8 (n, H, W, 3)."""
     from harmonica.evaluation.features.inception import inception_features
     from harmonica.models.downloads import require
+    from harmonica.utils.devices import require_gpu
 
-    return inception_features(require(INCEPTION_WEIGHTS))
+    weights = require(INCEPTION_WEIGHTS)
+    require_gpu("Inception for the metrics of the paper scale")
+    return inception_features(weights)
 
 
 def classifier(folder) -> Callable[[np.ndarray], Features]:
