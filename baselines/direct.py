@@ -5,6 +5,7 @@ caches, one update of all logits per trajectory. It needs no proxy λ; it needs 
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 from harmonica.methods import LearnedMethod, Task
 from harmonica.plan import Protocol, Router
@@ -19,37 +20,47 @@ class Direct(LearnedMethod):
         import torch
 
         from harmonica.execution import Plain, denoise
+        from harmonica.training.logits import Part
         from harmonica.training.loop import train_router
-        from harmonica.training.sdt import RECIPES, random_start
+        from harmonica.training.memory import Split
+        from harmonica.training.sdt import recipe_for
         from harmonica.training.soft import Soft
+        from harmonica.training.starts import random_starts
 
-        recipe, routed = self.recipe(RECIPES[task.model.scale]), range(1, task.steps)
-        sampler = task.sampler
+        recipe, routed = self.recipe(recipe_for(task.model.scale, task.steps, task.layout)), range(1, task.steps)
+        sampler, at = task.sampler, task.sampler.timesteps
+        split = Split.of(task.layout, recipe.batch, task.memory, self.checkpointing, task.itemsize,
+                         graph_steps=task.steps, keeps_cache=False)  # fmt: skip
 
-        def image_error(logits, g):
-            """Mean squared distance of x0 under the soft router to the uncached one, with its graph."""
-            model, noise, seeds = random_start(task, recipe.batch, g)
-            plain = Plain(task.backbone)
-            soft = Soft(task.backbone, self.threshold, {}, self.checkpoint_tokens, detach=False)
-            state, at = sampler.begin(noise), sampler.timesteps
-            with torch.no_grad():
-                target = denoise(sampler, state, lambda x, s: model(x, at[s], plain), seeds=seeds)
+        def output(model, plain, x, s):
+            return model(x, at[s], plain)
 
-            def student(x, s):
-                return model(x, at[s], soft.row(logits.ratios(s) if s else None))
+        def soft_output(logits, model, soft, x, s):
+            return model(x, at[s], soft.row(logits.row(s, self.threshold) if s else None))
 
-            return (denoise(sampler, state, student, seeds=seeds) - target).square().mean()
+        def image_errors(logits, g):
+            """Share and mean squared distance of x0 under the soft router to the uncached one, of every part."""
+            for start in random_starts(task, recipe.batch, split.part, g):
+                model, plain = start.model, Plain(task.backbone)
+                soft = Soft(task.backbone, {}, split.checkpointing, split.offload, detach=False)
+                state = sampler.begin(start.noise)
+                with torch.no_grad():
+                    target = denoise(sampler, state, partial(output, model, plain), seeds=start.seeds)
+                student = partial(soft_output, logits, model, soft)
+                yield Part.of(start.share, target, denoise(sampler, state, student, seeds=start.seeds))
 
         def guess(logits, g):
-            return logits.balances(routed, image_error(logits, g), self.threshold)
+            return logits.balances(routed, image_errors(logits, g), 1.0, self.threshold)
 
         def one_round(k, logits, search, g):
-            return [logits.descend(routed, image_error(logits, g), 1.0, search.beta)]
+            return [logits.descend(routed, image_errors(logits, g), 1.0, search.beta)]
 
-        return train_router(task, self, recipe, routed, guess, one_round)
+        return train_router(task, self, recipe, routed, guess, one_round, notes={"split": split.record()})
 
     def work(self, protocol: Protocol, scale: str) -> Work:
-        from harmonica.training.sdt import RECIPES
+        from harmonica.models import get_model
+        from harmonica.training.sdt import recipe_for
 
-        recipe = self.recipe(RECIPES[scale])
-        return Work((1 + recipe.rounds) * protocol.steps * recipe.batch, 0, recipe.batch)
+        recipe = self.recipe(recipe_for(scale, protocol.steps, get_model(protocol.model).layout))
+        images = (1 + recipe.rounds) * protocol.steps * recipe.batch
+        return Work(images, 0, recipe.batch, graph_steps=protocol.steps, keeps_cache=False)

@@ -19,4 +19,4 @@ class SDTLTC(LearnedMethod):
     def work(self, protocol: Protocol, scale: str) -> Work:
         from harmonica.training import sdt
 
-        return sdt.work(self, protocol.steps, scale, "one")
+        return sdt.work(self, protocol, scale, "one")

@@ -22,8 +22,9 @@ from harmonica.models.random_weights import build_autoencoder, random_model
 from harmonica.plan import REUSE, Plan, Protocol
 from harmonica.samplers import make_sampler
 from harmonica.training.logits import Logits
-from harmonica.training.sdt import RECIPES, trajectory
+from harmonica.training.sdt import recipe_for, trajectory
 from harmonica.training.soft import Soft
+from harmonica.training.starts import Start
 from harmonica.utils import UserError
 from harmonica.utils.devices import default_device
 
@@ -74,12 +75,13 @@ def smoke(model: str, steps: int | None = None, blocks: int | None = None) -> No
     with stage(f"sample 1 image, {steps} steps, guided, CUR {plan.cur:.0f} %"):
         latents = run(backbone, plan, batch)
 
-    recipe = RECIPES[about.scale]
+    recipe = recipe_for(about.scale, steps, about.layout)
     logits = Logits.random(2, branches, range(1, 2), recipe, torch.Generator(), backbone.device)
     before = logits.numpy().copy()
     with stage("SDT: a step that fills the cache, and one update"):
-        guided, sampler = Guided.by(plan.protocol, backbone, batch.labels), make_sampler(about.sampler, 2)
-        _, (loss,) = trajectory(guided, sampler, logits, Soft(backbone, 0.1), batch.noise, torch.ones(2), 7e-8)
+        start = Start(Guided.by(plan.protocol, backbone, batch.labels), batch.noise)
+        sampler = make_sampler(about.sampler, 2)
+        _, (loss,) = trajectory([start], sampler, logits, [Soft(backbone)], torch.ones(2), 7e-8, 0.1)
     print(f"  loss {float(loss.total):.3g}; {(logits.numpy() != before).sum()} logits moved")
 
     if about.resolution > 1024 and not on_gpu:

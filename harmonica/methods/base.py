@@ -16,8 +16,8 @@ from harmonica.models import Model, get_model
 from harmonica.plan import BranchLayout, Origin, Plan, Protocol, Router
 from harmonica.samplers import Sampler, make_sampler
 from harmonica.training import LearnedSettings, Work
-from harmonica.utils import precision
 from harmonica.utils.memory import Peak
+from harmonica.utils.precision import dtype_of
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,8 @@ class Task:
     name: str = "task"  # in progress bars
     plans: dict[str, Plan] = field(default_factory=dict)  # those that the method requires, by method
     checkpoint: Path | None = None  # the plan file beside which a training keeps its checkpoint
+    precision: str = "float32"  # of the branches in training
+    memory: float | None = None  # bytes of the GPU that a training may use; None is without limit
     loaded: Callable[[], Any] = lambda: None  # called once the weights are loaded
     clock: list[float] = field(default_factory=list)  # when the weights were loaded
     peak: list[Peak] = field(default_factory=list)  # memory since then
@@ -112,7 +114,7 @@ class Task:
         """The model with its weights, a `harmonica.backbones.base.Backbone`."""
         from harmonica.models.loading import load_backbone
 
-        backbone = load_backbone(self.model)
+        backbone = load_backbone(self.model, self.precision)
         self.clock.append(time.perf_counter())
         self.peak.append(Peak())
         self.loaded()
@@ -123,15 +125,20 @@ class Task:
         """The model in float32, for values below rounding; the `backbone` if that is float32."""
         from harmonica.models.loading import load_backbone
 
-        return self.backbone if precision() == "float32" else load_backbone(self.model, "float32")
+        return self.backbone if self.itemsize == 4 else load_backbone(self.model)
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of a number in the training's precision."""
+        return dtype_of(self.precision).itemsize
 
     def training_latents(self):
-        """Latents (n, C, H, W), unit variance, and labels (n,) of real training images, indexed by a tensor. Encoding
-        is training time. Raises UserError if there are none."""
+        """Latents of real training images, whose `draw` gives those of indices, and labels (n,), see
+        `harmonica.models.training_images`. Raises UserError if there are none."""
         from harmonica.models.loading import load_autoencoder
         from harmonica.models.training_images import training_latents
 
-        vae = load_autoencoder(self.model)
+        vae = None if self.model.hub else load_autoencoder(self.model)
         assert self.backbone  # training time counts from here
         return training_latents(self.model, vae)
 

@@ -41,4 +41,4 @@ class HarmoniCa(LearnedMethod):
     def work(self, protocol: Protocol, scale: str) -> Work:
         from harmonica.training import sdt
 
-        return sdt.work(self, protocol.steps, scale, self.compat)
+        return sdt.work(self, protocol, scale, self.compat)

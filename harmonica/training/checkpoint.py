@@ -1,26 +1,37 @@
-"""Checkpoints of a training, stored beside the plan file it will write."""
+"""Checkpoints of a training, stored beside the plan file it will write.
+
+The soft cache that SDT keeps between rounds is most of one, so every process writes the caches of its own images in
+files of their own, named by the images; any number of processes with any parts reads them back.
+"""
+
+from __future__ import annotations
 
 import pickle
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
+from harmonica.training import distributed
 from harmonica.training.settings import SOURCES, Recipe
 from harmonica.utils import digest, source_hash
 from harmonica.utils.torch_files import save_torch
 
+Caches = tuple[Sequence[tuple[int, int]], list[dict[int, Tensor]]]  # (first, stop) of every part, {branch: (h·n, N, D)}
+
 
 def identity(task, recipe: Recipe) -> str:
     """Hash of everything but the number of rounds: a training resumes only if it is unchanged."""
-    settings = {k: v for k, v in task.origin.settings.items() if k != "rounds"}
+    settings = {k: v for k, v in task.origin.settings.items() if k not in ("rounds", "checkpointing")}
     p = task.protocol
-    about = [p.model, p.sampler, p.steps, p.cfg, task.origin.method]
+    about = [p.model, p.sampler, p.steps, p.cfg, task.origin.method, task.precision]
     return digest([about, settings, recipe.batch, recipe.lr, task.seed, task.model.fingerprint, source_hash(*SOURCES)])
 
 
-def _file(plan_file: Path, identity: str) -> Path:
-    return plan_file.with_name(f".{plan_file.stem}-{identity}.checkpoint")
+def _file(plan_file: Path, identity: str, part: str = "") -> Path:
+    return plan_file.with_name(f".{plan_file.stem}-{identity}{part}.checkpoint")
 
 
 def load(plan_file: Path | None, identity: str) -> dict | None:
@@ -28,16 +39,56 @@ def load(plan_file: Path | None, identity: str) -> dict | None:
     path = plan_file and _file(plan_file, identity)
     if path is None or not path.is_file():
         return None
+    return _read(path)
+
+
+def _read(path: Path) -> dict | None:
     try:
-        return torch.load(path, weights_only=True, map_location="cpu")
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as e:
+        return torch.load(path, weights_only=True, map_location="cpu", mmap=True)
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as e:
         print(f"the checkpoint {path} cannot be read ({type(e).__name__}): starting from scratch", file=sys.stderr)
         return None
 
 
-def save(plan_file: Path, identity: str, state: dict) -> None:
-    """Write the state of a training, atomically."""
-    save_torch(_file(plan_file, identity), state)
+def load_caches(plan_file: Path, identity: str, state: dict, caches: Caches, device) -> bool:
+    """Fill this process's soft caches from the pieces of a checkpoint; False if one is missing or damaged."""
+    found = []
+    for first, stop in state["pieces"]:
+        path = _file(plan_file, identity, _piece(state["round"], first, stop))
+        piece = _read(path) if path.is_file() else None
+        if piece is None:
+            return False
+        found.append((first, stop, piece))
+    for (first, stop), cache in zip(*caches, strict=True):
+        cache.clear()
+        for branch in found[0][2] if found else ():
+            own = [
+                piece[branch].unflatten(0, (-1, b - a))[:, max(first - a, 0) : max(stop - a, 0)]
+                for a, b, piece in found
+                if a < stop and first < b
+            ]
+            cache[int(branch)] = torch.cat(own, 1).flatten(0, 1).to(device)
+    return True
+
+
+def save(plan_file: Path, identity: str, state: dict, caches: Caches) -> None:
+    """Write the state of a training, atomically; called by all processes. Older pieces of caches are removed last."""
+    for (first, stop), cache in zip(*caches, strict=True):
+        if cache:
+            path = _file(plan_file, identity, _piece(state["round"], first, stop))
+            save_torch(path, {str(i): x for i, x in cache.items()})
+    pieces = distributed.gathered([list(own) for own, cache in zip(*caches, strict=True) if cache])
+    if distributed.rank() == 0:
+        save_torch(_file(plan_file, identity), state | {"pieces": pieces})
+        keep = _piece(state["round"], 0, 0).rsplit(".", 1)[0]
+        for path in plan_file.parent.glob(f".{plan_file.stem}-{identity}.round*.checkpoint"):
+            if f"{keep}." not in path.name:
+                path.unlink()
+    distributed.barrier()
+
+
+def _piece(round_: int, first: int, stop: int) -> str:
+    return f".round{round_}.{first}-{stop}"
 
 
 def remove(plan_file: Path) -> None:

@@ -1,7 +1,7 @@
 """Router training on several processes (`torchrun … -m harmonica plan …`): each takes its share of a round's images.
 
-Every process samples the same global batch and keeps its own slice; gradients, losses and λ are averaged. So any number
-of processes trains the router that one process would train with the same batch.
+Every process generates the same global batch and keeps its own slice; gradients, losses and λ are averaged. So any
+number of processes trains the router that one process would train with the same batch.
 """
 
 import os
@@ -11,13 +11,15 @@ import torch.distributed as dist
 from torch import Tensor
 
 from harmonica.utils import UserError
+from harmonica.utils.devices import default_device
 
 
 def start() -> None:
     """Join the processes that torchrun started."""
-    if torch.cuda.is_available():
+    on_gpu = default_device().type == "cuda"
+    if on_gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    dist.init_process_group("nccl" if on_gpu else "gloo")
 
 
 def stop() -> None:
@@ -33,18 +35,47 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def own_share(*batch: Tensor) -> tuple[Tensor, ...]:
-    """This process's slice of tensors (n, …). Raises UserError unless the world size divides n."""
-    n, size, k = len(batch[0]), world(), rank()
-    if n % size:
-        raise UserError(f"a batch of {n} cannot be shared by {size} processes; set batch to a multiple of {size}")
-    own = slice(k * n // size, (k + 1) * n // size)
-    return tuple(x[own] for x in batch)
+def own_range(batch: int) -> tuple[int, int]:
+    """(first, stop) of this process's images of a global batch. Raises UserError unless the world size divides it."""
+    size, k = world(), rank()
+    if batch % size:
+        raise UserError(f"a batch of {batch} cannot be shared by {size} processes; set batch to a multiple of {size}")
+    return k * batch // size, (k + 1) * batch // size
 
 
 def mean(x: Tensor) -> Tensor:
-    """The mean over all processes, in place."""
+    """The mean over all processes, in place; `x` is on the host."""
     if dist.is_initialized():
-        dist.all_reduce(x)
-        x /= world()
+        shared = _shared(x)
+        dist.all_reduce(shared)
+        x.copy_(shared / world())
     return x
+
+
+def agreed(decision: bool) -> bool:
+    """Rank 0's decision, in all processes."""
+    if not dist.is_initialized():
+        return decision
+    said = _shared(torch.tensor(int(decision)))
+    dist.broadcast(said, 0)
+    return bool(said)
+
+
+def gathered(own: list) -> list:
+    """The lists of all processes as one, by rank."""
+    if not dist.is_initialized():
+        return own
+    lists: list[list] = [[] for _ in range(world())]
+    dist.all_gather_object(lists, own)
+    return [x for part in lists for x in part]
+
+
+def barrier() -> None:
+    """Wait for all processes."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def _shared(x: Tensor) -> Tensor:
+    """`x` on the device whose memory the processes exchange."""
+    return x.cuda() if dist.get_backend() == "nccl" else x.clone()

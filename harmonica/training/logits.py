@@ -1,5 +1,6 @@
 """Router logits in training: one parameter per step, one optimiser, the loss that all learned methods share."""
 
+import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -11,25 +12,57 @@ from harmonica.plan import LIMIT, sigmoid
 from harmonica.training import Recipe, distributed
 
 
+class Part(NamedTuple):
+    """A part of a batch: its share of the images, its mean squared error (), and how many numbers that averages."""
+
+    share: float
+    error: Tensor
+    numbers: int
+
+    @staticmethod
+    def of(share: float, teacher: Tensor, student: Tensor) -> "Part":
+        return Part(share, (teacher - student).square().mean(), student.numel())
+
+    def scale(self, weight: float) -> float:
+        """A power of two that makes gradients of weight · share · error as large as the errors: far above what float16
+        rounds to 0. Dividing by it is exact."""
+        factor = weight * self.share / self.numbers
+        return 2.0 ** -math.floor(math.log2(factor)) if factor > 0 else 1.0
+
+
 class Loss(NamedTuple):
     data: Tensor  # mean((teacher − student)²)
     ratios: Tensor  # Σ r
     total: Tensor  # λ · data + β · Σ r
 
 
+class Row(NamedTuple):
+    """The ratios of one step, and which branches refresh the cache; the decision is made on the host."""
+
+    ratios: Tensor  # (branches,) on the device of the model
+    refresh: list[bool] | None = None  # None: the cache is only read
+
+
 class Logits:
     """Logits (steps, branches) in execution order; the steps in `routed` learn, the others compute everything.
 
+    They are parameters on the host: what a step reuses is decided there, and a GPU never waits for the decision.
     AdamW without weight decay; its state is kept row by row, since a step's loss affects only its own logits.
     """
 
     def __init__(
-        self, initial: Tensor, routed: range, lr: float, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
+        self,
+        initial: Tensor,
+        routed: range,
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        device: torch.device | str = "cpu",
     ):
-        self.routed = routed
+        self.routed, self.device = routed, device
         self.rows = [
             nn.Parameter(row.clone() if s in routed else torch.full_like(row, LIMIT))
-            for s, row in enumerate(initial.float())
+            for s, row in enumerate(initial.float().cpu())
         ]
         self._optimiser = torch.optim.AdamW(self.rows, lr=lr, betas=betas, eps=eps, weight_decay=0.0)
         self._before = self.numpy()
@@ -39,50 +72,62 @@ class Logits:
         steps: int, branches: int, routed: range, recipe: Recipe, generator: torch.Generator, device
     ) -> "Logits":
         """Initial logits from N(0, 1), as released."""
-        initial = torch.randn(steps, branches, generator=generator).to(device)
-        return Logits(initial, routed, recipe.lr, recipe.betas, recipe.eps)
+        initial = torch.randn(steps, branches, generator=generator)
+        return Logits(initial, routed, recipe.lr, recipe.betas, recipe.eps, device)
 
-    def ratios(self, s: int) -> Tensor:
-        return torch.sigmoid(self.rows[s])
+    def row(self, s: int, threshold: float | None) -> Row:
+        """Step `s` for a student; its ratios carry gradients. With `threshold` None the cache is only read."""
+        refresh = None if threshold is None else (self.rows[s].detach().sigmoid() > threshold).tolist()
+        return Row(torch.sigmoid(self.rows[s]).to(self.device), refresh)
 
-    def learn(self, s: int, teacher: Tensor, student: Tensor, weight: float, beta: float) -> Loss:
-        """One update of row `s` from outputs (n, C, H, W) of teacher and student, the latter with `ratios(s)`."""
-        return self.descend([s], (teacher - student).square().mean(), weight, beta)
+    def descend(self, rows: Iterable[int], parts: Iterable[Part], weight: float, beta: float) -> Loss:
+        """One update of these rows, for the loss weight · data + β · Σ r.
 
-    def descend(self, rows: Iterable[int], data: Tensor, weight: float, beta: float) -> Loss:
-        """One update of these rows, for the loss weight · data + β · Σ r."""
-        rows = list(rows)
-        ratios = sum(self.ratios(s).sum() for s in rows)
+        The data loss is Σ share · loss over the parts of a batch. The gradient of a part is added up before the next
+        part is computed, so one part's activations are in memory at a time.
+        """
+        rows, data = list(rows), torch.zeros(())
+        own = [self.rows[s] for s in rows]
+        gradients = [torch.zeros_like(row) for row in own]
+        for part in parts:
+            self._add_gradients(gradients, own, part, weight)
+            data = data + (part.share * part.error.detach()).cpu()
+        ratios = sum(torch.sigmoid(row).sum() for row in own)
         assert isinstance(ratios, Tensor)
-        total = weight * data + beta * ratios
-        total.backward()
-        for s in rows:
-            gradient = self.rows[s].grad
-            assert gradient is not None
-            distributed.mean(gradient)
+        (beta * ratios).backward()
+        for row, gradient in zip(own, gradients, strict=True):
+            assert row.grad is not None
+            row.grad += gradient
+            distributed.mean(row.grad)
         self._optimiser.step()
         self._optimiser.zero_grad(set_to_none=True)
         with torch.no_grad():
             for s in rows:
                 self.rows[s].clamp_(-LIMIT, LIMIT)
-        return Loss(data.detach(), ratios.detach(), total.detach())
+        return Loss(data, ratios.detach(), weight * data + beta * ratios.detach())
 
-    def balance(self, s: int, teacher: Tensor, student: Tensor, weight: float, threshold: float) -> np.ndarray:
-        """The β (branches,) at which each branch of row `s`, alone, would settle at the threshold; nothing is
-        updated."""
-        return self.balances([s], weight * (teacher - student).square().mean(), threshold)[0]
-
-    def balances(self, rows: Iterable[int], data: Tensor, threshold: float) -> np.ndarray:
-        """The same for several rows that one loss depends on: (rows, branches).
+    def balances(self, rows: Iterable[int], parts: Iterable[Part], weight: float, threshold: float) -> np.ndarray:
+        """The β at which each branch of these rows, alone, would settle at the threshold, (rows, branches), from the
+        parts of a batch as `descend` takes them; nothing is updated.
 
         Alone, a branch's loss is c·(1−r)² + β·r, so c follows from one gradient and β = 2c·(1−τ).
         """
-        rows = list(rows)
-        gradients, out = torch.autograd.grad(data, [self.rows[s] for s in rows]), []
-        for s, gradient in zip(rows, gradients, strict=True):
-            r, gradient = self.ratios(s).detach(), distributed.mean(gradient)
-            out.append((-gradient / (r * (1 - r)) / (1 - r) * (1 - threshold)).cpu().numpy())
+        out, own = [], [self.rows[s] for s in rows]
+        gradients = [torch.zeros_like(row) for row in own]
+        for part in parts:
+            self._add_gradients(gradients, own, part, weight)
+        for row, gradient in zip(own, gradients, strict=True):
+            r, gradient = torch.sigmoid(row.detach()), distributed.mean(gradient)
+            out.append((-gradient / (r * (1 - r)) / (1 - r) * (1 - threshold)).numpy())
         return np.stack(out)
+
+    @staticmethod
+    def _add_gradients(gradients: list[Tensor], rows: list[nn.Parameter], part: Part, weight: float) -> None:
+        """Add a part's gradients of weight · share · error."""
+        scale = part.scale(weight)
+        scaled = torch.autograd.grad(scale * weight * part.share * part.error, rows)
+        for total, gradient in zip(gradients, scaled, strict=True):
+            total += gradient / scale
 
     def cur(self, threshold: float, ahead: float = 0) -> tuple[float, float]:
         """Cache utilisation ratio in percent of all steps and branches: now, and extrapolated `ahead` rounds from the
@@ -94,7 +139,7 @@ class Logits:
 
     def state(self) -> dict:
         """For a checkpoint."""
-        rows = [row.detach().cpu() for row in self.rows]
+        rows = [row.detach() for row in self.rows]
         return {"rows": rows, "optimiser": self._optimiser.state_dict(), "before": torch.from_numpy(self._before)}
 
     def load_state(self, state: dict) -> None:
@@ -105,4 +150,4 @@ class Logits:
         self._before = state["before"].numpy()
 
     def numpy(self) -> np.ndarray:
-        return torch.stack(list(self.rows)).detach().cpu().numpy()
+        return torch.stack(list(self.rows)).detach().numpy()

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from harmonica.execution.seeds import StepSeeds
 from harmonica.plan import Router, sigmoid
-from harmonica.samplers import Sampler, Seeds
 from harmonica.training import LearnedSettings, Recipe, checkpoint, distributed
 from harmonica.training.beta_search import BetaSearch
 from harmonica.training.logits import Logits, Loss
 from harmonica.utils import UserError
+from harmonica.utils.precision import products
 
 SAVE_EVERY_S = 30.0
+STALL = 0.01  # of the time of a training that may go into checkpoints
 
 
 def train_router(
@@ -29,25 +29,36 @@ def train_router(
     routed: range,
     guess: Callable[[Logits, torch.Generator], np.ndarray],
     one_round: Callable[[int, Logits, BetaSearch, torch.Generator], list[Loss]],
-    kept: dict[str, Any] | None = None,
-    **notes,
+    kept: dict[str, Tensor] | None = None,
+    caches: checkpoint.Caches = ((), []),
+    notes: dict[str, Any] | None = None,
 ) -> Router:
     """Train the logits of the steps in `routed` until the rounds are done and the search for β has ended.
 
     `guess` returns the β at which each branch would settle at the threshold, `one_round` makes a round's updates with
     the search's current β; both take randomness from the generator only. Other state kept between rounds is in `kept`
-    (tensors, or dictionaries of them). Raises UserError if the target CUR cannot be met or was missed, and for a model
-    in float16.
+    (tensors on the host) and in the soft `caches` of this process's parts. Checkpoints take at most STALL of the time
+    and do not count as training. Raises UserError if the target CUR cannot be met or was missed, and for a model in
+    float16.
     """
+    with products(task.precision):
+        return _train(
+            task, settings, recipe, routed, guess, one_round, {} if kept is None else kept, caches, dict(notes or {})
+        )
+
+
+def _train(task, settings, recipe, routed, guess, one_round, kept, caches, notes) -> Router:
     tau = settings.threshold
     search = BetaSearch(task.origin.method, settings, 100 * len(routed) / task.steps, recipe.rounds)
     g = torch.Generator().manual_seed(task.seed)
     logits = Logits.random(task.steps, len(task.layout.branches), routed, recipe, g, task.backbone.device)
-    kept = {} if kept is None else kept
     if task.backbone.dtype == torch.float16:
         raise UserError("router gradients underflow in float16: train in bfloat16 or float32")
     identity = checkpoint.identity(task, recipe)
     state = checkpoint.load(task.checkpoint, identity)
+    if state and not checkpoint.load_caches(task.checkpoint, identity, state, caches, task.backbone.device):
+        print(f"{task.name}: a piece of its checkpoint is missing: starting from scratch", file=sys.stderr)
+        state = None
     k, spent, loss = 0, 0.0, float("nan")
     if state is None:
         if not search.fixed:
@@ -57,15 +68,10 @@ def train_router(
         logits.load_state(state["logits"])
         search.__dict__.update(state["search"] | {"rounds": recipe.rounds})
         g.set_state(state["generator"])
-        device = task.backbone.device
-        for key, value in state["kept"].items():
-            if isinstance(kept.get(key), dict):
-                kept[key].clear()
-                kept[key].update({k: v.to(device) for k, v in value.items()})
-            else:
-                kept[key] = value.to(device)
+        kept.update(state["kept"])
 
     begun = saved = time.perf_counter()
+    stalled = longest = 0.0  # seconds of all checkpoints, and of the slowest
     bar = tqdm(initial=k, total=recipe.rounds, desc=task.name, mininterval=5, disable=distributed.rank() > 0)
     while not search.finished(k - 1):
         losses = one_round(k, logits, search, g)
@@ -75,11 +81,13 @@ def train_router(
         bar.update()
         k += 1
         now = time.perf_counter()
-        if task.checkpoint and distributed.rank() == 0 and (search.finished(k - 1) or now - saved > SAVE_EVERY_S):
-            state = {"round": k, "loss": loss, "kept": kept, "spent_s": spent + now - begun, "logits": logits.state(),
-                     "search": dict(search.__dict__), "generator": g.get_state()}  # fmt: skip
-            checkpoint.save(task.checkpoint, identity, state)
-            saved = now
+        due = search.finished(k - 1) or now - saved > max(SAVE_EVERY_S, longest / STALL)
+        if task.checkpoint and distributed.agreed(due):
+            state = {"round": k, "loss": loss, "kept": kept, "spent_s": spent + now - begun - stalled,
+                     "logits": logits.state(), "search": dict(search.__dict__), "generator": g.get_state()}  # fmt: skip
+            checkpoint.save(task.checkpoint, identity, state, caches)
+            saved = time.perf_counter()
+            stalled, longest = stalled + saved - now, max(longest, saved - now)
     bar.close()
     closed, cur = search.close(sigmoid(logits.numpy()), tau)
     if not (search.fixed or search.met) and distributed.rank() == 0:
@@ -91,17 +99,7 @@ def train_router(
         "beta_moves": search.moves,
         "recipe": recipe.__dict__ | {"betas": list(recipe.betas)},
     }
-    cost = {"training_s": spent, "images": 0, "updates": k * len(routed), "rounds": k, "generation_passes": 0}
+    cost = {"training_s": spent - stalled, "images": 0, "updates": k * len(routed), "rounds": k, "generation_passes": 0}
     if isinstance(weights := kept.get("weights"), Tensor):
         notes["lambda_by_step"] = weights.tolist()
     return task.router(logits.numpy(), cost, {**found, "loss": loss, **notes})
-
-
-def noise_seeds(sampler: Sampler, count: int, g: torch.Generator) -> Seeds | None:
-    """Seeds for the noise of a stochastic sampler, for the `count` images of a round in this process' share.
-
-    None for a deterministic one; `g` is not advanced then.
-    """
-    if not sampler.stochastic:
-        return None
-    return StepSeeds(int(torch.randint(2**31, (), generator=g)), distributed.rank() * count, count)

@@ -1,103 +1,145 @@
 """Step-wise denoising training (SDT, paper section 4.2): a router trained on the trajectories of inference."""
 
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from harmonica.execution import Guided, Plain
-from harmonica.plan import Router
-from harmonica.samplers import Sampler, Seeds
-from harmonica.training import LearnedSettings, Recipe, Work, distributed, iepo
+from harmonica.execution import Plain
+from harmonica.models import get_model
+from harmonica.plan import BranchLayout, Protocol, Router
+from harmonica.samplers import Sampler
+from harmonica.training import LearnedSettings, Recipe, Work, iepo
 from harmonica.training.beta_search import BetaSearch
-from harmonica.training.logits import Logits, Loss
-from harmonica.training.loop import noise_seeds, train_router
+from harmonica.training.logits import Logits, Loss, Part
+from harmonica.training.loop import train_router
+from harmonica.training.memory import Split
 from harmonica.training.soft import Soft
+from harmonica.training.starts import Start, bounds, random_starts
 
-RECIPES = {
-    "pocket": Recipe(rounds=60, batch=2, lr=0.3, refresh=20, betas=(0.7, 0.7), eps=1e-16),
-    "paper": Recipe(rounds=20_000, batch=32, lr=0.01, refresh=500),  # the released command; 32 + 32 null
-}
+TRAIN_STEPS, REFRESH_STEPS = 20_000, 500  # of the released command
+
+
+def recipe_for(scale: str, steps: int, layout: BranchLayout) -> Recipe:
+    """The recipe of a scale for T = `steps` on a model; a round is one trajectory.
+
+    The released command counts updates of single timesteps: 20 000 of them and λ every 500, which are 2 000
+    trajectories and every 50 at its T = 10. For another T the number of updates is assumed to stay, as neither paper
+    nor code gives it: every logit then gets fewer updates, and a training costs the same at any T. A batch is 32
+    images, assumed for all models of up to 1024 tokens; above, as many tokens: 8 images of 1024², 2 of 2048².
+    """
+    if scale == "paper":
+        rounds, refresh = max(1, round(TRAIN_STEPS / steps)), max(1, round(REFRESH_STEPS / steps))
+        batch = max(1, 32 * 1024 // max(layout.tokens, 1024))  # the released 64 are 32 and 32 null labels
+        return Recipe(rounds=rounds, batch=batch, lr=0.01, refresh=refresh)
+    return Recipe(rounds=60, batch=2, lr=0.3, refresh=20, betas=(0.7, 0.7), eps=1e-16)
 
 
 def trajectory(
-    model: Guided,
+    starts: Sequence[Start],
     sampler: Sampler,
     logits: Logits,
-    soft: Soft,
-    noise: Tensor,
-    weights: Tensor,
+    softs: Sequence[Soft],
+    weights: Sequence[float] | Tensor,
     beta: float,
+    threshold: float,
     stale: bool = True,
-    seeds: Seeds | None = None,
-) -> tuple[Tensor, list[Loss]]:
-    """One training iteration: from noise (n, C, H, W) to x0, with one update of every step's logits on the way.
+) -> tuple[list[Tensor], list[Loss]]:
+    """One training iteration: from noise to x0, with one update of every step's logits on the way.
 
-    Teacher and student see the same latents; the next latents are the student's. `weights` is λ (steps,). The released
-    code does not clear the cache between iterations, so its noisiest step mixes in 1 − sigmoid(5) of the last
-    one's; with `stale` False the cache starts empty, as in the paper. `seeds(s)` are for a stochastic sampler. Returns
-    x0 and the losses of steps 1 … T−1.
+    `softs` are the students of the parts, `weights` is λ (steps,). The released code does not clear the cache between
+    iterations, so its noisiest step mixes in 1 − sigmoid(5) of the last one's; with `stale` False the caches are empty,
+    as in the paper. Returns x0 (n, C, H, W) of every part and the losses of steps 1 … T−1.
     """
-    plain, losses = Plain(model.backbone), []
-    state, lam = sampler.begin(noise), weights.tolist()
-    for s, t in enumerate(sampler.timesteps):
-        x = sampler.latents(state)
-        if s == 0:
-            first = logits.ratios(0).detach() if stale else None  # at the limit: 1 − r = 0.67 %
-            with torch.no_grad():
-                student = model(x, t, soft.row(first))
-        else:
-            with torch.no_grad():
-                teacher = model.both(x, t, plain)
-            both = model.both(x, t, soft.row(logits.ratios(s), plain.first))
-            losses.append(logits.learn(s, teacher, both, lam[s], beta))
-            student = both[: len(x)].detach()
-        state = sampler.step(s, student, state, seeds)
-    return sampler.latents(state), losses
+    lam, losses = [float(w) for w in weights], []
+
+    def update(s: int, parts: Iterator[Part]) -> None:
+        losses.append(logits.descend([s], parts, lam[s], beta))
+
+    return walk(starts, sampler, logits, softs, threshold, update, stale), losses
 
 
 def balances(
-    model: Guided,
+    starts: Sequence[Start],
     sampler: Sampler,
     logits: Logits,
-    soft: Soft,
+    softs: Sequence[Soft],
     threshold: float,
-    noise: Tensor,
-    weights: Tensor,
-    seeds: Seeds | None = None,
+    weights: Sequence[float] | Tensor,
 ) -> np.ndarray:
     """For every routed branch the β at which it would settle at the threshold, (steps − 1, branches): one trajectory
-    without updates."""
-    plain, out, state, lam = Plain(model.backbone), [], sampler.begin(noise), weights.tolist()
-    for s, t in enumerate(sampler.timesteps):
-        x = sampler.latents(state)
-        with torch.no_grad():
-            teacher = model.both(x, t, plain)
-        both = model.both(x, t, soft.row(logits.ratios(s) if s else None, plain.first))
-        if s:
-            out.append(logits.balance(s, teacher, both, lam[s], threshold))
-        state = sampler.step(s, both[: len(x)].detach(), state, seeds)
+    without updates, from empty caches."""
+    lam, out = [float(w) for w in weights], []
+
+    def note(s: int, parts: Iterator[Part]) -> None:
+        out.append(logits.balances([s], parts, lam[s], threshold)[0])
+
+    walk(starts, sampler, logits, softs, threshold, note, stale=False)
     return np.stack(out)
 
 
-def random_start(task, batch: int, g: torch.Generator) -> tuple[Guided, Tensor, Seeds | None]:
-    """What a trajectory starts from: the guided model for random labels, noise, and seeds of the sampler's own noise;
-    this process's share of `batch`."""
-    labels_from = task.backbone.conditioning.training
-    labels = torch.randint(labels_from.start, labels_from.stop, (batch,), generator=g)
-    noise = torch.randn(batch, *task.backbone.latent_shape, generator=g)
-    labels, noise = (x.to(task.backbone.device) for x in distributed.own_share(labels, noise))
-    return Guided.by(task.protocol, task.backbone, labels), noise, noise_seeds(task.sampler, len(noise), g)
+def walk(
+    starts: Sequence[Start],
+    sampler: Sampler,
+    logits: Logits,
+    softs: Sequence[Soft],
+    threshold: float,
+    visit: Callable[[int, Iterator[Part]], None],
+    stale: bool,
+) -> list[Tensor]:
+    """x0 (n, C, H, W) of every part of a batch; `visit(s, parts)` consumes the errors of every step after the first.
+
+    Teacher and student see the same latents; the next latents are the student's. The parts advance together, since an
+    update waits for the gradients of all.
+    """
+    states = [sampler.begin(start.noise) for start in starts]
+    for s, t in enumerate(sampler.timesteps):
+        outputs: list[Tensor] = []
+        if s == 0:
+            first = logits.row(0, threshold) if stale else None  # at the limit: 1 − r = 0.67 %
+            with torch.no_grad():
+                for start, soft, state in zip(starts, softs, states, strict=True):
+                    outputs.append(start.model(sampler.latents(state), t, soft.row(first)))
+        else:
+            visit(s, compared(starts, sampler, softs, states, s, logits, threshold, outputs))
+        states = [
+            sampler.step(s, out, state, start.seeds) for start, out, state in zip(starts, outputs, states, strict=True)
+        ]
+    return [sampler.latents(state) for state in states]
 
 
-def work(settings: LearnedSettings, T: int, scale: str, form: str) -> Work:
-    """What this training computes for T steps."""
-    recipe = settings.recipe(RECIPES[scale])
+def compared(
+    starts: Sequence[Start],
+    sampler: Sampler,
+    softs: Sequence[Soft],
+    states: Sequence[Tensor],
+    s: int,
+    logits: Logits,
+    threshold: float,
+    outputs: list[Tensor],
+) -> Iterator[Part]:
+    """Every part's squared error of the student at step `s` over both guidance halves; the student's output
+    (n, C_out, H, W) is appended to `outputs`."""
+    t = sampler.timesteps[s]
+    for start, soft, state in zip(starts, softs, states, strict=True):
+        x, plain = sampler.latents(state), Plain(start.model.backbone)
+        with torch.no_grad():
+            teacher = start.model.both(x, t, plain)
+        student = start.model.both(x, t, soft.row(logits.row(s, threshold), plain.first))
+        outputs.append(student[: len(x)].detach())
+        yield Part.of(start.share, teacher, student)
+
+
+def work(settings: LearnedSettings, protocol: Protocol, scale: str, form: str) -> Work:
+    """What this training computes."""
+    T = protocol.steps
+    recipe = settings.recipe(recipe_for(scale, T, get_model(protocol.model).layout))
     trajectories = 1 + recipe.rounds  # one for the first guess of β
     measured = 1 + -(-recipe.rounds // recipe.refresh)
-    evaluations = trajectories + measured * iepo.passes(form, T) * T
-    return Work(trajectories * (T - 1) * recipe.batch, evaluations * recipe.batch, recipe.batch)
+    lam = measured * iepo.passes(form, T) * T
+    return Work(trajectories * (T - 1) * recipe.batch, trajectories * recipe.batch, recipe.batch, lam * recipe.batch)
 
 
 def train(task, settings: LearnedSettings, form: str, stale: bool = True) -> Router:
@@ -105,27 +147,30 @@ def train(task, settings: LearnedSettings, form: str, stale: bool = True) -> Rou
 
     No images are used. Raises UserError if the target CUR cannot be met, or was missed.
     """
-    tau, recipe = settings.threshold, settings.recipe(RECIPES[task.model.scale])
-    soft_cache: dict[int, Tensor] = {}
-    kept: dict[str, Any] = {"weights": torch.ones(task.steps), "cache": soft_cache, "measured": torch.zeros(())}
+    tau, recipe = settings.threshold, settings.recipe(recipe_for(task.model.scale, task.steps, task.layout))
+    split = Split.of(task.layout, recipe.batch, task.memory, settings.checkpointing, task.itemsize)
+    own = bounds(recipe.batch, split.part)
+    caches: list[dict[int, Tensor]] = [{} for _ in own]
+    kept: dict[str, Any] = {"weights": torch.ones(task.steps), "measured": torch.zeros(())}
 
-    def image_error(model: Guided, logits: Logits, noise: Tensor, seeds: Seeds | None) -> Tensor:
+    def students(caches: list[dict[int, Tensor]]) -> list[Soft]:
+        return [Soft(task.backbone, cache, split.checkpointing, split.offload) for cache in caches]
+
+    def image_error(starts: list[Start], logits: Logits) -> Tensor:
         kept["measured"] += 1
-        return iepo.measure(task, form, model, logits, tau, noise, seeds, soft_cache)
+        return iepo.measure(task, form, starts, logits, tau, students(caches), split.tails)
 
     def guess(logits: Logits, g: torch.Generator) -> np.ndarray:
-        model, noise, seeds = random_start(task, recipe.batch, g)
-        weights = image_error(model, logits, noise, seeds)
-        soft = Soft(task.backbone, tau, {}, settings.checkpoint_tokens)
-        return balances(model, task.sampler, logits, soft, tau, noise, weights, seeds)
+        starts = random_starts(task, recipe.batch, split.part, g)
+        weights = image_error(starts, logits)
+        return balances(starts, task.sampler, logits, students([{} for _ in own]), tau, weights)
 
     def one_round(k: int, logits: Logits, search: BetaSearch, g: torch.Generator) -> list[Loss]:
-        model, noise, seeds = random_start(task, recipe.batch, g)
+        starts = random_starts(task, recipe.batch, split.part, g)
         if k % recipe.refresh == 0 and k < recipe.rounds:  # λ is constant in rounds added for the target
-            kept["weights"] = image_error(model, logits, noise, seeds)
-        soft = Soft(task.backbone, tau, soft_cache, settings.checkpoint_tokens)
-        weights = kept["weights"]
-        return trajectory(model, task.sampler, logits, soft, noise, weights, search.beta, stale, seeds)[1]
+            kept["weights"] = image_error(starts, logits)
+        return trajectory(starts, task.sampler, logits, students(caches), kept["weights"], search.beta, tau, stale)[1]
 
-    router = train_router(task, settings, recipe, range(1, task.steps), guess, one_round, kept, **{"lambda": form})
+    notes = {"lambda": form, "split": split.record()}
+    router = train_router(task, settings, recipe, range(1, task.steps), guess, one_round, kept, (own, caches), notes)
     return router.with_cost(generation_passes=float(kept["measured"]) * iepo.passes(form, task.steps))

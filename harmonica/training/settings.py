@@ -1,13 +1,11 @@
 """The settings that all learned methods share. No torch."""
 
-import sys
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from harmonica.utils import SAMPLING, UserError, setting
 
 SOURCES = (*SAMPLING, "training", "models/loading.py", "models/training_images.py")  # what a trained router depends on
-CHECKPOINT_TOKENS = 4096  # of a stream: a PixArt of 1024 pixels would keep 30 GB of activations
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,10 @@ class Work:
     updates: float = 0.0  # teacher, student and gradient at one step
     evaluations: float = 0.0  # of the plain model
     batch: int = 1
-    guided: bool = True  # whether an image is evaluated with both guidance halves
+    measured: float = 0.0  # evaluations for λ, in true float32, always with guidance
+    guided: bool = True  # whether an image of the others is evaluated with both guidance halves
+    graph_steps: int = 1  # evaluations whose activations one gradient needs
+    keeps_cache: bool = True  # whether the caches of a whole batch live at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +49,7 @@ class LearnedSettings:
     batch: int | None = setting(None, "images per round, before guidance doubles them")
     lr: float | None = setting(None, "learning rate of AdamW, without weight decay")
     refresh: int | None = setting(None, "C, rounds between two measurements of λ")
-    checkpointing: bool | None = setting(None, "recompute branches for their gradients; default: from 4096 tokens on")
+    checkpointing: bool | None = setting(None, "recompute branches for their gradients; default: if memory is short")
 
     def __post_init__(self):
         if not 0 <= self.threshold < 1:
@@ -57,11 +58,6 @@ class LearnedSettings:
             value = getattr(self, key)
             if value is not None and not value > 0:
                 raise UserError(f"{key} must be positive, got {value:g}")
-
-    @property
-    def checkpoint_tokens(self) -> int:
-        """The shortest stream whose branches are recomputed for their gradients."""
-        return {None: CHECKPOINT_TOKENS, True: 0, False: sys.maxsize}[self.checkpointing]
 
     def recipe(self, default: Recipe) -> Recipe:
         """The scale's recipe with the values set here."""

@@ -18,9 +18,10 @@ from harmonica.plan import Protocol, Router
 from harmonica.samplers.ddim import DDIM
 from harmonica.training import iepo
 from harmonica.training.learning_to_cache import pair, routed_steps
-from harmonica.training.logits import Logits
+from harmonica.training.logits import Logits, Part
 from harmonica.training.sdt import trajectory
 from harmonica.training.soft import Soft
+from harmonica.training.starts import Start
 
 DATA = Path(__file__).parent / "data"
 
@@ -38,11 +39,10 @@ def test_clean_start_differs():
     """The 0.67 % of stale features at the noisiest step are in the record: without them it is not matched."""
     t = Trace(DATA / "harmonica_dit_T10.safetensors")
     logits = Logits(t.rows("train.router_init"), range(1, 10), t.lr)
-    model, soft = t.guided(t["train.labels_0"]), Soft(t.backbone, t.threshold)
+    start = Start(t.guided(t["train.labels_0"]), t["train.noise_0"])
     weights = torch.cat([torch.zeros(1), t.rows("train.lambda_0")])
-    _, losses = trajectory(
-        model, t.sampler, logits, soft, t["train.noise_0"], weights, t.beta, stale=False
-    )  # fmt: skip
+    softs = [Soft(t.backbone)]
+    _, losses = trajectory([start], t.sampler, logits, softs, weights, t.beta, t.threshold, stale=False)
     recorded = t["train.losses"][t["train.losses"][:, 0] == 0][:, 2]
     assert not check("data", "losses", [float(loss.data) for loss in losses], recorded).passed
 
@@ -127,18 +127,19 @@ def synthetic(path, ltc: bool, steps=7, cfg=3.0, depth=2, width=48, heads=3, cla
             x, y, noise = torch.randn(batch, 4, 8, 8), torch.randint(classes, (batch,)), torch.randn(batch, 4, 8, 8)
             out |= {f"train.x_{k}": x, f"train.y_{k}": y, f"train.noise_{k}": noise}
             out[f"train.t_{k}"] = torch.full((batch,), steps - s)
-            loss = logits.learn(s, *pair(backbone, sampler, logits, s, x, y, noise), 1.0, beta)
+            teacher, student = pair(backbone, sampler, logits, s, x, y, noise)
+            loss = logits.descend([s], [Part.of(1.0, teacher, student)], 1.0, beta)
             losses.append([k, steps - 1 - s, *map(float, loss)])
         out["train.router_after"] = torch.from_numpy(logits.numpy()).flip(0)
     else:
-        soft = Soft(backbone, tau)
-        out["lambda_random_router"] = iepo.official(guided, sampler, Logits(init, routed, lr), soft, z)[1:].flip(0)
+        soft = Soft(backbone)
+        out["lambda_random_router"] = iepo.official(guided, sampler, Logits(init, routed, lr), soft, tau, z)[1:].flip(0)
         for e in range(epochs):
             noise, y = torch.randn(batch, 4, 8, 8), torch.randint(classes, (batch,))
             soft.cache.clear()
             model = Guided(backbone, y, cfg, 3)
-            lam = iepo.official(model, sampler, logits, soft, noise)
-            x0, found = trajectory(model, sampler, logits, soft, noise, lam, beta)
+            lam = iepo.official(model, sampler, logits, soft, tau, noise)
+            (x0,), found = trajectory([Start(model, noise)], sampler, logits, [soft], lam, beta, tau)
             losses += [[e, steps - 1 - s, float(v.data), float(lam[s]), float(v.ratios), float(v.total)]
                        for s, v in enumerate(found, 1)]  # fmt: skip
             out |= {f"train.noise_{e}": noise, f"train.labels_{e}": y, f"train.lambda_{e}": lam[1:].flip(0)}
@@ -169,5 +170,5 @@ def test_lambda_of_half_precision_is_noise():
     """Why λ is measured in float32: what a step changes is less than what a bfloat16 trajectory loses by rounding."""
     t = Trace(DATA / "harmonica_dit_T10.safetensors", "bfloat16")
     logits = Logits(t.rows("router_logits"), range(1, t.steps), t.lr)
-    own = iepo.official(t.guided(t["labels"]), t.sampler, logits, Soft(t.backbone, t.threshold), t["z"])
+    own = iepo.official(t.guided(t["labels"]), t.sampler, logits, Soft(t.backbone), t.threshold, t["z"])
     assert check("λ", "lambda", own[1:], t.rows("lambda_random_router")).error > 5

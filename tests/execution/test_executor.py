@@ -14,10 +14,18 @@ from harmonica.execution.policy import PlannedStep
 from harmonica.execution.seeds import noise_and_labels
 from harmonica.plan import COMPUTE, REUSE, SPAN_DELTA, Plan, all_compute, cache_bytes
 from harmonica.samplers.ddim import DDIM
+from harmonica.training import distributed
+from harmonica.training.logits import Logits, Row
+from harmonica.training.sdt import trajectory
 from harmonica.training.soft import Soft
+from harmonica.training.starts import Start
 from harmonica.utils.errors import UserError
 
 LABELS = torch.tensor([0, 3, 4])
+
+
+def row_of(ratios: torch.Tensor) -> Row:
+    return Row(ratios, (ratios > 0.1).tolist())
 
 
 def generate(model, plan, first=0):
@@ -109,14 +117,14 @@ def test_a_plan_for_another_backbone_is_refused(tiny):
 def test_soft_reuse_at_the_ends(tiny):
     """r = 1 is the plain model, r = 0 the stored output; gradients reach the ratios and no weight."""
     x, labels = torch.randn(3, *tiny.latent_shape), tiny.condition(LABELS)
-    soft = Soft(tiny, threshold=0.1)
+    soft = Soft(tiny)
     with torch.no_grad():
         first = evaluate(tiny, x, 500, labels, soft.row(None))
         assert torch.equal(first, evaluate(tiny, x, 500, labels, Plain(tiny)))
-        ones = evaluate(tiny, x * 0.9, 400, labels, soft.row(torch.ones(TINY_BRANCHES)))
+        ones = evaluate(tiny, x * 0.9, 400, labels, soft.row(row_of(torch.ones(TINY_BRANCHES))))
         torch.testing.assert_close(ones, evaluate(tiny, x * 0.9, 400, labels, Plain(tiny)))
     ratios = torch.full((TINY_BRANCHES,), 0.5, requires_grad=True)
-    evaluate(tiny, x, 300, labels, soft.row(ratios)).sum().backward()
+    evaluate(tiny, x, 300, labels, soft.row(row_of(ratios))).sum().backward()
     assert (ratios.grad != 0).all() and all(p.grad is None for p in tiny.parameters())
 
 
@@ -132,12 +140,12 @@ def test_computing_again_gives_the_same_gradients(tiny):
     """Checkpointed branches against kept ones."""
     x, labels = torch.randn(3, *tiny.latent_shape), tiny.condition(LABELS)
     found = []
-    for tokens in (10**9, 1):
-        soft = Soft(tiny, threshold=0.1, checkpoint_tokens=tokens)
+    for checkpointing in (False, True):
+        soft = Soft(tiny, checkpointing=checkpointing)
         with torch.no_grad():
             evaluate(tiny, x, 500, labels, soft.row(None))
         ratios = torch.linspace(0.2, 0.8, TINY_BRANCHES).requires_grad_()
-        evaluate(tiny, x, 300, labels, soft.row(ratios)).square().sum().backward()
+        evaluate(tiny, x, 300, labels, soft.row(row_of(ratios))).square().sum().backward()
         found.append(ratios.grad)
     torch.testing.assert_close(*found)
 
@@ -146,29 +154,27 @@ def test_gradients_of_each_step_are_those_through_everything(tiny, monkeypatch):
     """SDT keeps no graph between steps, trains no weight and brings its own GELU. The same trajectory as one graph over
     all steps, caches and weights with torch's own functions: each step's loss has the same gradient for its ratios."""
     from harmonica.backbones import dit
-    from harmonica.training.logits import Logits
-    from harmonica.training.sdt import trajectory
 
     steps, noise = 5, torch.randn(3, *tiny.latent_shape, dtype=torch.float64)
     model, sampler, weights = in_precision(copy.deepcopy(tiny), torch.float64), DDIM(steps), torch.rand(steps)
     rows = torch.randn(steps, TINY_BRANCHES)
-    logits, found = Logits(rows, range(1, steps), lr=1e-30), []
-    for row in logits.rows[1:]:
-        row.register_hook(lambda g: found.append(g.clone()))
-    trajectory(Guided(model, LABELS, 1.5, 3), sampler, logits, Soft(model, 0.1), noise, weights, 1e-3, stale=False)
+    logits, found = Logits(rows, range(1, steps), lr=1e-30), [None]
+    monkeypatch.setattr(distributed, "mean", lambda gradient: found.append(gradient.clone()))
+    start = Start(Guided(model, LABELS, 1.5, 3), noise)
+    trajectory([start], sampler, logits, [Soft(model)], weights, 1e-3, 0.1, stale=False)
 
     monkeypatch.setattr(dit, "gelu_tanh", lambda x: F.gelu(x, approximate="tanh"))
     model.requires_grad_(True)
-    guided, soft = Guided(model, LABELS, 1.5, 3), Soft(model, 0.1, detach=False)
+    guided, soft = Guided(model, LABELS, 1.5, 3), Soft(model, detach=False)
     own, x = rows.clone().requires_grad_(), noise
     for s, t in enumerate(sampler.timesteps):
-        student = guided.both(x, t, soft.row(own[s].sigmoid() if s else None))
+        student = guided.both(x, t, soft.row(row_of(own[s].sigmoid()) if s else None))
         if s:
             loss = (
                 weights[s] * (guided.both(x, t, Plain(model)) - student).square().mean() + 1e-3 * own[s].sigmoid().sum()
             )
             (gradient,) = torch.autograd.grad(loss, own, retain_graph=True)
-            torch.testing.assert_close(gradient[s], found[s - 1])
+            torch.testing.assert_close(gradient[s], found[s])
             assert s == 1 or (gradient[1:s] != 0).any()  # it does reach the steps before, which SDT leaves out
         x = sampler.step(s, student[:3], x)
 
@@ -187,9 +193,6 @@ def test_tokens_lie_side_by_side(tiny):
 
 def test_teacher_and_student_share_the_first_branch(tiny, monkeypatch):
     """Both see the same latents there: it is computed once a step, and no number changes."""
-    from harmonica.training.logits import Logits
-    from harmonica.training.sdt import trajectory
-
     noise, found, calls, delta = torch.randn(3, *tiny.latent_shape), [], [], tiny.delta
     monkeypatch.setattr(tiny, "delta", lambda i, x, ctx: calls.append(i) or delta(i, x, ctx))
     row = Soft.row
@@ -199,7 +202,7 @@ def test_teacher_and_student_share_the_first_branch(tiny, monkeypatch):
         calls.clear()
         logits = Logits(torch.linspace(-2, 2, 4 * TINY_BRANCHES).view(4, -1), range(1, 4), lr=0.1)
         guided = Guided(tiny, LABELS, 1.5, 3)
-        x0, _ = trajectory(guided, DDIM(4), logits, Soft(tiny, 0.1), noise, torch.ones(4), 1e-3)
+        (x0,), _ = trajectory([Start(guided, noise)], DDIM(4), logits, [Soft(tiny)], torch.ones(4), 1e-3, 0.1)
         found.append((x0, logits.numpy()))
         assert calls.count(0) == (4 if shared else 7) and calls.count(1) == 7
     assert torch.equal(found[0][0], found[1][0]) and (found[0][1] == found[1][1]).all()

@@ -17,6 +17,7 @@ from harmonica.training import iepo
 from harmonica.training.logits import Logits
 from harmonica.training.sdt import trajectory
 from harmonica.training.soft import Soft
+from harmonica.training.starts import Start
 from harmonica.utils.errors import UserError
 
 BAR = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
@@ -168,16 +169,16 @@ def test_official_lambda_by_its_definition(tiny, name):
     images = []
     with torch.no_grad():
         for last in range(steps):
-            soft, plain = Soft(tiny, tau), Plain(tiny)
+            soft, plain = Soft(tiny), Plain(tiny)
 
             def output(x, s, last=last, soft=soft, plain=plain):
-                policy = plain if s > last else soft.row(logits.ratios(s) if s else None)
+                policy = plain if s > last else soft.row(logits.row(s, tau) if s else None)
                 return model.both(x[:2], sampler.timesteps[s], policy)
 
             state = sampler.begin(noise.repeat(2, 1, 1, 1))
             images.append(denoise(sampler, state, output, seeds=seeds))
     change = [(b - a).square().mean() for a, b in zip(images, images[1:], strict=False)]
-    own = iepo.official(model, sampler, logits, Soft(tiny, tau), noise, seeds)
+    own = iepo.official(model, sampler, logits, Soft(tiny), tau, noise, seeds)
     torch.testing.assert_close(own, torch.stack([torch.zeros(()), *change]), rtol=1e-3, atol=1e-6)
 
 
@@ -187,9 +188,9 @@ def test_training_walks_the_noise_of_inference(tiny, name):
     sampler, seeds = make_sampler(name, 5), StepSeeds(0, 0, 2)
     noise, labels = noise_and_labels(0, 0, 2, tiny.latent_shape, tiny.conditioning.count)
     model = Guided(tiny, labels, 1.5, 3)
-    logits = Logits(torch.zeros(5, TINY_BRANCHES), range(1, 5), 1e-9)
-    logits.ratios = lambda s: (logits.rows[s] * 0 + 90).sigmoid()
-    x0, _ = trajectory(model, sampler, logits, Soft(tiny, 0.1), noise, torch.ones(5), 0.0, stale=False, seeds=seeds)
+    logits = Logits(torch.full((5, TINY_BRANCHES), 90.0), range(5), 1e-9)
+    start = Start(model, noise, seeds)
+    (x0,), _ = trajectory([start], sampler, logits, [Soft(tiny)], torch.ones(5), 0.0, 0.1, stale=False)
     torch.testing.assert_close(x0, sample(model, sampler, Plain(tiny), noise, seeds), rtol=1e-4, atol=1e-4)
 
 

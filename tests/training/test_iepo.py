@@ -30,15 +30,15 @@ def test_official(parts, cfg):
     model = Guided(tiny, labels, cfg, 3)
 
     def image(last_on: int) -> torch.Tensor:
-        soft, x = Soft(tiny, TAU), noise.repeat(1 if cfg == 1 else 2, 1, 1, 1)
+        soft, x = Soft(tiny), noise.repeat(1 if cfg == 1 else 2, 1, 1, 1)
         for s, t in enumerate(sampler.timesteps):
-            policy = soft.row(logits.ratios(s) if s else None) if s <= last_on else Plain(tiny)
+            policy = soft.row(logits.row(s, TAU) if s else None) if s <= last_on else Plain(tiny)
             x = sampler.step(s, model.both(x[:2], t, policy), x)
         return x
 
     images = [image(s) for s in range(T)]
     slow = torch.stack([torch.zeros(())] + [(b - a).square().mean() for a, b in zip(images, images[1:], strict=False)])
-    fast = iepo.official(model, sampler, logits, Soft(tiny, TAU), noise)
+    fast = iepo.official(model, sampler, logits, Soft(tiny), TAU, noise)
     torch.testing.assert_close(fast, slow, rtol=1e-3, atol=1e-9)
     assert (fast[1:] > 0).all()
 
