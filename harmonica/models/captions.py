@@ -1,6 +1,7 @@
 """Caption lists: files identified by sha256.
 
-The first captions of a list are, in order, those of the tables' images; the others are for training routers.
+The first captions of a list are, in order, those of the tables' images; of the others, the next TRAINING_CAPTIONS are
+for training routers.
 """
 
 import csv
@@ -12,6 +13,7 @@ from pathlib import Path
 from harmonica.utils import UserError, file_hash, weights_folder, write_atomic
 
 SHARD = 500  # captions in one file of embeddings
+TRAINING_CAPTIONS = 4096  # at most so many of the others are embedded
 
 
 @dataclass(frozen=True)

@@ -1,35 +1,115 @@
-"""Training images as latents, for methods that learn from images: those shipped with a pocket model, or ImageNet's,
-encoded on request as in DiT's training."""
+"""Training images as latents, for methods that learn from images: those shipped with a pocket model, or ImageNet's.
 
+ImageNet is encoded once: `store_moments` writes the mean and standard deviation of every image's posterior, from which
+trainings draw.
+"""
+
+import io
+import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from harmonica.models.spec import Model
-from harmonica.utils import UserError
-from harmonica.utils.devices import default_device
+from harmonica.utils import UserError, digest, weights_folder, write_atomic, write_json
+from harmonica.utils.devices import require_gpu
 from harmonica.utils.images import PICTURES, pad_to_32, to_float
 
+SHARD = 5000  # images in one file of moments
+BATCH_PIXELS = 32 * 256**2  # encoded at a time
+FLIP_SEED = 0
 
-def training_latents(model: Model, vae):
-    """Latents (n, 4, h, w) by the autoencoder `vae`, unit variance, and labels (n,) of a model's training images.
 
-    Both are indexed by a tensor; ImageNet's are encoded on request. Raises UserError for a model without images.
-    """
-    path = model.training_images
-    if path is None:
-        raise UserError(f"there are no training images for {model.title}; a method that trains on images needs them")
-    if path.suffix != ".npz":
-        latents = ImageNetLatents(vae, model.resolution, path)
-        return latents, latents.labels
+class Latents(Protocol):
+    """Latents of training images."""
+
+    def __len__(self) -> int:
+        """Number of images."""
+        ...
+
+    def draw(self, index: Tensor, g: torch.Generator) -> Tensor:
+        """Latents (b, C, h, w), unit variance, float32 on the CPU, of the images at indices (b,). The training's
+        generator `g` is one of the CPU, so the draws are the same on every device."""
+        ...
+
+
+class Samples:
+    """One latent (n, C, h, w) of every image; a draw does not advance the generator."""
+
+    def __init__(self, latents: Tensor):
+        self.latents = latents
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    def draw(self, index: Tensor, g: torch.Generator) -> Tensor:
+        return self.latents[index]
+
+
+class Moments:
+    """The posteriors that `store_moments` has written to a folder, read row by row; `labels` is (n,). A draw is a new
+    sample of every image. Raises UserError if the folder is incomplete, or later a shard damaged."""
+
+    def __init__(self, folder: Path, command: str):
+        try:
+            about = json.loads((folder / "index.json").read_text())
+            images, self.scale = int(about["images"]), float(about["scaling_factor"])
+            self.labels = torch.from_numpy(np.load(folder / "labels.npy"))
+        except (OSError, ValueError, KeyError, TypeError, EOFError):
+            raise UserError(f"{folder} does not contain the moments of the training images: run `{command}`") from None
+        lacking = [k for k in range(-(-images // SHARD)) if not (folder / _shard_name(k)).is_file()]
+        if lacking:
+            raise UserError(f"{folder / _shard_name(lacking[0])} is missing: `{command}` makes what is missing")
+        self.folder, self.command = folder, command
+        self._open: dict[int, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def draw(self, index: Tensor, g: torch.Generator) -> Tensor:
+        mean, std = torch.from_numpy(np.stack([self._row(i) for i in index.tolist()])).float().chunk(2, 1)
+        return (mean + std * torch.randn(mean.shape, generator=g)) * self.scale
+
+    def _row(self, i: int) -> np.ndarray:
+        """Mean and standard deviation of an image, float16 (2C, h, w)."""
+        shard, k = divmod(i, SHARD)
+        path = self.folder / _shard_name(shard)
+        try:
+            if shard not in self._open:
+                self._open[shard] = np.load(path, mmap_mode="r")
+            return self._open[shard][k]
+        except (OSError, ValueError, IndexError, EOFError) as e:
+            raise UserError(f"{path} is damaged ({e}): delete it and run `{self.command}`") from None
+
+
+def _shard_name(k: int) -> str:
+    return f"{k:05d}.npy"
+
+
+def training_latents(model: Model, vae=None) -> tuple[Latents, Tensor]:
+    """Latents and labels (n,) of a model's training images: of shipped ones by the autoencoder `vae`, of ImageNet's by
+    stored moments. Raises UserError for a model without images, or if they or their moments are missing."""
+    path = _images(model)
+    if model.hub:
+        moments = Moments(moments_folder(model), f"harmonica moments {model.name}")
+        return moments, moments.labels
     return shipped_latents(path, vae)
 
 
-def shipped_latents(path: Path, vae) -> tuple[Tensor, Tensor]:
-    """Latents (n, 4, 8, 8), unit variance, and labels (n,) of a file of training images. Raises UserError if it is
-    missing."""
+def _images(model: Model) -> Path:
+    if model.training_images is None:
+        raise UserError(f"there are no training images for {model.title}; a method that trains on images needs them")
+    return model.training_images
+
+
+def shipped_latents(path: Path, vae) -> tuple[Latents, Tensor]:
+    """Latents and labels (n,) of a file of training images; a draw is always the same sample of an image. Raises
+    UserError if the file is missing."""
     if not path.is_file():
         raise UserError(
             f"{path}, the training images of this model, is missing; a method that trains on images needs it"
@@ -44,43 +124,132 @@ def shipped_latents(path: Path, vae) -> tuple[Tensor, Tensor]:
             vae.encode(to_float(images[i : i + 500]).to(vae.device)).latent_dist.sample(generator).cpu()
             for i in range(0, len(images), 500)
         ]
-    return (torch.cat(parts) * vae.config.scaling_factor).clone(), labels
+    return Samples((torch.cat(parts) * vae.config.scaling_factor).clone()), labels
 
 
-class ImageNetLatents:
-    """`latents[index]` for a tensor of indices (b,) gives (b, 4, h, w), scaled to unit variance; `labels` is (n,).
+def moments_folder(model: Model) -> Path:
+    """The folder of the moments of ImageNet, which models of one autoencoder and resolution share."""
+    form = 1  # of a shard
+    key = digest([model.repository("vae"), model.resolution, form, SHARD, FLIP_SEED])
+    return weights_folder() / "moments" / f"{model.folder_name('vae')}-{key}"
 
-    Images are cropped as ADM does, flipped at random, and encoded with a posterior sample. Raises UserError if
-    the folder of class folders is missing or empty.
+
+def store_moments(model: Model, workers: int = 0) -> Path:
+    """Encode all of ImageNet for a hub model; existing shards are kept. Returns the folder.
+
+    A shard has the posterior's mean, then its standard deviation, float16 (n, 2C, h, w), of images cropped as ADM does.
+    Each image is stored once, flipped or not as its index and FLIP_SEED decide; DiT's own training decides anew in
+    every epoch. Pictures are read by `workers` processes, or by this one. Raises UserError if there are no images, one
+    is damaged, or the folder's shards are of other images.
     """
+    from tqdm import tqdm
 
-    def __init__(self, vae, resolution: int, folder: Path):
-        classes = sorted(p for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
-        found = [(p, k) for k, c in enumerate(classes) for p in sorted(c.iterdir()) if p.suffix.lower() in PICTURES]
-        if not found:
-            raise UserError(
-                f"a method that trains on images needs ImageNet's: link the folder of its class folders to {folder}"
-            )
-        self.files = [p for p, _ in found]
-        self.labels = torch.tensor([k for _, k in found])
-        self.vae, self.resolution = vae, resolution
-        self._rng = np.random.default_rng(0)
+    from harmonica.models.loading import load_autoencoder
+
+    path = _images(model)
+    if not model.hub:
+        raise UserError(f"{model.title} is shipped with its training images, there is nothing to encode")
+    files, labels = pictures(path)
+    folder = moments_folder(model)
+    found = digest([str(f.relative_to(path)) for f in files])
+    shards = [range(i, min(i + SHARD, len(files))) for i in range(0, len(files), SHARD)]
+    missing = [k for k in range(len(shards)) if not (folder / _shard_name(k)).is_file()]
+    if len(missing) < len(shards) and _written(folder).get("pictures") != found:
+        raise UserError(f"{folder} has the moments of other images than those in {path}: delete it and run again")
+    _write_array(folder / "labels.npy", labels.numpy())
+    if not missing:
+        return folder
+    require_gpu(model.title)
+    vae = load_autoencoder(model)
+    about = {"images": len(files), "scaling_factor": vae.config.scaling_factor, "pictures": found}
+    write_json(folder / "index.json", about)
+    at_once = max(1, BATCH_PIXELS // model.resolution**2)
+    batches = {k: [shards[k][i : i + at_once] for i in range(0, len(shards[k]), at_once)] for k in missing}
+    pixels = Pictures(files, model.resolution, [b for own in batches.values() for b in own]).read(workers)
+    with tqdm(total=sum(len(shards[k]) for k in missing), desc=f"moments {model.name}", mininterval=5) as bar:
+        for k, own in batches.items():
+            parts = []
+            for batch in own:
+                parts.append(posterior(vae, next(pixels)))
+                bar.update(len(batch))
+            _write_array(folder / _shard_name(k), torch.cat(parts).numpy())
+    return folder
+
+
+def _written(folder: Path) -> dict:
+    """What is known of the shards in a folder."""
+    try:
+        return json.loads((folder / "index.json").read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def _write_array(path: Path, array: np.ndarray) -> None:
+    data = io.BytesIO()
+    np.save(data, array)
+    write_atomic(path, data.getvalue())
+
+
+@torch.inference_mode()
+def posterior(vae, pixels: Tensor) -> Tensor:
+    """Mean and standard deviation, float16 (b, 2C, h, w) on the CPU, of uint8 images (b, H, W, 3)."""
+    found = vae.encode(pixels.to(vae.device).permute(0, 3, 1, 2) / 127.5 - 1).latent_dist
+    return torch.cat([found.mean, found.std], 1).half().cpu()
+
+
+def pictures(folder: Path) -> tuple[list[Path], Tensor]:
+    """The pictures in a folder of class folders, in order, and their classes (n,): the folders that contain pictures,
+    counted in the order of their names. Hidden files and folders are ignored. Raises UserError if there are none."""
+    found = [_pictures_in(p) for p in _visible(folder) if p.is_dir()] if folder.is_dir() else []
+    classes = [own for own in found if own]
+    if not classes:
+        raise UserError(
+            f"a method that trains on images needs ImageNet's: link the folder of its class folders to {folder}"
+        )
+    labels = torch.arange(len(classes)).repeat_interleave(torch.tensor([len(own) for own in classes]))
+    return [p for own in classes for p in own], labels
+
+
+def _pictures_in(folder: Path) -> list[Path]:
+    return [p for p in _visible(folder) if p.suffix.lower() in PICTURES]
+
+
+def _visible(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+
+
+class Pictures(Dataset):
+    """Item k is the batch of pictures at the indices `batches[k]`, uint8 (b, size, size, 3), cropped and flipped."""
+
+    def __init__(self, files: list[Path], size: int, batches: list[range]):
+        self.files, self.size, self.batches = files, size, batches
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.batches)
 
-    @torch.inference_mode()
-    def __getitem__(self, index: Tensor) -> Tensor:
-        pixels = np.stack([self._read(self.files[i]) for i in index.tolist()])
-        x = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(default_device()) / 127.5 - 1
-        return (self.vae.encode(x).latent_dist.sample() * self.vae.config.scaling_factor).clone()
+    def __getitem__(self, k: int) -> Tensor | UserError:
+        # an error raised in another process would arrive as its traceback
+        try:
+            return torch.from_numpy(np.stack([self._read(i) for i in self.batches[k]]))
+        except UserError as e:
+            return e
 
-    def _read(self, path: Path) -> np.ndarray:
+    def read(self, workers: int) -> Iterator[Tensor]:
+        """All batches in order. Raises UserError for a damaged picture."""
+        for batch in DataLoader(self, batch_size=None, num_workers=workers):
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
+
+    def _read(self, i: int) -> np.ndarray:
         from PIL import Image
 
-        with Image.open(path) as opened:
-            image = centre_crop(opened.convert("RGB"), self.resolution)
-        return image[:, ::-1] if self._rng.random() < 0.5 else image
+        try:
+            with Image.open(self.files[i]) as opened:
+                image = centre_crop(opened.convert("RGB"), self.size)
+        except (OSError, SyntaxError, ValueError) as e:
+            raise UserError(f"{self.files[i]} is a damaged picture ({type(e).__name__})") from None
+        return image[:, ::-1] if np.random.default_rng([FLIP_SEED, i]).random() < 0.5 else image
 
 
 def centre_crop(image, size: int) -> np.ndarray:

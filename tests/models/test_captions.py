@@ -6,24 +6,27 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from harmonica.evaluation.distances import clip_score
 from harmonica.evaluation.features.base import Features
 from harmonica.evaluation.features.clip import Clip
 from harmonica.evaluation.references import folder_reference
-from harmonica.models import embeddings, loading, spec
+from harmonica.execution import Plain
+from harmonica.models import embeddings, get_model, loading, spec
 from harmonica.models.captions import CaptionList, write_coco
-from harmonica.models.embeddings import EmbeddedCaptions, embed
+from harmonica.models.embeddings import EmbeddedCaptions, embed, embedded
 from harmonica.models.spec import embeddings_folder
 from harmonica.utils.errors import UserError
 from harmonica.utils.files import file_hash
 
-TEXTS = [f"caption {i}" for i in range(7)]
+TEXTS = ["a", *(f"caption {i}" for i in range(1, 7)), "of no use"]
 
 
 @dataclass
 class Fake:
-    """A model whose text encoder writes a caption's length; it counts how often it was loaded."""
+    """A model whose text encoder writes a caption's length in its real tokens, of which it has at most 3 and at least
+    one, and NaN in the others; it counts how often it was loaded."""
 
     captions: CaptionList
     text_tokens: int = 3
@@ -34,8 +37,9 @@ class Fake:
         self.loads.append(1)
 
         def encode(texts):
-            lengths = torch.tensor([float(len(t)) for t in texts])
-            return lengths[:, None, None].expand(-1, 3, 2), (torch.arange(3) < lengths[:, None]).long()
+            lengths = torch.tensor([float(len(t)) for t in texts], dtype=torch.float16)
+            mask = torch.arange(3) < lengths.clamp(1)[:, None]
+            return lengths[:, None, None].expand(-1, 3, 2).masked_fill(~mask[..., None], torch.nan), mask.long()
 
         return encode
 
@@ -45,6 +49,7 @@ def fake(tmp_path, monkeypatch):
     monkeypatch.setenv("HARMONICA_WEIGHTS", str(tmp_path))
     for module in (embeddings, spec):
         monkeypatch.setattr(module, "SHARD", 3)
+        monkeypatch.setattr(module, "TRAINING_CAPTIONS", 2)
     monkeypatch.setattr(loading, "load_text_encoder", Fake.load_text_encoder)
     (tmp_path / "list.txt").write_text("\n".join(TEXTS) + "\n")
     return Fake(CaptionList("list", "list.txt", 5))
@@ -54,7 +59,36 @@ def test_embeddings_are_read_row_by_row(fake):
     rows = EmbeddedCaptions(embed(fake), 5)
     assert rows.count == 5 and rows.null == 7 and rows.training == range(5, 7)
     e, mask = rows(torch.tensor([6, 7, 0, 7]))  # 7 is the null prompt, ""
-    assert e[:, 0, 0].tolist() == [9, 0, 9, 0] and mask.sum(1).tolist() == [3, 0, 3, 0]
+    assert e.dtype == torch.float16 and mask.dtype == torch.long
+    assert e[..., 1].tolist() == [[9, 9, 9], [0, 0, 0], [1, 0, 0], [0, 0, 0]]
+    assert mask.tolist() == [[1, 1, 1], [1, 0, 0], [1, 0, 0], [1, 0, 0]]
+
+
+def test_only_what_is_read_is_stored(fake):
+    """Two of the three captions that are not for images, and no padding."""
+    stored = [load_file(p) for p in sorted(embed(fake).glob("*.safetensors"))]
+    assert [x["lengths"].tolist() for x in stored] == [[1, 3, 3], [3, 3, 3], [3, 1]]
+    assert [tuple(x["tokens"].shape) for x in stored] == [(7, 2), (9, 2), (4, 2)]
+
+
+def test_a_list_with_fewer_captions_for_training(fake, monkeypatch):
+    monkeypatch.setattr(embeddings, "TRAINING_CAPTIONS", 100)
+    assert EmbeddedCaptions(embed(fake), 5).training == range(5, 8)
+
+
+def test_padding_does_not_matter():
+    """The shipped model computes the same from rows padded by the text encoder, and from those on disk."""
+    model = get_model("pocket-pixart")
+    backbone, rows = loading.load_backbone(model), embedded(model)
+    texts, labels = model.captions.read(), torch.tensor([0, 5, 17, 399, 400, 3785])
+    padded, mask = loading.load_text_encoder(model)([texts[k] for k in labels])
+    stored, stored_mask = rows(labels)
+    zeros = padded * mask[..., None]
+    assert rows.training == range(400, 3786) and torch.equal(mask, stored_mask) and not torch.equal(padded, zeros)
+    torch.testing.assert_close(stored, zeros, atol=1e-5, rtol=1e-4)
+    x = torch.randn(len(labels), *backbone.latent_shape, generator=torch.Generator().manual_seed(0))
+    outputs = [Plain(backbone).evaluate(backbone, x, 500, backbone.read(e, mask)) for e in (padded, zeros)]
+    torch.testing.assert_close(*outputs, atol=1e-6, rtol=0)
 
 
 def test_only_what_is_missing_is_embedded(fake):
@@ -68,19 +102,21 @@ def test_only_what_is_missing_is_embedded(fake):
     assert {p for p in before if before[p] != after[p]} == {lost}
 
 
-def test_other_content_is_another_folder(fake, tmp_path):
+def test_other_content_is_another_folder(fake, tmp_path, monkeypatch):
     first = embeddings_folder(fake)
     (tmp_path / "list.txt").write_text("\n".join(["new", *TEXTS]) + "\n")
     again = Fake(CaptionList("list", "list.txt", 5))
     longer = Fake(CaptionList("list", "list.txt", 5), text_tokens=4)
-    assert len({first, embeddings_folder(again), embeddings_folder(longer)}) == 3
+    found = {first, *(embeddings_folder(m) for m in (again, longer))}
+    monkeypatch.setattr(spec, "TRAINING_CAPTIONS", 3)
+    assert len({*found, embeddings_folder(longer)}) == 4
 
 
 def test_lists_that_are_wrong(fake, tmp_path):
     with pytest.raises(UserError, match="is missing: see `harmonica captions --help`"):
         CaptionList("coco", "coco.txt", 5).read()
-    with pytest.raises(UserError, match="7 captions: 7 are for tables, none is left to train with"):
-        CaptionList("list", "list.txt", 7).read()
+    with pytest.raises(UserError, match="8 captions: 8 are for tables, none is left to train with"):
+        CaptionList("list", "list.txt", 8).read()
     path = tmp_path / "list.txt"
     assert CaptionList("list", "list.txt", 5, file_hash(path)).read() == TEXTS
     with pytest.raises(UserError, match="is not the list list: its sha256 begins with"):
