@@ -2,10 +2,12 @@
 case gives medians, the ratio, and the quartiles of the rounds' ratios."""
 
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,14 +21,17 @@ from harmonica.models import get_model
 from harmonica.models.random_weights import random_model
 from harmonica.plan import REUSE, Plan, Protocol, all_compute, cache_bytes, theoretical_speedup
 from harmonica.runtimes.compiled import Compiled
+from harmonica.runtimes.compiled_branches import CompiledBranches
 from harmonica.runtimes.cuda_graph import CudaGraph
 from harmonica.samplers import make_sampler
 from harmonica.training import Recipe, iepo
 from harmonica.training.logits import Logits
 from harmonica.training.sdt import trajectory
 from harmonica.training.soft import Soft
+from harmonica.training.starts import Start
 from harmonica.utils.devices import default_device
 from harmonica.utils.memory import Peak
+from harmonica.utils.precision import dtype_of, products
 
 # DiT's published sizes at 256×256: width, blocks, heads
 SIZES = {"DiT-S/2": (384, 12, 6), "DiT-B/2": (768, 12, 12), "28 narrow blocks": (16, 28, 2)}
@@ -94,14 +99,14 @@ def config_of(name: str) -> dict:
     )  # fmt: skip
 
 
-def random_backbone(name: str, dtype: torch.dtype = torch.float32):
+def random_backbone(name: str, precision: str = "float32"):
     """A model of the suite, or a DiT of that size, at its true shape with small random weights."""
     torch.manual_seed(0)
     model = DiT(config_of(name), name, original=True) if name in SIZES else random_model(get_model(name))
     model.eval().requires_grad_(False)
     for p in model.parameters():
         p.normal_(std=0.02)
-    return in_precision(model.to(default_device()), dtype)
+    return in_precision(model.to(default_device()), dtype_of(precision))
 
 
 @dataclass
@@ -109,17 +114,18 @@ class Setting:
     """What a case samples: a model with random weights, `batch` images from noise under DDIM."""
 
     title: str
+    precision: str
     backbone: Backbone
     protocol: Protocol
     batch: Batch
 
     @staticmethod
     def of(name: str, precision: str, batch: int, steps: int, cfg: float = 1.0) -> "Setting":
-        backbone = random_backbone(name, getattr(torch, precision))
+        backbone = random_backbone(name, precision)
         labels = torch.zeros(batch, dtype=torch.long, device=backbone.device)
         noise = torch.randn(batch, *backbone.latent_shape, device=backbone.device)
         title = name if precision == "float32" else f"{name} {precision}"
-        return Setting(title, backbone, Protocol(name, "ddim", steps, cfg), Batch(noise, labels))
+        return Setting(title, precision, backbone, Protocol(name, "ddim", steps, cfg), Batch(noise, labels))
 
     @property
     def on_gpu(self) -> bool:
@@ -135,13 +141,19 @@ class Setting:
 
     def run(self, policy: Policy) -> Callable[[], torch.Tensor]:
         sampled = Run(self.backbone, self.uncached, self.batch.labels, policy)
-        return lambda: sampled(self.batch.noise)
+
+        def once() -> torch.Tensor:
+            with products(self.precision):
+                return sampled(self.batch.noise)
+
+        return once
 
     def recorded(self, policy: Policy) -> Callable[[], torch.Tensor]:
         """On a GPU as one CUDA graph, to avoid waiting for Python; on a CPU unchanged."""
         if not self.on_gpu:
             return self.run(policy)
-        graph = CudaGraph(Run(self.backbone, self.uncached, self.batch.labels, policy), self.batch.noise)
+        with products(self.precision):
+            graph = CudaGraph(Run(self.backbone, self.uncached, self.batch.labels, policy), self.batch.noise)
         return lambda: graph(self.batch.noise)
 
 
@@ -149,7 +161,9 @@ def settings(sizes: tuple[str, ...] = (), **more) -> Iterator[Setting]:
     """The settings of this device's models, or of those requested."""
     on_gpu = default_device().type == "cuda"
     for name in sizes or (ON_GPU if on_gpu else ON_CPU):
-        for precision in ("bfloat16", "float16") if on_gpu else ("float32",):
+        for precision in (
+            ("float16", "tf32") if on_gpu and name == ON_GPU[0] else ("float16",) if on_gpu else ("float32",)
+        ):
             yield Setting.of(name, precision, **more)
 
 
@@ -195,20 +209,27 @@ def inference(rounds: int, sizes: tuple[str, ...] = (), batch: int = 8, steps: i
             yield compared("inference", name, ("uncached", "cached"), pair, theory, says)
 
 
+def diffusers_dit(config: dict):
+    """diffusers' DiT with random weights; as in a trained one, all blocks embed time and label alike."""
+    from diffusers import DiTTransformer2DModel
+
+    torch.manual_seed(0)
+    model = DiTTransformer2DModel(**config).eval().requires_grad_(False)
+    first = model.transformer_blocks[0].norm1.emb.state_dict()
+    for block in model.transformer_blocks:
+        block.norm1.emb.load_state_dict(first)
+    return model
+
+
 def plain(rounds: int, sizes: tuple[str, ...] = (), batch: int = 4, steps: int = 4) -> Iterator[Line]:
     """Uncached guided sampling of DiTs against diffusers' own class and scheduler, on the same weights."""
-    from diffusers import DDIMScheduler, DiTTransformer2DModel
+    from diffusers import DDIMScheduler
 
     for case in settings(sizes, batch=batch, steps=steps, cfg=1.5):
         own, noise, labels = case.backbone, case.batch.noise, case.batch.labels
         if not isinstance(own, DiT):
             continue
-        torch.manual_seed(0)
-        theirs = DiTTransformer2DModel(**own.config).eval().requires_grad_(False)
-        first = theirs.transformer_blocks[0].norm1.emb.state_dict()
-        for block in theirs.transformer_blocks:
-            block.norm1.emb.load_state_dict(first)
-        theirs.to(own.device, own.dtype)
+        theirs = diffusers_dit(own.config).to(own.device, own.dtype)
         own.load_weights(theirs.state_dict())
         both = torch.cat([labels, torch.full_like(labels, own.conditioning.null)])
         scheduler = DDIMScheduler(1000, 1e-4, 0.02, "linear", clip_sample=False)
@@ -234,28 +255,45 @@ def plain(rounds: int, sizes: tuple[str, ...] = (), batch: int = 4, steps: int =
 
 
 def compiled(rounds: int, sizes: tuple[str, ...] = (), batch: int = 8, steps: int = 8) -> Iterator[Line]:
-    """torch.compile and the cache, each alone and together, at 50 % in whole steps; of the first model only, since each
-    takes minutes. Compile time is reported separately."""
+    """torch.compile by step, by kind of branch, and the cache, each alone and together, at 50 % in whole steps; of the
+    first model only, since each takes minutes. Compile time is reported separately."""
     for case in islice(settings(sizes, batch=batch, steps=steps), None if sizes else 1):
         backbone, plan = case.backbone, in_whole_steps(steps, case.branches, 50)
+        branches, both = CompiledBranches(backbone), Compiled(backbone, plan)
         policies = {
             "uncached": Planned(backbone, case.uncached),
             "cached": Planned(backbone, plan),
+            "branches": branches.policy(case.uncached),
+            "branches + cached": (by_branch := branches.policy(plan)),
             "compiled": Compiled(backbone, case.uncached),
-            "compiled + cached": (both := Compiled(backbone, plan)),
+            "compiled + cached": both,
         }
-        started = time.perf_counter()
-        case.run(both)()
-        took = f"{time.perf_counter() - started:.1f} s to compile {len(set(both.kinds))} kinds of steps; target above 1"
+        compiles = {
+            "branches + cached": (by_branch, f"{len(set(backbone.layout.kinds))} kinds of branches"),
+            "compiled + cached": (both, f"{len(set(both.kinds))} kinds of steps"),
+        }
+        took = {
+            this: f"{_first_over_second(case.run(policy)):.1f} s to compile {kinds}; target above 1"
+            for this, (policy, kinds) in compiles.items()
+        }
         times = interleaved({name: case.recorded(policy) for name, policy in policies.items()}, rounds)
         theory = theoretical_speedup(plan, backbone.layout)
-        for other in list(policies)[:-1]:
+        for this, text in took.items():
+            for other in ("uncached", "cached", alone := this.removesuffix(" + cached")):
 
-            def says(ratio: float, other=other, took=took, theory=theory) -> str:
-                return f"real/theory {ratio / theory:.2f} of {theory:.2f}x; {took}" if other == "compiled" else took
+                def says(ratio: float, by_theory=other == alone, text=text, theory=theory) -> str:
+                    return f"real/theory {ratio / theory:.2f} of {theory:.2f}x; {text}" if by_theory else text
 
-            pair = times[other], times["compiled + cached"]
-            yield compared("compiled", case.title, (other, "compiled + cached"), pair, says=says)
+                yield compared("compiled", case.title, (other, this), (times[other], times[this]), says=says)
+
+
+def _first_over_second(run: Callable[[], Any]) -> float:
+    """The seconds by which the first call takes longer."""
+    times = [time.perf_counter()]
+    for _ in range(2):
+        run()
+        times.append(time.perf_counter())
+    return 2 * times[1] - times[0] - times[2]
 
 
 def training(rounds: int, sizes: tuple[str, ...] = (), batch: int = 4, steps: int = 4) -> Iterator[Line]:
@@ -264,9 +302,10 @@ def training(rounds: int, sizes: tuple[str, ...] = (), batch: int = 4, steps: in
     device = default_device()
     on_gpu = device.type == "cuda"
     for name in sizes or (ON_GPU[:1] if on_gpu else ON_CPU):
-        for precision in ("float32", "bfloat16") if on_gpu else ("float32",):
+        for precision in ("tf32", "bfloat16") if on_gpu else ("float32",):
             case = Setting.of(name, precision, batch, steps, cfg=1.5)
-            yield from _training(case, rounds, batch, steps)
+            with products(precision):
+                yield from _training(case, rounds, batch, steps)
 
 
 def _training(case: Setting, rounds: int, batch: int, steps: int) -> Iterator[Line]:
@@ -278,12 +317,12 @@ def _training(case: Setting, rounds: int, batch: int, steps: int) -> Iterator[Li
         g = torch.Generator().manual_seed(0)
         return Logits.random(steps, case.branches, range(1, steps), recipe, g, noise.device)
 
-    def walk(tokens: int) -> Callable[[], Any]:
-        logits = random_logits()
-        return lambda: trajectory(guided, sampler, logits, Soft(backbone, 0.1, {}, tokens), noise, weights, 1e-7)
+    def walk(checkpointing: bool) -> Callable[[], Any]:
+        logits, start, soft = random_logits(), Start(guided, noise), Soft(backbone, checkpointing=checkpointing)
+        return lambda: trajectory([start], sampler, logits, [soft], weights, 1e-7, 0.1)
 
     plain_side = case.run(Plain(backbone))
-    times = interleaved({"plain": plain_side, "SDT": walk(10**9), "SDT, checkpointed": walk(0)}, rounds)
+    times = interleaved({"plain": plain_side, "SDT": walk(False), "SDT, checkpointed": walk(True)}, rounds)
     passes = {name: [v / steps for v in t] for name, t in times.items()}
     for name in ("SDT", "SDT, checkpointed"):
         # the first step of a trajectory only fills the cache: it is one plain pass
@@ -291,7 +330,7 @@ def _training(case: Setting, rounds: int, batch: int, steps: int) -> Iterator[Li
         yield compared("training", f"{case.title}, {name}", ("a step", "plain pass"), (step, passes["plain"]), 1.0,
                        lambda ratio: f"{ratio:.2f} plain passes/step, target 3.1")  # fmt: skip
     logits = random_logits()
-    shared = interleaved({"λ": lambda: iepo.official(guided, sampler, logits, Soft(backbone, 0.1), noise),
+    shared = interleaved({"λ": lambda: iepo.official(guided, sampler, logits, Soft(backbone), 0.1, noise),
                           "plain": plain_side}, max(1, rounds // 2))  # fmt: skip
     whole = [steps * v for v in shared["plain"]]  # T passes of the full trajectory, as released
     yield compared("training", f"{case.title}, λ of {steps} steps", ("T passes", "shared"), (whole, shared["λ"]), 1.0,
@@ -330,7 +369,45 @@ def metrics(rounds: int, samples: int = 50_000, references: int = 10_000, width:
     yield Line("metrics", case, "peak", "target", used, 4.0, "GB", used / 4, used / 4, used / 4, f"{seconds:.0f} s")
 
 
+def startup(rounds: int, name: str = "dit-xl-2-256", blocks: int | None = None) -> Iterator[Line]:
+    """Loading a backbone at its true size: taking over the file's tensors against copying them into random ones."""
+    from safetensors.torch import save_file
+
+    from harmonica.models.loading import load_weights, new_backbone
+    from harmonica.models.random_weights import build_backbone
+
+    model, device = get_model(name), default_device()
+    config = model.config | {"num_layers": blocks or model.depth}
+    with tempfile.TemporaryDirectory() as folder:
+        save_file(diffusers_dit(config).state_dict(), Path(folder) / "diffusion_pytorch_model.safetensors")
+
+        def taken_over() -> Backbone:
+            with torch.device("meta"):
+                backbone = new_backbone(model, config)
+            return load_weights(backbone, Path(folder), model.title, device).to(device)
+
+        def copied() -> Backbone:
+            backbone = build_backbone(model, blocks).to(device)
+            backbone.load_state_dict(taken_over().state_dict())
+            return backbone
+
+        times = interleaved({"copied": copied, "taken over": taken_over}, rounds)
+    fewer = f", {blocks} blocks" if blocks else ""
+    names, says = ("copied into random weights", "taken over"), "target of the second 5 s"
+    yield compared("startup", f"{name}{fewer}", names, (times["copied"], times["taken over"]), says=lambda _: says)
+
+
+def attention(rounds: int, sizes: tuple[str, ...] = (), batch: int = 8, steps: int = 2) -> Iterator[Line]:
+    """Sampling in TF32, whose attention runs the kernels of float16, against exact float32 products: on a GPU only."""
+    if default_device().type == "cpu":
+        return
+    for name in sizes or ON_GPU[:2]:
+        cases = [Setting.of(name, precision, batch, steps) for precision in ("float32", "tf32")]
+        times = interleaved({c.precision: c.run(Planned(c.backbone, c.uncached)) for c in cases}, rounds)
+        yield compared("attention", name, ("float32", "tf32"), (times["float32"], times["tf32"]))
+
+
 SUITES = {
     "inference": inference, "plain": plain, "compiled": compiled, "training": training, "memory": memory,
-    "metrics": metrics,
+    "metrics": metrics, "startup": startup, "attention": attention,
 }  # fmt: skip

@@ -10,7 +10,7 @@ EXAMPLE = "harmonica bench inference --rounds 5"
 
 
 def add_arguments(parser) -> None:
-    suites = ["inference", "plain", "compiled", "training", "memory", "metrics"]
+    suites = ["inference", "plain", "compiled", "training", "memory", "metrics", "startup", "attention"]
     parser.add_argument("suites", nargs="+", choices=suites)
     parser.add_argument("--rounds", type=int, default=3, help="of both sides, interleaved; default: %(default)s")
     parser.add_argument("-o", "--out", type=Path, help="also write a csv, with its provenance beside it; in a folder, "
@@ -24,11 +24,12 @@ def run(args) -> None:
 
     from harmonica.checks import bench
     from harmonica.utils import provenance, write_atomic, write_json
+    from harmonica.utils.devices import default_device
 
     if args.rounds < 1:
         raise UserError(f"a benchmark needs at least one round, got {args.rounds}")
     device = provenance.device()
-    if args.need_gpu and not torch.cuda.is_available():
+    if args.need_gpu and default_device().type == "cpu":
         raise UserError(f"no GPU is available here, only {device}")
     out = args.out
     if out and not out.suffix:

@@ -4,6 +4,7 @@ import re
 
 import pandas as pd
 import pytest
+import torch
 
 from harmonica.checks import bench
 from harmonica.cli import main
@@ -40,6 +41,16 @@ def test_every_suite_measures(suite, lines):
     found = list(bench.SUITES[suite](1, sizes=("28 narrow blocks",), batch=1, steps=8))
     assert len(found) == lines and all(x.this_value > 0 and x.that_value > 0 and x.ratio > 0 for x in found)
     assert len({str(x) for x in found}) == lines
+
+
+def test_start_up_of_a_few_blocks():
+    (line,) = bench.startup(1, blocks=1)
+    assert line.this == "copied into random weights" and line.that_value > 0
+
+
+def test_attention_is_compared_on_a_gpu_only(monkeypatch):
+    monkeypatch.setattr(bench, "default_device", lambda: torch.device("cpu"))
+    assert list(bench.attention(1)) == []
 
 
 def test_a_benchmark_that_needs_a_gpu(capsys, monkeypatch):

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from harmonica.execution import Guided, Planned
 from harmonica.plan import REUSE, Plan
 from harmonica.runtimes.compiled import Compiled
+from harmonica.runtimes.compiled_branches import CompiledBranches
 from harmonica.runtimes.cuda_graph import CudaGraph
 from harmonica.samplers.ddim import DDIM
 
@@ -68,7 +69,7 @@ def test_generated_code(tiny):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("kind", [Planned, Compiled])
+@pytest.mark.parametrize("kind", [Planned, Compiled, lambda model, plan: CompiledBranches(model).policy(plan)])
 def test_a_trajectory_as_one_cuda_graph(tiny, kind):
     model, plan, noise = tiny.cuda(), fora(9, 3), torch.randn(3, *tiny.latent_shape, device="cuda")
     guided, policy = Guided(model, torch.tensor([0, 3, 4], device="cuda"), 1.5, 3), kind(model, plan)
