@@ -1,273 +1,288 @@
 """The estimated cost of a workflow run: time, disk and memory of every rule.
 
-Work is counted in evaluations of the model, from the plans' MACs and the recipes, and multiplied by this machine's time
-for one, measured on a few batches at the true shape with random weights: run it on the target machine.
+Work is counted in evaluations of the model, from the plans' MACs and the recipes, and multiplied by the time of one:
+by the published speed of a GPU (`published`), or as measured on this machine (`measured`). Memory is predicted from
+shapes, as the jobs themselves do.
 """
 
-import os
-import statistics
-import subprocess
-import sys
-import time
+from __future__ import annotations
+
+import heapq
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import cache
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
-import torch
 
-from harmonica.evaluation.distances import Gaussian
-from harmonica.evaluation.features.base import Features
-from harmonica.evaluation.features.networks import get_extractor
-from harmonica.evaluation.metrics import Evidence, measure
-from harmonica.evaluation.references import Reference
-from harmonica.execution import Guided, Plain
-from harmonica.experiments.config import Row, rows, uncached
+from harmonica.evaluation.generate import batch_size
+from harmonica.experiments import Row
+from harmonica.experiments import config as configuration
 from harmonica.experiments.sharding import shard_count
 from harmonica.models import Model, get_model
-from harmonica.models.loading import decoder, load_autoencoder
-from harmonica.models.random_weights import build_autoencoder, random_model, weight_bytes
-from harmonica.plan import Protocol, macs
-from harmonica.samplers import make_sampler
-from harmonica.training import LearnedSettings, Recipe, sdt
-from harmonica.training.logits import Logits
-from harmonica.training.soft import Soft
-from harmonica.utils.memory import Peak
+from harmonica.models.captions import TRAINING_CAPTIONS
+from harmonica.plan import REUSE, Plan, macs
+from harmonica.plan.costs import run_bytes, weight_bytes
+from harmonica.training import LearnedSettings
+from harmonica.training.memory import Split
+from harmonica.utils import UserError
 
-REPEATS = 3
-LONG_S = 2.0
 SEARCH = 1.15  # rounds of a search for β over those of a training with given β: mean of table 1's nine rows
-CPU_MACS = 5e11  # of a batch that is timed on a CPU, where larger ones are no faster per image
-SAMPLE_OF_FEATURES = 2000  # metrics are timed on this many, then scaled
+RECOMPUTED = 4.1 / 3.1  # of the time of an update, with checkpointing
+ALL_THREADS = -1
+START_UP_S = 20.0  # of a GPU job: imports, weights, the first kernels
+POCKET_START_UP_S = 4.0  # of a job at the pocket scale
+IMAGENET = 1_281_167
+FEATURE_BYTES = 4 * (2048 + 2023 + 1008)  # of an image
+TOKEN_BYTES, MEAN_TOKENS = 2 * 4096, 14  # of a caption's embedding
+ENCODER_BYTES = 9.6e9  # T5-XXL's in float16, for whom captions are embedded
+METRICS_BYTES = 3e9  # features in float64, and a block of distances
+
+
+class Speed(Protocol):
+    """Seconds per image of a model's work; see `published.Published`."""
+
+    def evaluation(self, batch: int, cfg: float, precision: str = "float32", threads: int = 0) -> float: ...
+    def update(self, batch: int, cfg: float, precision: str = "float32") -> float: ...
+    def decoding(self, batch: int) -> float: ...
+    def encoding(self) -> float: ...
+    def features(self, batch: int = 100) -> float: ...
+    def distances(self, images: int) -> float: ...
 
 
 @dataclass
-class Rule:
-    """Totals of one rule's jobs: their number, seconds with start-up, bytes written; peak memory (bytes) of one."""
+class Job:
+    """One job of the workflow: seconds with start-up, peak bytes of memory, bytes written, and what it waits for."""
 
-    jobs: int = 0
-    seconds: float = 0.0
-    disk: float = 0.0
+    rule: str
+    seconds: float
     memory: float = 0.0
-
-    def add(self, jobs: int, seconds: float, memory: float, disk: float = 0.0) -> None:
-        self.jobs += jobs
-        self.seconds += seconds
-        self.disk += disk
-        self.memory = max(self.memory, memory)
+    disk: float = 0.0
+    after: list[Job] = field(default_factory=list)
+    slots: int = 1  # that it takes; 0 is all
 
 
-class Machine:
-    """Seconds and bytes that one model's work takes here, each measured once."""
+@dataclass(frozen=True)
+class Estimate:
+    """The jobs of tables."""
 
-    def __init__(self, model: Model):
-        self.model = model
-        self.backbone = random_model(model)
-        self.weights = float(weight_bytes(model))
-        self.memory = 0.0
+    tables: dict[str, dict[str, Any]]  # configurations
+    speed: Callable[[Model], Speed]
+    start_up_s: float = START_UP_S
 
-    def tried(self, batch: int, cfg: float = 1.0) -> int:
-        """How many images of a batch are timed: on a CPU up to CPU_MACS."""
-        one = self.backbone.layout.macs * (1 if cfg == 1.0 else 2)
-        return batch if torch.cuda.is_available() else max(1, min(batch, int(CPU_MACS / one)))
+    def jobs(self) -> list[Job]:
+        """All jobs, those that others wait for first. Raises UserError if a job does not fit into gpu_memory."""
+        out: list[Job] = []
+        plans: dict[str, Job] = {}
+        first: dict[Any, Job] = {}  # by protocol: the metrics of the uncached row, before which nothing is trained
+        prepared = self._prepared(out)
+        for about in self.tables.values():
+            if not about.get("costs"):
+                self._images(out, about, plans, first, prepared)
+        for about in self.tables.values():
+            for row in configuration.rows(about):
+                if row.slug not in plans:
+                    waits = prepared[row.experiment.protocol.model]
+                    self._plan(out, about, row, plans, waits + _of(first, row))
+        return out
 
-    def timed(self, once: Callable[[], Any], share: float = 1.0) -> float:
-        """Median seconds of one call after a warm-up; a call above LONG_S is not repeated. `share`: the part of the
-        intended batch that it runs."""
-        peak, times = Peak(), []
-        for _ in range(1 + REPEATS):
-            started = time.perf_counter()
-            once()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            times.append(time.perf_counter() - started)
-            if times[0] > LONG_S:
-                break
-        self.memory = max(self.memory, 1e6 * peak.megabytes() / share)
-        return statistics.median(times[1:] or times)
+    def _prepared(self, out: list[Job]) -> dict[str, list[Job]]:
+        """What comes before a model's jobs: embedded captions, and encoded images if a method reads them."""
+        rows = [(about, r) for about in self.tables.values() for r in configuration.rows(about)]
+        done: dict[str, list[Job]] = {r.experiment.protocol.model: [] for _, r in rows}
+        for name in done:
+            model, speed = get_model(name), self.speed(get_model(name))
+            own = [(about, r) for about, r in rows if r.experiment.protocol.model == name]
+            if model.hub and any(r.experiment.reads.images for _, r in own):
+                disk = IMAGENET * 2 * 2 * 4 * (model.resolution // 8) ** 2
+                memory = model.autoencoder_bytes + 32 * 256**2 * 2600
+                done[name].append(Job("moments", self.start_up_s + IMAGENET * speed.encoding(), memory, disk))
+            if model.hub and model.captions:
+                captions = max(about["images"] for about, _ in own) + TRAINING_CAPTIONS
+                # the text encoder's half precision is some hundred captions a second on any of these GPUs
+                disk = captions * MEAN_TOKENS * TOKEN_BYTES
+                done[name].append(Job("embed", self.start_up_s + captions / 200, ENCODER_BYTES, disk))
+        out += [job for jobs in done.values() for job in jobs]
+        return done
 
-    def _begin(self, batch: int, cfg: float) -> tuple[Guided, torch.Tensor]:
-        device = self.backbone.device
-        labels = torch.zeros(batch, dtype=torch.long, device=device)
-        protocol = Protocol(self.model.name, self.model.sampler, 1, cfg)
-        noise = torch.randn(batch, *self.backbone.latent_shape, device=device)
-        return Guided.by(protocol, self.backbone, labels), noise
-
-    @cache  # noqa: B019  (a machine lives as long as the process)
-    def evaluation(self, batch: int, cfg: float, threads: int = 0) -> float:
-        """Seconds per image of one plain evaluation, with guidance, on `threads` threads (0: as set)."""
-        tried, before = self.tried(batch, cfg), torch.get_num_threads()
-        guided, noise = self._begin(tried, cfg)
-        torch.set_num_threads(threads or before)
-        with torch.inference_mode():
-            seconds = self.timed(lambda: guided(noise, 500, Plain(self.backbone)), tried / batch) / tried
-        torch.set_num_threads(before)
-        return seconds
-
-    @cache  # noqa: B019
-    def update(self, batch: int, cfg: float) -> float:
-        """Seconds per image of one update: teacher, student, and gradient of a row of logits."""
-        tried = self.tried(batch, cfg)
-        guided, noise = self._begin(tried, cfg)
-        sampler, branches = make_sampler("ddim", 2), len(self.backbone.layout.branches)
-        logits = Logits.random(2, branches, range(1, 2), Recipe(1, tried, 0.01), torch.Generator(), noise.device)
-        both = self.timed(
-            lambda: sdt.trajectory(guided, sampler, logits, Soft(self.backbone, 0.1), noise, torch.ones(2), 1e-7),
-            tried / batch,
+    def _plan(self, out: list[Job], about: dict, row: Row, plans: dict[str, Job], after: list[Job]) -> None:
+        """The training of a row; other plans cost nothing, but wait for the plan they start from."""
+        e = row.experiment
+        if not isinstance(e.method, LearnedSettings):
+            source = next((r for r in configuration.rows(about) if r.slug == row.requires), None)
+            if source and source.slug not in plans:
+                self._plan(out, about, source, plans, after)
+            plans[row.slug] = plans[source.slug] if source else Job("plan", 0.0)
+            return
+        precision = configuration.precision(about, "training", e.model)
+        work, itemsize = e.method.work(e.protocol, e.model.scale), itemsize_of(precision)
+        split = Split.of(
+            e.model.layout, work.batch, memory_of(about), e.method.checkpointing, itemsize,
+            guided=work.guided or work.measured > 0, graph_steps=work.graph_steps, keeps_cache=work.keeps_cache,
+        )  # fmt: skip
+        speed, cfg = self.speed(e.model), e.protocol.cfg if work.guided else 1.0
+        recomputed = RECOMPUTED if split.checkpointing else 1.0
+        seconds = (
+            work.evaluations * speed.evaluation(work.batch, cfg, precision)
+            + work.updates * speed.update(work.batch, cfg, precision) * recomputed
+            + work.measured * speed.evaluation(work.batch, e.protocol.cfg, "float32")
         )
-        return max(0.0, both / tried - self.evaluation(batch, cfg))
+        seconds *= SEARCH if e.method.beta is None else 1.0
+        plans[row.slug] = Job("train", seconds + self.start_up_s, split.peak, after=after)
+        out.append(plans[row.slug])
 
-    @cache  # noqa: B019
-    def decoding(self, batch: int) -> float:
-        """Seconds per image"""
-        vae = build_autoencoder(self.model) if self.model.hub else load_autoencoder(self.model)
-        tried = self.tried(batch)
-        decode, latents = decoder(vae.to(self.backbone.device)), self._begin(tried, 1.0)[1]
-        with torch.inference_mode():
-            return self.timed(lambda: decode(latents), tried / batch) / tried
+    def _images(
+        self,
+        out: list[Job],
+        about: dict,
+        plans: dict[str, Job],
+        first: dict[Any, Job],
+        prepared: dict[str, list[Job]],
+    ) -> None:
+        """Sampling, metrics and latency of a table."""
+        rows, sampling, images = configuration.rows(about), about["sampling"], about["images"]
+        once = sorted({r.slug: r for r in rows}.values(), key=lambda r: r.experiment.name != "full")
+        shards = shard_count(images, sampling["chunk"], sampling["shards"])
+        with_features = "keep" in sampling
+        groups = [once] if sampling["grouping"] == "all" else [[r] for r in once]
+        for group in groups:  # those of uncached rows first
+            waits, seconds, disk, memory = [], 0.0, 0.0, 0.0
+            for row in group:
+                e, model = row.experiment, row.experiment.model
+                own = prepared[e.protocol.model] + _of(first, row)
+                if row.slug not in plans:
+                    self._plan(out, about, row, plans, own)
+                waits += [*own, plans[row.slug]]
+                speed, precision = self.speed(model), configuration.precision(about, "sampling", model)
+                plan = stand_in(row)
+                batch, peak = _batch(about, plan, model, sampling.get("batch"), precision)
+                one = plan.steps * _share(row, rows) * speed.evaluation(batch, e.protocol.cfg, precision)
+                one += speed.decoding(batch) + with_features * speed.features()
+                seconds, memory = seconds + images * one, max(memory, peak)
+                kept = min(images, sampling.get("keep", images))
+                disk += kept * model.image_bytes + with_features * images * FEATURE_BYTES
+            sampled = [
+                Job("sample", self.start_up_s + seconds / shards, memory, disk / shards, waits) for _ in range(shards)
+            ]
+            out += sampled
+            for case in about["cases"]:
+                of_case = [r for r in group if r.case == case]
+                if of_case:
+                    model = of_case[0].experiment.model
+                    one = self.speed(model).distances(images)
+                    one += 0.0 if with_features else images * self.speed(model).features()
+                    memory = METRICS_BYTES if model.hub else 0.0
+                    out.append(Job("metrics", self.start_up_s + len(of_case) * one, memory, after=sampled))
+                    if model.hub and of_case[0].experiment.name == "full":
+                        first.setdefault(of_case[0].experiment.protocol, out[-1])
+        self._latency(out, about, once, plans, rows)
 
-    @cache  # noqa: B019
-    def features(self, batch: int = 100) -> float:
-        """Seconds per image, feature network."""
-        images, extract = self._images(batch), self._extractor()
-        return self.timed(lambda: extract(images)) / batch
-
-    def _images(self, count: int) -> np.ndarray:
-        side = self.model.resolution
-        shape = (count, side, side) if self.model.extractor == "fashion-mnist-cnn" else (count, side, side, 3)
-        return np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8)
-
-    def _extractor(self) -> Callable:
-        return _random_inception() if self.model.hub else get_extractor(self.model.extractor)
-
-    @cache  # noqa: B019
-    def distances(self, images: int) -> float:
-        """Seconds of the metrics of this many images, scaled from fewer random features."""
-        some, real = min(images, SAMPLE_OF_FEATURES), 10_000
-        f = self._extractor()(self._images(2))
-        rng = np.random.default_rng(0)
-        generated, others = (
-            Features(*(rng.standard_normal((n, x.shape[1]), dtype=np.float32) for x in (f.pooled, f.spatial, f.logits)))
-            for n in (some, real if not self.model.hub else some)
-        )
-        r = Reference(Gaussian.of(others.pooled), Gaussian.of(others.spatial), others.pooled)
-        grows = images / some * real / len(others.pooled)
-        return self.timed(lambda: measure(Evidence(generated, r))) * grows
-
-
-def _random_inception() -> Callable:
-    import tempfile
-    from pathlib import Path
-
-    from harmonica.evaluation.features.inception import inception_features, save_random_weights
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "inception.pth"
-        save_random_weights(path)
-        return inception_features(path)
-
-
-def start_ups() -> dict[str, float]:
-    """Seconds that a job of each rule takes for its largest imports, in fresh processes."""
-    needs = {"plan": "torch._dynamo", "sample": "diffusers.models.autoencoders.autoencoder_kl",
-             "metrics": "torch, cleanfid.fid", "latency": "torch", "table": "matplotlib.pyplot, pandas"}  # fmt: skip
-
-    def seconds(modules: str) -> float:
-        started = time.perf_counter()
-        subprocess.run([sys.executable, "-c", f"import {modules}"], check=True, capture_output=True)
-        return time.perf_counter() - started
-
-    with ThreadPoolExecutor(max(1, min(4, len(os.sched_getaffinity(0))))) as pool:
-        return dict(zip(needs, pool.map(seconds, needs.values()), strict=True))
+    def _latency(self, out: list[Job], about: dict, once: list[Row], plans: dict[str, Job], table: list[Row]) -> None:
+        seconds = memory = 0.0
+        for row in once:
+            e, latency = row.experiment, about["latency"]
+            precision, plan = configuration.precision(about, "latency", e.model), stand_in(row)
+            batch, peak = _batch(about, plan, e.model, latency["batch"], precision)
+            one = self.speed(e.model).evaluation(batch, e.protocol.cfg, precision, ALL_THREADS)
+            seconds += (latency["rounds"] + 1) * batch * plan.steps * _share(row, table) * one
+            memory = max(memory, peak)
+        out.append(Job("latency", self.start_up_s + seconds, memory, after=[plans[r.slug] for r in once], slots=0))
 
 
-def estimate(tables: dict[str, dict], scale: str, start_up: dict[str, float]) -> dict[str, Rule]:
-    """Rules of the workflow for these tables (name -> configuration); `start_up`: seconds of a job of each rule."""
-    machines: dict[str, Machine] = {}
-    rules = {name: Rule() for name in ("plan", "sample", "metrics", "latency", "table")}
-    planned: set[str] = set()
-    for about in tables.values():
-        table = rows(about)
-        for r in table:
-            name = r.experiment.protocol.model
-            if name not in machines:
-                machines[name] = Machine(get_model(name))
-            if r.slug not in planned:
-                planned.add(r.slug)
-                _plan(rules["plan"], r, machines[name], scale, start_up["plan"])
-        if not about.get("costs"):
-            _images(rules, about, table, machines, start_up)
-        rules["table"].add(1, start_up["table"], 0.0)
-    return rules
+def itemsize_of(precision: str) -> int:
+    """Bytes of a number."""
+    return 4 if precision in ("float32", "tf32") else 2
 
 
-def _plan(rule: Rule, row: Row, machine: Machine, scale: str, start_up_s: float) -> None:
+def _batch(about: dict, plan: Plan, model: Model, requested: int | None, precision: str) -> tuple[int, float]:
+    """Images per forward pass, and peak bytes, as a sampling job has them."""
+    guided, itemsize = plan.protocol.cfg != 1.0, itemsize_of(precision)
+    batch = batch_size(plan, requested, precision, memory_of(about))
+    peak = run_bytes(plan, model.layout, batch, itemsize, guided) + model.autoencoder_bytes
+    decoding = weight_bytes(model.layout, itemsize) + model.autoencoder_bytes + model.decoding_bytes
+    return batch, max(peak, decoding if model.hub else 0.0)
+
+
+def memory_of(about: dict) -> float | None:
+    """Bytes of a GPU that a job may use, or None."""
+    return about["gpu_memory"] * 2**30 if "gpu_memory" in about else None
+
+
+def _of(first: dict[Any, Job], row: Row) -> list[Job]:
+    """The check that a row waits for."""
+    own = first.get(row.experiment.protocol)
+    return [own] if own and row.experiment.name != "full" else []
+
+
+def stand_in(row: Row) -> Plan:
+    """The plan of a row, or for a learned or downloaded one a plan that needs at least as much memory."""
     e = row.experiment
-    if not isinstance(e.method, LearnedSettings):
-        rule.add(1, 1.5, 0.0)
-        return
-    work = e.method.work(e.protocol, scale)
-    cfg = e.protocol.cfg if work.guided else 1.0
-    seconds = work.evaluations * machine.evaluation(work.batch, cfg) + work.updates * machine.update(work.batch, cfg)
-    seconds *= SEARCH if e.method.beta is None else 1.0
-    rule.add(1, seconds + start_up_s, machine.weights + machine.memory)
+    if not (isinstance(e.method, LearnedSettings) or row.requires or e.reads.files):
+        return e.make()[0]
+    actions = np.zeros((e.protocol.steps, len(e.model.layout.branches)), np.uint8)
+    actions[1::2] = REUSE
+    return Plan(actions, e.protocol)
 
 
-def _share(row: Row, table: list[Row]) -> tuple[int, float]:
-    """Steps of a row, and the share of the model's MACs that its plan computes."""
-    e, layout, steps = row.experiment, row.experiment.model.layout, row.experiment.protocol.steps
+def _share(row: Row, table: list[Row]) -> float:
+    """The share of the model's MACs that a row's plan computes, per step."""
+    e, layout = row.experiment, row.experiment.model.layout
     if row.requires:  # it costs about what its source costs
-        source = next(r for r in table if r.slug == row.requires)
-        return steps, _share(source, table)[1]
+        return _share(next(r for r in table if r.slug == row.requires), table)
     if isinstance(e.method, LearnedSettings):
-        reused = 0.01 * e.method.target_cur * layout.branch_macs.sum()
-        return steps, 1 - reused / layout.macs
+        return 1 - 0.01 * e.method.target_cur * layout.branch_macs.sum() / layout.macs
     if e.reads.files:  # downloaded plans are not here yet
-        return steps, 1.0
+        return 1.0
     plan, _ = e.make()
-    return plan.steps, macs(plan, layout) / (plan.steps * layout.macs + layout.once_macs)
+    return macs(plan, layout) / (plan.steps * layout.macs + layout.once_macs)
 
 
-def _images(
-    rules: dict[str, Rule], about: dict, table: list[Row], machines: dict[str, Machine], start_up: dict[str, float]
-):
-    sampling, images = about["sampling"], about["images"]
-    once = list({r.slug: r for r in table}.values())
-    cores = len(os.sched_getaffinity(0))  # that job has the machine to itself
-    groups = 1 if sampling["grouping"] == "all" else len(once)
-    shards = shard_count(images, sampling["chunk"], sampling["shards"])
-    seconds = timed = disk = 0.0
-    for r in once:
-        cfg, machine = r.experiment.protocol.cfg, machines[r.experiment.protocol.model]
-        steps, share = _share(r, table)
-        sampling_s = images * steps * share * machine.evaluation(sampling["batch"], cfg)
-        seconds += sampling_s + images * machine.decoding(sampling["batch"])
-        disk += images * machine._images(1).nbytes
-        batch, rounds = about["latency"]["batch"], about["latency"]["rounds"]
-        timed += (rounds + 1) * batch * steps * share * machine.evaluation(batch, cfg, cores)
-    most = max(m.weights + m.memory for m in machines.values())
-    rules["sample"].add(groups * shards, seconds + groups * shards * start_up["sample"], most, disk)
-    rules["latency"].add(1, timed + start_up["latency"], most)
-    for case in about["cases"]:
-        own = [r for r in table if r.case == case]
-        machine = machines[uncached(table, case).experiment.protocol.model]
-        work = len(own) * (images * machine.features() + machine.distances(images))
-        rules["metrics"].add(1, work + start_up["metrics"], machine.memory)
+def makespan(jobs: list[Job], slots: int) -> float:
+    """Seconds until all jobs are done on so many slots: whenever one is free, the ready job with the longest chain of
+    jobs after it starts. Raises UserError without a slot."""
+    if slots < 1:
+        raise UserError(f"a run needs at least one GPU or core, got {slots}")
+    followers: dict[int, list[Job]] = {}
+    for job in jobs:
+        for needed in job.after:
+            followers.setdefault(id(needed), []).append(job)
+    chain: dict[int, float] = {}
+
+    def length(job: Job) -> float:
+        if id(job) not in chain:
+            chain[id(job)] = job.seconds + max((length(j) for j in followers.get(id(job), [])), default=0.0)
+        return chain[id(job)]
+
+    known = {id(j) for j in jobs}
+    missing = {id(j): sum(id(n) in known for n in j.after) for j in jobs}
+    ready = [(-length(j), k, j) for k, j in enumerate(jobs) if not missing[id(j)]]
+    heapq.heapify(ready)
+    running: list[tuple[float, int, Job]] = []
+    now, free, count = 0.0, slots, len(jobs)
+    while ready or running:
+        while ready and free >= (ready[0][2].slots or slots):
+            _, k, job = heapq.heappop(ready)
+            free -= job.slots or slots
+            heapq.heappush(running, (now + job.seconds, k, job))
+        now, _, done = heapq.heappop(running)
+        free += done.slots or slots
+        for job in followers.get(id(done), []):
+            missing[id(job)] -= 1
+            if not missing[id(job)]:
+                count += 1
+                heapq.heappush(ready, (-length(job), count, job))
+    return now
 
 
-def text(rules: dict[str, Rule], cores: int, gpu: bool) -> str:
-    """One line per rule, a total."""
-    lines = [f"{'rule':10} {'jobs':>6} {'hours':>9} {'disk':>10} {'memory of a job':>16}"]
-    total = Rule()
-    for name, r in rules.items():
-        lines.append(f"{name:10} {r.jobs:6} {r.seconds / 3600:9.3f} {r.disk / 1e9:7.2f} GB {r.memory / 1e9:13.2f} GB")
-        total.add(r.jobs, r.seconds, r.memory, r.disk)
-    alone = rules["latency"].seconds  # it has the machine to itself
-    wall = total.seconds if gpu else alone + (total.seconds - alone) / cores
-    lines.append(f"{'all':10} {total.jobs:6} {total.seconds / 3600:9.3f} {total.disk / 1e9:7.2f} GB "
-                 f"{total.memory / 1e9:13.2f} GB")  # fmt: skip
-    what = "one GPU" if gpu else f"{cores} cores"
-    lines.append(f"about {wall / 3600:.2f} hours ({wall / 60:.1f} minutes) on {what}, at this machine's speed")
+def text(jobs: list[Job], slots: int, device: str, unit: str = "GPU") -> str:
+    """One line per rule, and the total."""
+    lines = [f"{'rule':10} {'jobs':>6} {unit + '-hours':>10} {'disk':>11} {'peak memory':>12}"]
+    for rule in dict.fromkeys(j.rule for j in jobs):
+        own = [j for j in jobs if j.rule == rule]
+        hours, disk, peak = sum(j.seconds for j in own) / 3600, sum(j.disk for j in own), max(j.memory for j in own)
+        lines.append(f"{rule:10} {len(own):6} {hours:10.3f} {disk / 1e9:8.1f} GB {peak / 2**30:8.1f} GiB")
+    hours, wall = sum(j.seconds * (j.slots or 1) for j in jobs) / 3600, makespan(jobs, slots) / 3600
+    lines.append(
+        f"total: {hours:.3g} {unit}-hours on {device} ({wall:.3g} h on {slots}), "
+        f"peak {max(j.memory for j in jobs) / 2**30:.1f} GiB, disk {sum(j.disk for j in jobs) / 1e9:.0f} GB"
+    )
     return "\n".join(lines)

@@ -6,37 +6,69 @@ from pathlib import Path
 
 from harmonica.utils import UserError, unknown
 
-HELP = "Estimate tables' cost on this machine: hours, disk and memory of every rule."
-EXAMPLE = "harmonica estimate results/table1.csv --scale paper --images 50000"
+HELP = "Estimate tables' cost before they are made: hours, disk and peak memory of every rule."
+EXAMPLE = "harmonica estimate table1 --scale paper --device h100 --gpus 4"
 
 
 def add_arguments(parser) -> None:
     parser.add_argument("targets", nargs="+", metavar="TABLE", help="results/table1.csv, or table1")
     parser.add_argument("--scale", choices=["pocket", "paper"], default="pocket", help="default: %(default)s")
+    parser.add_argument("--device", default="h100", metavar="GPU",
+                        help="h100, h200, a100 or rtx4090, by their published speed; default: %(default)s")  # fmt: skip
+    parser.add_argument("--measure", action="store_true",
+                        help="time this machine's device instead; always so at the pocket scale")  # fmt: skip
+    parser.add_argument("--gpus", type=int, default=1, help="that run jobs side by side; default: %(default)s")
+    parser.add_argument("--cores", type=int, help="of a run at the pocket scale; default: this machine's")
     parser.add_argument("--images", type=int, help="per row; default: as configured")
-    parser.add_argument("--cores", type=int, help="of the run; default: this machine's")
+    parser.add_argument("--configfile", type=Path, help="your own configuration, as for the workflow")
+    parser.add_argument("--config", metavar="JSON", help="keys that override it, as JSON")
 
 
 def run(args) -> None:
-    import torch
     import yaml
 
-    from harmonica.checks import estimate
+    from harmonica.checks import estimate, published
     from harmonica.experiments import config
     from harmonica.utils import ROOT
 
     path = ROOT / "workflow" / "config" / f"{args.scale}.yaml"
     if not path.is_file():
         raise UserError(f"{path} is missing: an estimate needs a checkout of the project")
-    given = {"scale": args.scale} | ({} if args.images is None else {"images": args.images})
-    print(f"estimating {', '.join(args.targets)} from scratch …", file=sys.stderr)
+    given = {} if args.configfile is None else config.from_yaml(args.configfile)
+    given |= config.from_text(args.config) if args.config else {}
+    given |= {"scale": args.scale} | ({} if args.images is None else {"images": args.images})
     known = config.tables(yaml.safe_load(path.read_text()), given)
     names = [Path(t).stem for t in args.targets]
     for name in names:
         if name not in known:
             raise unknown("table", name, known)
-    gpu = torch.cuda.is_available()
-    if not gpu and args.scale == "pocket":
+    tables = {n: known[n] for n in names}
+    schema = yaml.safe_load((ROOT / "workflow" / "schemas" / "config.schema.yaml").read_text())
+    for about in tables.values():
+        config.check(about, schema)
+    if not args.measure and args.scale == "paper":
+        gpu = published.get_gpu(args.device)
+        for about in tables.values():
+            usable = round(0.9 * gpu.memory * 1e9 / 2**30, 1)
+            if about.get("gpu_memory", 0) > usable:
+                about["gpu_memory"] = usable
+                print(f"{gpu.title} has {gpu.memory} GB: estimated with gpu_memory={usable}", file=sys.stderr)
+        jobs = estimate.Estimate(tables, lambda model: published.Published(model, gpu)).jobs()
+        print(estimate.text(jobs, args.gpus, args.device))
+        return
+    import torch
+
+    from harmonica.checks.measured import Machine
+    from harmonica.utils import provenance
+    from harmonica.utils.devices import default_device
+
+    on_gpu = default_device().type == "cuda"
+    if not on_gpu and args.scale == "pocket":
         torch.set_num_threads(1)  # as in the workflow's jobs
-    rules = estimate.estimate({n: known[n] for n in names}, args.scale, estimate.start_ups())
-    print(estimate.text(rules, args.cores or len(os.sched_getaffinity(0)), gpu))
+    machines: dict[str, Machine] = {}
+    start_up = estimate.START_UP_S if args.scale == "paper" else estimate.POCKET_START_UP_S
+    jobs = estimate.Estimate(
+        tables, lambda model: machines.setdefault(model.name, machines.get(model.name) or Machine(model)), start_up
+    ).jobs()
+    cores = args.cores or len(os.sched_getaffinity(0))
+    print(estimate.text(jobs, args.gpus if on_gpu else cores, provenance.device(), "GPU" if on_gpu else "core"))
