@@ -114,6 +114,9 @@ class Table:
         extractor = f"**{first.extractor}**"
         if scale == "pocket":
             extractor += " (not Inception: comparable only with each other, at equal N)"
+        pairs = min(m["N_pairs"] for rows in measured.metrics.values() for m in rows.values())
+        kept = f", over the first {pairs}" if pairs < first["samples"] else ""
+        batches = " or ".join(str(b) for b in sorted({r["batch"] for r in latency["plans"].values()}))
         features = [k for k in self.shown if k not in ("CLIP", "PSNR")]
         clip = (
             f" CLIP is 100·max(cos, 0) by open_clip's **{first.clip_model}**, without prefix."
@@ -126,8 +129,9 @@ class Table:
         parts = [
             f"# {self.title}, {scale} scale",
             f"{first['samples']} images per row, guidance scale {first.cfg:g}. {', '.join(features)}: in the features "
-            f"of {extractor}.{clip} PSNR: to the uncached image of the same seed. Latency: a batch of "
-            f"{latency['batch']} from noise to latents on {latency['device']} ({latency['threads']} threads), median "
+            f"of {extractor}.{clip} PSNR: to the uncached image of the same seed{kept}. Latency: a batch of "
+            f"{batches} from noise to latents on {latency['device']} ({latency['threads']} threads, "
+            f"{latency['precision']}), median "
             f"of {latency['rounds']} interleaved rounds. GMACs and cache: one image, both guidance halves. Theory × "
             f"and Real × are against the case's uncached row.{source}",
         ]

@@ -46,7 +46,7 @@ def drift(args) -> None:
     from paper_tables import figures
 
     plans = {p.stem: Plan.load(p) for p in args.plans}
-    errors = json.loads(args.files[0].read_text())
+    errors = json.loads(args.files[0].read_text())["drift"]
     titles = {}
     for name in errors:
         o = plans[name].origin

@@ -3,6 +3,7 @@
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 HELP = "Lay out a table from what the workflow measured, with its figures and provenance."
 EXAMPLE = "harmonica table table6 --config table6.json --plans results/pocket/plans/*.safetensors -o results/pocket"
@@ -35,24 +36,29 @@ def run(args) -> None:
     from paper_tables.tables import get_table
 
     about = get_table(args.table)
-    config = json.loads(args.config if args.config.lstrip().startswith("{") else Path(args.config).read_text())
+    config = configuration.from_text(args.config)
     rows = configuration.rows(config)
     plans = {p.stem: Plan.load(p) for p in args.plans if not p.name.endswith(".router.safetensors")}
     configuration.check_plans(rows, plans)
-    record = {
-        "commit": provenance.commit(), "versions": provenance.versions(), "device": provenance.device(),
+    device = provenance.device()
+    record: dict[str, Any] = {
+        "commit": provenance.commit(), "versions": provenance.versions(), "device": device,
         "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "config": config,
         "protocols": {slug: plan.protocol.__dict__ for slug, plan in plans.items()},
         "origins": {slug: plan.origin.__dict__ for slug, plan in plans.items()},
     }  # fmt: skip
     latency = json.loads(args.latency.read_text()) if args.latency else {}
     if latency:
-        record["latency_device"] = latency["device"]
+        record["latency_made_on"] = {k: latency[k] for k in ("device", "precision")}
+    record["images_made_on"] = generate.made_on(args.manifests)
     files = generate.read_manifests(args.manifests)
+    metrics: dict[str, dict] = {}
+    for path in args.metrics:  # <case>/<group>.json
+        metrics.setdefault(path.parent.name, {}).update(json.loads(path.read_text()))
     measured = Measured(
-        config["scale"], rows, plans, record["device"],
+        config["scale"], rows, plans, device,
         routers={p.name.removesuffix(".router.safetensors"): p for p in args.routers},
-        metrics={p.stem: json.loads(p.read_text()) for p in args.metrics},
+        metrics=metrics,
         latency=latency,
         images={r.slug: generate.read(sorted(files[r.slug])[:1]) for r in rows if files},
     )  # fmt: skip

@@ -58,9 +58,9 @@ class Project:
         done = subprocess.run(command, cwd=self.folder, env=env, capture_output=True, text=True)
         return done.returncode, done.stdout + done.stderr
 
-    def planned(self) -> list[str]:
+    def planned(self, *more: str) -> list[str]:
         """Rules that a dry run would run, with how often."""
-        status, out = self.snakemake("-n", "results/table1.csv")
+        status, out = self.snakemake("-n", "results/table1.csv", *more)
         assert status == 0, out
         stats = out.split("Job stats:")
         return [] if len(stats) == 1 else [x.split() for x in stats[1].split("\n\n")[0].strip().splitlines()[2:]]
@@ -118,6 +118,14 @@ def test_a_changed_setting_runs_only_what_depends_on_it(project):
         project.write()
     # one plan, the two shards, the metrics of both cases (of images that are mostly there), and what compares all rows
     assert jobs == {"plan": 1, "sample": 2, "metrics": 2, "latency": 1, "table": 1, "publish": 1, "total": 8}
+
+
+def test_another_precision_of_images_trains_nothing(project):
+    jobs = {rule: int(count) for rule, count in project.planned("--config", "precision={sampling: bfloat16}")}
+    assert jobs == {"sample": 2, "metrics": 2, "table": 1, "publish": 1, "total": 6}
+    jobs = {rule: int(count) for rule, count in project.planned("--config", "precision={latency: bfloat16}")}
+    assert jobs == {"latency": 1, "table": 1, "publish": 1, "total": 3}
+    assert ["train", "6"] in project.planned("--config", "precision={training: bfloat16}")
 
 
 def test_a_baseline_of_ones_own(project):

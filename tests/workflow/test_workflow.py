@@ -1,9 +1,11 @@
 """The workflow refuses a wrong configuration in one sentence, and plans the paper scale."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 
 ROOT = Path(__file__).parent.parent.parent
@@ -21,6 +23,28 @@ def test_the_paper_scale_is_planned():
     command = [sys.executable, "-m", "snakemake", "-n", "--quiet", "rules", "--config", "scale=paper"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def jobs_of(*config: str) -> list[tuple[str, str]]:
+    """The message of every job of table 1 at the paper scale, and the jobs' outputs that it waits for."""
+    command = [sys.executable, "-m", "snakemake", "-n", "results/table1.csv", "--config", "scale=paper", *config]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return re.findall(r"^Job \d+: (.*)\nReason: (.*)", done.stdout, re.M)
+
+
+@pytest.mark.parametrize("config", [(), ("force=true",)])
+def test_nothing_is_trained_before_the_uncached_rows_are_checked(config):
+    """Nor is another row sampled."""
+    jobs = jobs_of(*config)
+    checks, trainings, sampled = (
+        [(message, waits) for message, waits in jobs if message.startswith(begins)]
+        for begins in ("Comparing the uncached row", "Training the router", "Generating")
+    )
+    assert len(checks) == 4 and all("_full.json" in waits for _, waits in checks)
+    assert len(trainings) == 12 and all("results/paper/checked/table1/" in waits for _, waits in trainings)
+    first = [message for message, waits in sampled if "/checked/" not in waits]
+    assert len(sampled) == 76 and len(first) == 8 and all("_full, from image" in message for message in first)
 
 
 def test_environment_file_and_lock_hold_together():

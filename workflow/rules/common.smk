@@ -1,5 +1,7 @@
+import json
 import os
 import re
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -19,7 +21,6 @@ from harmonica.models import downloads, get_model
 from harmonica.training import LearnedSettings
 from harmonica.training.settings import SOURCES as TRAINING
 from harmonica.utils import UserError, files, job_log, unknown
-from harmonica.utils.precision import VARIABLE as PRECISION_VARIABLE
 
 
 def load_config() -> dict:
@@ -44,12 +45,15 @@ def load_config() -> dict:
 
 try:
     TABLES = load_config()
-    PRECISION = {about.get("precision", "float32") for about in TABLES.values()}
-    if len(PRECISION) > 1:
-        raise UserError(
-            "precision applies to all tables of a run: set it beside `tables`"
-        )
     ROWS = {table: configuration.rows(about) for table, about in TABLES.items()}
+    for job in ("training", "sampling", "latency"):
+        if len({str(about["precision"][job]) for about in TABLES.values()}) > 1:
+            raise UserError(
+                "precision applies to all tables of a run, which share plans and images: set it beside `tables`"
+            )
+        for table, rows in ROWS.items():
+            for row in rows:
+                configuration.precision(TABLES[table], job, row.experiment.model)
 except UserError as e:
     raise WorkflowError(str(e)) from None
 
@@ -57,9 +61,6 @@ os.environ[job_log.RUN] = str(time.time())
 shell.prefix(
     f'export PATH="{Path(sys.executable).parent}:$PATH"; '
 )  # the rules' `harmonica` is this environment's
-
-# part of the models' fingerprints; one per run, since tables share plans
-(os.environ[PRECISION_VARIABLE],) = PRECISION
 
 SCALE = config["scale"]
 OUT = f"results/{SCALE}"
@@ -99,11 +100,34 @@ def all_cores() -> int:
 
 
 def estimate_command() -> str:
-    """The command that prints the requested tables' cost, from scratch and on this machine."""
+    """The command that prints the requested tables' cost, from scratch."""
     targets = [Path(t).stem for t in workflow.dag_settings.targets]
     names = [t for t in TABLES if t in targets] or list(TABLES)
-    images = f"--images {config['images']}" if "images" in config else ""
-    return f"harmonica estimate {' '.join(names)} --scale {SCALE} {images} --cores {all_cores()}"
+    given = shlex.quote(json.dumps({k: v for k, v in config.items() if k != "scale"}))
+    return f"harmonica estimate {' '.join(names)} --scale {SCALE} --config {given}"
+
+
+def compute_options(job: str, table: str, models) -> str:
+    """Precision and memory of a job, for its command line. Raises UserError if its models differ in precision."""
+    found = {configuration.precision(TABLES[table], job, get_model(m)) for m in models}
+    if len(found) > 1:
+        raise UserError(
+            f"the models of {table} have different precisions in one {job} job"
+        )
+    memory = TABLES[table].get("gpu_memory")
+    return f"--precision {found.pop()}" + (f" --memory {memory}" if memory else "")
+
+
+def models_of(rows: list[Row]) -> list[str]:
+    return list(dict.fromkeys(r.experiment.protocol.model for r in rows))
+
+
+def training_options(row: Row) -> str:
+    """Precision and memory of a training; the tables of a run agree."""
+    table = next(iter(TABLES))
+    return (
+        compute_options("training", table, models_of([row])) if is_learned(row) else ""
+    )
 
 
 def drift_plans(case: str) -> list[str]:
@@ -208,6 +232,11 @@ def plan_priority(slug: str) -> int:
     return 10 + (row.experiment.protocol.steps if is_learned(row) else 0)
 
 
+def uncached_priority(rows: list[Row]) -> int:
+    """At the paper scale, what `check` needs comes before everything else that takes time."""
+    return 15 * all(r.experiment.name == "full" for r in rows) if GPU else 0
+
+
 def plan_code(row: Row) -> str:
     """Changes with the code that makes this plan."""
     common = TRAINING if is_learned(row) else ("plan", "samplers")
@@ -223,10 +252,21 @@ def fetched(*names: str) -> list[str]:
     ]
 
 
+def moments_of(row: Row) -> list[str]:
+    """The posterior moments of ImageNet, for a method that trains on images."""
+    return (
+        [f"{OUT}/moments/{row.experiment.protocol.model}.json"]
+        if row.experiment.model.hub
+        else []
+    )
+
+
 def plan_needs(row: Row) -> list[str]:
     """A plan's inputs: the plan it starts from, and what its method reads."""
     reads = row.experiment.reads
     needs = [plan_file(row.requires)] if row.requires else []
+    needs += moments_of(row) if reads.images else []
+    needs += checked(row) if reads.weights else []
     return needs + (parts_of([row]) if reads.weights else []) + fetched(*reads.files)
 
 
@@ -260,8 +300,70 @@ def captions_of(*models: str) -> list[str]:
 
 def parts_of(rows: list[Row]) -> list[str]:
     """What sampling needs besides plans: weights and captions."""
-    models = list(dict.fromkeys(r.experiment.protocol.model for r in rows))
+    models = models_of(rows)
     return fetched(*models) + captions_of(*models)
+
+
+def uncached_row(table: str, case: str) -> Row:
+    return configuration.uncached(ROWS[table], case)
+
+
+def checked(row: Row) -> list[str]:
+    """What shows that this row's model, weights and metrics are right, before time goes into it: at the paper scale the
+    uncached row of its case, measured and compared with the published one."""
+    if SCALE != "paper" or row.experiment.name == "full":
+        return []
+    return [
+        f"{OUT}/checked/{table}/{other.case}.json"
+        for table in TABLES
+        if not TABLES[table].get("costs")
+        for other in ROWS[table][:]
+        if other.experiment.name == "full"
+        and other.experiment.protocol == row.experiment.protocol
+    ][:1]
+
+
+def metrics_of(table: str, case: str) -> list[str]:
+    groups = dict.fromkeys(group_of(table, r) for r in rows_of_case(table, case))
+    return [f"{OUT}/metrics/{table}/{case}/{g}.json" for g in groups]
+
+
+def measured_rows(table: str, case: str, group: str) -> list[Row]:
+    """The rows of a case whose metrics are one job."""
+    return [r for r in rows_of_case(table, case) if group_of(table, r) == group]
+
+
+def features_while_sampling(table: str) -> bool:
+    """Whether a sampling job computes features, too, so that images can be dropped."""
+    return "keep" in TABLES[table]["sampling"]
+
+
+def networks_while_sampling(table: str, rows: list[Row]) -> list[str]:
+    """The feature networks that a sampling job downloads; shipped ones need nothing."""
+    needed = {r.experiment.model.extractor for r in rows} - set(networks.SHIPPED)
+    return (
+        fetched(networks.INCEPTION_WEIGHTS)
+        if needed and features_while_sampling(table)
+        else []
+    )
+
+
+def network_options(table: str, case: str) -> str:
+    return (
+        f"--extractor {case_model(table, case).extractor} {clip_options(table, case)}"
+    )
+
+
+def sampling_options(table: str, rows: list[Row]) -> str:
+    """Of a sampling job besides its images: precision, memory, batch, and what is measured and kept."""
+    about = TABLES[table]["sampling"]
+    out = [compute_options("sampling", table, models_of(rows))]
+    if "batch" in about:
+        out.append(f"--batch {about['batch']}")
+    if features_while_sampling(table):
+        (case,) = {r.case for r in rows[:1]}
+        out.append(f"{network_options(table, case)} --keep {about['keep']}")
+    return " ".join(out)
 
 
 def clip_options(table: str, case: str) -> str:

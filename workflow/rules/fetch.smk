@@ -41,6 +41,30 @@ rule embed:
         "harmonica embed {wildcards.model} --done {output} > {log} 2>&1"
 
 
+# The posterior moments of ImageNet, encoded by the autoencoder of a model; trainings on images read them.
+rule moments:
+    input:
+        lambda w: fetched(w.model),
+    output:
+        f"{OUT}/moments/{{model}}.json",
+    log:
+        f"{OUT}/logs/moments/{{model}}.log",
+    benchmark:
+        f"{OUT}/benchmarks/moments/{{model}}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 8
+    resources:
+        gpu=GPU,
+    params:
+        images=lambda w: str(get_model(w.model).training_images),
+        code=files.source_hash("models/training_images.py"),
+    message:
+        "Encoding the training images of {wildcards.model}"
+    shell:
+        "harmonica moments {wildcards.model} --workers {threads} --done {output} > {log} 2>&1"
+
+
 # Reference statistics of the metrics: ADM's, with features of ADM's images, or those of a folder of pictures in the
 # weights folder.
 rule reference:

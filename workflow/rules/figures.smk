@@ -14,11 +14,14 @@ rule drift:
     resources:
         gpu=GPU,
     params:
+        options=lambda w: compute_options(
+            "sampling", "table1", models_of(rows_of_case("table1", w.case))
+        ),
         code=files.source_hash("evaluation/drift.py", *files.SAMPLING),
     message:
         "Measuring the drift of the latents, case {wildcards.case}"
     shell:
-        "harmonica drift {input} -o {output} > {log} 2>&1"
+        "harmonica drift {input} {params.options} -o {output} > {log} 2>&1"
 
 
 rule figure:

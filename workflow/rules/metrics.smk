@@ -1,24 +1,30 @@
 rule metrics:
     input:
-        manifests=lambda w: manifests_of(w.table, rows_of_case(w.table, w.case)),
+        manifests=lambda w: manifests_of(
+            w.table,
+            [
+                uncached_row(w.table, w.case),
+                *measured_rows(w.table, w.case, w.group),
+            ],
+        ),
         reference=lambda w: reference_of(w.table, w.case),
     output:
-        f"{OUT}/metrics/{{table}}/{{case}}.json",
+        f"{OUT}/metrics/{{table}}/{{case}}/{{group}}.json",
     log:
-        f"{OUT}/logs/metrics/{{table}}_{{case}}.log",
+        f"{OUT}/logs/metrics/{{table}}_{{case}}_{{group}}.log",
     benchmark:
-        f"{OUT}/benchmarks/metrics/{{table}}_{{case}}.tsv"
+        f"{OUT}/benchmarks/metrics/{{table}}_{{case}}_{{group}}.tsv"
+    priority: lambda w: uncached_priority(measured_rows(w.table, w.case, w.group))
     conda:
         "../../environment.yml"
     threads: 1
     resources:
         gpu=GPU,
     params:
-        uncached=lambda w: configuration.uncached(ROWS[w.table], w.case).slug,
-        rows=lambda w: [r.slug for r in rows_of_case(w.table, w.case)],
-        extractor=lambda w: case_model(w.table, w.case).extractor,
-        network=lambda w: networks.fingerprint(case_model(w.table, w.case).extractor),
-        clip=lambda w: clip_options(w.table, w.case),
+        uncached=lambda w: uncached_row(w.table, w.case).slug,
+        rows=lambda w: [r.slug for r in measured_rows(w.table, w.case, w.group)],
+        networks=lambda w: network_options(w.table, w.case),
+        shipped=lambda w: networks.fingerprint(case_model(w.table, w.case).extractor),
         clip_network=lambda w: clip.fingerprint(TABLES[w.table].get("clip")),
         option=lambda w, input: (
             f"--reference {input.reference}" if input.reference else ""
@@ -28,7 +34,29 @@ rule metrics:
             "evaluation/features",
         ),
     message:
-        "Measuring the images of {wildcards.table}, case {wildcards.case}"
+        "Measuring the images of {wildcards.table}, case {wildcards.case}: {wildcards.group}"
     shell:
         "harmonica metrics {input.manifests} --uncached {params.uncached} --only {params.rows} "
-        "--extractor {params.extractor} {params.option} {params.clip} -o {output} > {log} 2>&1"
+        "{params.networks} {params.option} -o {output} > {log} 2>&1"
+
+
+# Wrong weights, reference or protocol show in the uncached row: no router is trained before it is right.
+rule check:
+    input:
+        lambda w: f"{OUT}/metrics/{w.table}/{w.case}/{group_of(w.table, uncached_row(w.table, w.case))}.json",
+    output:
+        f"{OUT}/checked/{{table}}/{{case}}.json",
+    log:
+        f"{OUT}/logs/check/{{table}}_{{case}}.log",
+    conda:
+        "../../environment.yml"
+    threads: 1
+    params:
+        row=lambda w: uncached_row(w.table, w.case).slug,
+        config=lambda w: json.dumps(TABLES[w.table]),
+        force="--force" if config.get("force") else "",
+    message:
+        "Comparing the uncached row of {wildcards.table}, case {wildcards.case}, with the published one"
+    shell:
+        "harmonica check {input} --table {wildcards.table} --case {wildcards.case} --config {params.config:q} "
+        "{params.force} -o {output} > {log} 2>&1"

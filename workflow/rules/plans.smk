@@ -14,8 +14,6 @@ rule plan:
     conda:
         "../../environment.yml"
     threads: 1
-    resources:
-        gpu=GPU,
     params:
         arguments=lambda w: BY_SLUG[w.experiment].arguments,
         source=lambda w: (
@@ -23,12 +21,13 @@ rule plan:
             if BY_SLUG[w.experiment].requires
             else ""
         ),
+        options=lambda w: training_options(BY_SLUG[w.experiment]),
         code=lambda w: plan_code(BY_SLUG[w.experiment]),
         data=lambda w: plan_data(BY_SLUG[w.experiment]),
     message:
         "Making the plan {wildcards.experiment}"
     shell:
-        "harmonica plan {params.arguments} {params.source} -o {output.plan} > {log} 2>&1"
+        "harmonica plan {params.arguments} {params.source} {params.options} -o {output.plan} > {log} 2>&1"
 
 
 use rule plan as train with:
@@ -37,5 +36,7 @@ use rule plan as train with:
         router=f"{OUT}/plans/{{experiment}}.router.safetensors",
     wildcard_constraints:
         experiment=LEARNED,
+    resources:
+        gpu=GPU,
     message:
         "Training the router {wildcards.experiment}"

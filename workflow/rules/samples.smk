@@ -2,12 +2,19 @@ rule sample:
     input:
         plans=lambda w: [plan_file(r.slug) for r in rows_of_group(w.table, w.group)],
         parts=lambda w: parts_of(rows_of_group(w.table, w.group)),
+        networks=lambda w: networks_while_sampling(
+            w.table, rows_of_group(w.table, w.group)
+        ),
+        checked=lambda w: [
+            x for r in rows_of_group(w.table, w.group) for x in checked(r)
+        ],
     output:
         f"{OUT}/samples/{{table}}/{{group}}/shard{{shard}}.json",
     log:
         f"{OUT}/logs/sample/{{table}}_{{group}}_{{shard}}.log",
     benchmark:
         f"{OUT}/benchmarks/sample/{{table}}_{{group}}_{{shard}}.tsv"
+    priority: lambda w: uncached_priority(rows_of_group(w.table, w.group))
     conda:
         "../../environment.yml"
     threads: 1
@@ -17,11 +24,11 @@ rule sample:
         first=lambda w: shard_range(w.table, int(w.shard))[0],
         images=lambda w: shard_range(w.table, int(w.shard))[1],
         chunk=lambda w: TABLES[w.table]["sampling"]["chunk"],
-        batch=lambda w: TABLES[w.table]["sampling"]["batch"],
+        options=lambda w: sampling_options(w.table, rows_of_group(w.table, w.group)),
         folder=f"{OUT}/samples/images",
         code=files.source_hash(*generate.SOURCES),
     message:
         "Generating {params.images} images per method for {wildcards.table}: {wildcards.group}, from image {params.first}"
     shell:
         "harmonica sample {input.plans} --first {params.first} --images {params.images} "
-        "--chunk {params.chunk} --batch {params.batch} -o {params.folder} --manifest {output} > {log} 2>&1"
+        "--chunk {params.chunk} {params.options} -o {params.folder} --manifest {output} > {log} 2>&1"

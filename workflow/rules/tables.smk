@@ -17,7 +17,7 @@ rule table:
         routers=lambda w: routers_of(w.table),
         manifests=lambda w: manifests_of(w.table, ROWS[w.table]),
         metrics=lambda w: [
-            f"{OUT}/metrics/{w.table}/{case}.json" for case in TABLES[w.table]["cases"]
+            x for case in TABLES[w.table]["cases"] for x in metrics_of(w.table, case)
         ],
         latency=f"{OUT}/latency/{{table}}.json",
     output:

@@ -1,0 +1,56 @@
+"""`harmonica check`"""
+
+import json
+import sys
+from pathlib import Path
+
+HELP = "Compare the uncached row of a case with the published one, before routers are trained."
+EXAMPLE = "harmonica check metrics.json --table table1 --case 50 --config table1.json -o checked.json"
+# relative; the published rows are by the same protocol, but with other seeds, other captions and TensorFlow's network
+TOLERANCES = {"FID": 0.10, "IS": 0.05, "CLIP": 0.03}
+
+
+def add_arguments(parser) -> None:
+    parser.add_argument("metrics", type=Path, help="of the uncached row, made by `harmonica metrics`")
+    parser.add_argument("--table", required=True, help="a file in paper_tables/tables")
+    parser.add_argument("--case", required=True, help="of the table's configuration")
+    parser.add_argument("--config", required=True, help="the table's configuration, JSON or a file with it")
+    parser.add_argument("--force", action="store_true", help="report a difference, but succeed")
+    parser.add_argument("-o", "--out", type=Path, required=True)
+
+
+def run(args) -> None:
+    from harmonica.experiments import config as configuration
+    from harmonica.utils import UserError, write_json
+    from paper_tables.tables import get_table
+
+    config = configuration.from_text(args.config)
+    row = configuration.uncached(configuration.rows(config), args.case)
+    measured = json.loads(args.metrics.read_text())[row.slug]
+    published = get_table(args.table).published(row.experiment, row.experiment.protocol.steps)
+    gaps = compared(measured, published)
+    needed = PROTOCOL_IMAGES[bool(row.experiment.model.captions)]
+    comparable = measured["N"] == needed
+    wrong = [k for k, gap in gaps.items() if abs(gap) > TOLERANCES[k]] if comparable else []
+    found = ", ".join(f"{k} {measured[k]:.2f} (published {published[k]:.2f}, {100 * gaps[k]:+.1f} %)" for k in gaps)
+    about = {"row": row.slug, "N": measured["N"], "relative_gaps": gaps, "comparable": comparable, "forced": args.force}
+    if not gaps:
+        print(f"{row.slug}: the paper has no row to compare with", file=sys.stderr)
+    elif not comparable:
+        print(f"{row.slug}: {found}; not judged, since {measured['N']} images are not {needed}", file=sys.stderr)
+    elif wrong and not args.force:
+        raise UserError(
+            f"{row.slug}: {found}: wrong weights, reference or protocol; nothing is trained before this is right "
+            "(--config force=true goes on)"
+        )
+    else:
+        print(f"{row.slug}: {found}", file=sys.stderr)
+    write_json(args.out, about)
+
+
+PROTOCOL_IMAGES = {False: 50_000, True: 30_000}  # of ImageNet's and of COCO's rows
+
+
+def compared(measured: dict, published: dict) -> dict[str, float]:
+    """Relative differences of the metrics that both have."""
+    return {k: measured[k] / published[k] - 1 for k in TOLERANCES if k in measured and k in published}
