@@ -15,7 +15,7 @@ from torch import Tensor
 from harmonica.backbones.base import Captions
 from harmonica.models.captions import SHARD, TRAINING_CAPTIONS
 from harmonica.models.spec import Model, embeddings_folder
-from harmonica.utils import UserError, write_atomic, write_json
+from harmonica.utils import UserError, provenance, write_atomic, write_json
 
 
 class EmbeddedCaptions(Captions):
@@ -93,7 +93,8 @@ def embed(model: Model, batch: int = 50) -> Path:
         tokens, lengths = (torch.cat(p) for p in zip(*parts, strict=True))
         write_atomic(folder / _shard_name(k), save({"tokens": tokens, "lengths": lengths}))
     about = {"captions": len(captions) - 1, "length": model.text_tokens, "list": model.captions.name,
-             "sha256": model.captions.hash}  # fmt: skip
+             "sha256": model.captions.hash, "device": provenance.device(),
+             "precision": "float16" if model.hub else "float32"}  # fmt: skip
     write_json(folder / "index.json", about)
     return folder
 

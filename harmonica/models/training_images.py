@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from harmonica.models.spec import Model
-from harmonica.utils import UserError, digest, weights_folder, write_atomic, write_json
+from harmonica.utils import UserError, digest, provenance, weights_folder, write_atomic, write_json
 from harmonica.utils.devices import require_gpu
 from harmonica.utils.images import PICTURES, pad_to_32, to_float
 
@@ -162,6 +162,7 @@ def store_moments(model: Model, workers: int = 0) -> Path:
     require_gpu(model.title)
     vae = load_autoencoder(model)
     about = {"images": len(files), "scaling_factor": vae.config.scaling_factor, "pictures": found}
+    about |= {"device": provenance.device(), "precision": "float32"}
     write_json(folder / "index.json", about)
     at_once = max(1, BATCH_PIXELS // model.resolution**2)
     batches = {k: [shards[k][i : i + at_once] for i in range(0, len(shards[k]), at_once)] for k in missing}

@@ -33,7 +33,8 @@ def run(args) -> None:
     comparable = measured["N"] == needed
     wrong = [k for k, gap in gaps.items() if abs(gap) > TOLERANCES[k]] if comparable else []
     found = ", ".join(f"{k} {measured[k]:.2f} (published {published[k]:.2f}, {100 * gaps[k]:+.1f} %)" for k in gaps)
-    about = {"row": row.slug, "N": measured["N"], "relative_gaps": gaps, "comparable": comparable, "forced": args.force}
+    made_on = {k: measured[k] for k in ("device", "images_made_on") if k in measured}
+    about = made_on | {"row": row.slug, "N": measured["N"], "relative_gaps": gaps, "comparable": comparable, "forced": args.force}
     if not gaps:
         print(f"{row.slug}: the paper has no row to compare with", file=sys.stderr)
     elif not comparable:

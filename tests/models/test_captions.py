@@ -31,6 +31,7 @@ class Fake:
     captions: CaptionList
     text_tokens: int = 3
     text_encoder_fingerprint: str = "fake"
+    hub: bool = False
     loads: list[int] = field(default_factory=list)
 
     def load_text_encoder(self):
