@@ -30,7 +30,7 @@ class Transfer(Method):
 
     def make(self, task: Task) -> Plan:
         plan = task.plans[self.requires]
-        theirs = np.array(make_sampler(plan.protocol.sampler, plan.steps).timesteps)
+        theirs = np.array(make_sampler(plan.protocol.sampler, plan.steps, task.model.schedule).timesteps)
         actions = np.array([plan.actions[np.abs(theirs - t).argmin()] for t in task.sampler.timesteps])
         actions[0] = COMPUTE
         return task.plan(actions)

@@ -54,6 +54,7 @@ class Backbone(nn.Module):
 
     layout: BranchLayout
     conditioning: Conditioning
+    schedule: str = "linear"  # the noise schedule of training, by its name in samplers/schedules.py
     in_channels: int  # of the latents
     latent_shape: tuple[int, int, int]
     joins: frozenset[int] = frozenset()  # branches before which a long skip begins or ends

@@ -59,6 +59,8 @@ class UViT(Backbone):
     num_classes (the last is "no label"). Variants with a time MLP or a final convolution are not supported.
     """
 
+    schedule = "scaled_linear"
+
     def __init__(self, config: dict, name: str = "U-ViT"):
         super().__init__()
         self.config = config

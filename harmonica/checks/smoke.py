@@ -80,7 +80,7 @@ def smoke(model: str, steps: int | None = None, blocks: int | None = None) -> No
     before = logits.numpy().copy()
     with stage("SDT: a step that fills the cache, and one update"):
         start = Start(Guided.by(plan.protocol, backbone, batch.labels), batch.noise)
-        sampler = make_sampler(about.sampler, 2)
+        sampler = make_sampler(about.sampler, 2, about.schedule)
         _, (loss,) = trajectory([start], sampler, logits, [Soft(backbone)], torch.ones(2), 7e-8, 0.1)
     print(f"  loss {float(loss.total):.3g}; {(logits.numpy() != before).sum()} logits moved")
 

@@ -42,7 +42,7 @@ class Run:
     def __init__(self, backbone: Backbone, plan: Plan, labels: Tensor, policy: Policy | None = None):
         self.protocol = plan.protocol
         self.model = Guided.by(plan.protocol, backbone, labels)
-        self.sampler = make_sampler(plan.protocol.sampler, plan.protocol.steps)
+        self.sampler = make_sampler(plan.protocol.sampler, plan.protocol.steps, backbone.schedule)
         self.policy = policy or Planned(backbone, plan)
 
     @torch.inference_mode()

@@ -107,7 +107,7 @@ class Task:
 
     @cached_property
     def sampler(self) -> Sampler:
-        return make_sampler(self.protocol.sampler, self.steps)
+        return make_sampler(self.protocol.sampler, self.steps, self.model.schedule)
 
     @cached_property
     def backbone(self):

@@ -13,6 +13,7 @@ from harmonica.backbones.pixart import PixArt
 from harmonica.backbones.uvit import UViT
 from harmonica.models.embeddings import embedded
 from harmonica.models.spec import Model
+from harmonica.samplers.schedules import get_schedule
 from harmonica.utils import UserError
 from harmonica.utils.devices import default_device, require_gpu
 from harmonica.utils.precision import dtype_of
@@ -21,9 +22,14 @@ from harmonica.utils.precision import dtype_of
 def new_backbone(model: Model, config: dict | None = None) -> Backbone:
     """The backbone of a model, of its own configuration or another, untrained."""
     config = config or model.config
+    backbone: Backbone
     if model.kind == "pixart":
-        return PixArt(config, model.title, model.text_tokens)
-    return UViT(config, model.title) if model.kind == "uvit" else DiT(config, model.title, bool(model.original))
+        backbone = PixArt(config, model.title, model.text_tokens)
+    else:
+        is_dit = model.kind == "dit"
+        backbone = DiT(config, model.title, bool(model.original)) if is_dit else UViT(config, model.title)
+    backbone.schedule = model.schedule
+    return backbone
 
 
 def load_backbone(model: Model, precision: str = "float32") -> Backbone:
@@ -34,6 +40,7 @@ def load_backbone(model: Model, precision: str = "float32") -> Backbone:
     config = json.loads(_require(model.folder("transformer") / "config.json", model.title).read_text())
     if model.hub:
         require_gpu(model.title)
+    check_schedule(model.folder("transformer").parent, model)
     with torch.device("meta"):  # the weights are taken over, not copied into random ones
         backbone = new_backbone(model, config)
     backbone = load_weights(backbone, model.folder("transformer"), model.title, default_device())
@@ -41,6 +48,20 @@ def load_backbone(model: Model, precision: str = "float32") -> Backbone:
     if model.captions:
         backbone.conditioning = embedded(model)
     return in_precision(backbone, dtype_of(precision))
+
+
+def check_schedule(pipeline: Path, model: Model) -> None:
+    """Raise UserError if a pipeline's folder says that the model was trained with another noise schedule."""
+    path = pipeline / "scheduler" / "scheduler_config.json"
+    if not path.is_file():
+        return
+    found, own = json.loads(path.read_text()), get_schedule(model.schedule).diffusers
+    wrong = {k: found[k] for k in own if k in found and found[k] != own[k]}
+    if wrong:
+        raise UserError(
+            f"{path} has {', '.join(f'{k} {v}' for k, v in wrong.items())}: {model.name} is registered with the noise "
+            f"schedule {model.schedule}, and samplers would follow the wrong one"
+        )
 
 
 def _require(path: Path, title: str) -> Path:

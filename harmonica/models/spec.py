@@ -27,6 +27,7 @@ class Model:
     kind: str = "dit"  # of backbone: "dit", "pixart" or "uvit"
     sampler: str = "ddim"  # usual sampler and guidance scale
     cfg: float = 1.5
+    schedule: str = "linear"  # the noise schedule of training, by its name in samplers/schedules.py
     captions: CaptionList | None = None
     text_tokens: int = 0  # captions are padded or cut to this length
     companion: str = ""  # folder or repository of autoencoder and text encoder, if it is not `source`

@@ -13,7 +13,7 @@ from harmonica.backbones.uvit import UViT
 from harmonica.execution import Plain
 from harmonica.execution.executor import evaluate
 from harmonica.pocket.train import Ema, Run
-from harmonica.samplers.dpm_solver import scaled_linear_alpha_bar
+from harmonica.samplers.schedules import SCHEDULES
 from harmonica.utils import write_atomic
 
 UVIT = dict(
@@ -42,7 +42,7 @@ def train_uvit(mean: Tensor, std: Tensor, labels: np.ndarray, checkpoint: Path, 
     matrices = [p for b in model.blocks for p in b.parameters() if p.ndim == 2]
     ema = Ema(model, 0.9995)
     run = Run(checkpoint, "u-vit", model, mean, lr=lr, steps=steps, ema=ema, muon=matrices)
-    bar, batch = torch.from_numpy(scaled_linear_alpha_bar()), 128
+    bar, batch = torch.from_numpy(SCHEDULES["scaled_linear"].alpha_bar), 128
     signal, sigma = bar.sqrt().float(), (1 - bar).sqrt().float()
     target, plain = torch.from_numpy(labels), Plain(model)
     forward = torch.compile(lambda x, t, y: evaluate(model, x, t, model.condition(y), plain), dynamic=False)

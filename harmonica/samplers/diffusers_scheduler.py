@@ -13,13 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harmonica.samplers.base import Sampler, Seeds
-from harmonica.samplers.schedules import linear_alpha_bar, respaced
+from harmonica.samplers.schedules import SCHEDULES, NoiseSchedule, respaced
 from harmonica.utils import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-LINEAR = dict(num_train_timesteps=1000, beta_start=1e-4, beta_end=0.02, beta_schedule="linear")
 
 
 class DiffusersSampler(Sampler):
@@ -28,11 +26,12 @@ class DiffusersSampler(Sampler):
     kind: str  # diffusers' class
     options: dict[str, Any] = {}  # its configuration, besides the noise schedule
 
-    def __init__(self, steps: int, first: int = 0):
+    def __init__(self, steps: int, schedule: NoiseSchedule = SCHEDULES["linear"], first: int = 0):
         if not 1 <= steps <= 999:
             raise UserError(f"steps must be in [1, 999], fewer than the training steps, got {steps}")
-        self.steps, self.first = steps, first
-        self.timesteps = self.kept(steps)
+        self.steps, self.schedule, self.first = steps, schedule, first
+        self.training_steps = self.kept(steps)
+        self.timesteps = tuple(t + schedule.first for t in self.training_steps)
 
     def kept(self, steps: int) -> tuple[int, ...]:
         """Kept training steps, noisiest first: diffusers' linspace spacing, without 0."""
@@ -42,7 +41,7 @@ class DiffusersSampler(Sampler):
     def scheduler(self) -> Any:
         import diffusers
 
-        scheduler = getattr(diffusers, self.kind)(**LINEAR, **self.options)
+        scheduler = getattr(diffusers, self.kind)(**self.schedule.diffusers, **self.options)
         self.set_timesteps(scheduler)
         return scheduler
 
@@ -50,10 +49,10 @@ class DiffusersSampler(Sampler):
         scheduler.set_timesteps(self.steps)
 
     def alpha_bar(self, s: int) -> float:
-        return float(linear_alpha_bar()[self.timesteps[s]])
+        return float(self.schedule.alpha_bar[self.training_steps[s]])
 
     def starting_at(self, s: int) -> DiffusersSampler:
-        return type(self)(self.steps, s)
+        return type(self)(self.steps, self.schedule, s)
 
     def step(self, s: int, output: Tensor, state: Tensor, seeds: Seeds | None = None) -> Tensor:
         import torch
@@ -68,10 +67,11 @@ class DiffusersSampler(Sampler):
             assert seeds is not None, f"{self.kind} adds noise: it needs seeds"
             own = seeds(s)
             noise["generator"] = [torch.Generator().manual_seed(k) for k in own * (len(state) // len(own))]
-        moved = scheduler.step(self.output(output, current.shape[1]), self.timesteps[s], current, **noise).prev_sample
+        used = self.output(scheduler, output, current.shape[1])
+        moved = scheduler.step(used, self.training_steps[s], current, **noise).prev_sample
         return torch.cat([moved, *self.remembered(scheduler)], 1)
 
-    def output(self, output: Tensor, channels: int) -> Tensor:
+    def output(self, scheduler: Any, output: Tensor, channels: int) -> Tensor:
         """The part of the model's output the scheduler uses."""
         return output[:, :channels]
 
@@ -84,7 +84,8 @@ class DiffusersSampler(Sampler):
 
 
 class IDDPM(DiffusersSampler):
-    """Ancestral sampling with the learned variance (Nichol & Dhariwal 2021), on the respaced steps of the DiT code."""
+    """Ancestral sampling (Nichol & Dhariwal 2021) on the respaced steps of the DiT code, with the learned variance, or
+    with the posterior's if the model predicts noise only."""
 
     kind, options = "DDPMScheduler", {"variance_type": "learned_range", "clip_sample": False}
     stochastic = True
@@ -93,9 +94,11 @@ class IDDPM(DiffusersSampler):
         return respaced(steps)
 
     def set_timesteps(self, scheduler: Any) -> None:
-        scheduler.set_timesteps(timesteps=list(self.timesteps))
+        scheduler.set_timesteps(timesteps=list(self.training_steps))
 
-    def output(self, output: Tensor, channels: int) -> Tensor:
+    def output(self, scheduler: Any, output: Tensor, channels: int) -> Tensor:
+        scheduler.variance_type = "learned_range" if output.shape[1] >= 2 * channels else "fixed_small"
+        scheduler.register_to_config(variance_type=scheduler.variance_type)
         return output[:, : 2 * channels]
 
 
@@ -124,7 +127,7 @@ class SASolver(DiffusersSampler):
         prediction, latents, noise = kept
         scheduler.lower_order_nums = min(done, 2)
         scheduler.model_outputs = [None, prediction]
-        scheduler.timestep_list = [None, self.timesteps[s - 1] if done else None]
+        scheduler.timestep_list = [None, self.training_steps[s - 1] if done else None]
         scheduler.last_sample, scheduler.last_noise = (latents, noise) if done else (None, None)
         scheduler.this_corrector_order = 2
 

@@ -34,7 +34,7 @@ def run(args) -> None:
     wrong = [k for k, gap in gaps.items() if abs(gap) > TOLERANCES[k]] if comparable else []
     found = ", ".join(f"{k} {measured[k]:.2f} (published {published[k]:.2f}, {100 * gaps[k]:+.1f} %)" for k in gaps)
     made_on = {k: measured[k] for k in ("device", "images_made_on") if k in measured}
-    about = made_on | {"row": row.slug, "N": measured["N"], "relative_gaps": gaps, "comparable": comparable, "forced": args.force}
+    about = {"row": row.slug, "N": measured["N"], "relative_gaps": gaps, "comparable": comparable, "forced": args.force}
     if not gaps:
         print(f"{row.slug}: the paper has no row to compare with", file=sys.stderr)
     elif not comparable:
@@ -46,7 +46,7 @@ def run(args) -> None:
         )
     else:
         print(f"{row.slug}: {found}", file=sys.stderr)
-    write_json(args.out, about)
+    write_json(args.out, about | made_on)
 
 
 PROTOCOL_IMAGES = {False: 50_000, True: 30_000}  # of ImageNet's and of COCO's rows

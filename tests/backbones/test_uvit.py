@@ -21,7 +21,7 @@ from harmonica.models.random_weights import build_backbone
 from harmonica.plan import COMPUTE, REUSE, SPAN_DELTA, SPAN_OUTPUT, SPAN_TIMED, Plan, all_compute, cache_bytes, macs
 from harmonica.runtimes.compiled import Compiled
 from harmonica.samplers.dpm_solver import DPMSolver
-from harmonica.samplers.schedules import scaled_linear_alpha_bar
+from harmonica.samplers.schedules import SCHEDULES
 from harmonica.training.learning_to_cache import pair, routed_steps
 from harmonica.training.logits import Logits
 from harmonica.utils.errors import UserError
@@ -207,7 +207,7 @@ def test_solver_equals_its_formula():
     for s in range(6):
         state = sampler.step(s, outputs[s], state)
         own.append(sampler.latents(state))
-    bar, grid = scaled_linear_alpha_bar(), np.arange(1, 1001) / 1000
+    bar, grid = SCHEDULES["scaled_linear"].alpha_bar, np.arange(1, 1001) / 1000
 
     def at(t):
         log_alpha = np.interp(t, grid, 0.5 * np.log(bar))
@@ -245,7 +245,7 @@ def test_solver_is_of_second_order():
             bar = sampler.alpha_bar(s)
             return (1 - bar) ** 0.5 * latents / variance(bar)
 
-        bar = scaled_linear_alpha_bar()
+        bar = SCHEDULES["scaled_linear"].alpha_bar
         return abs(float(denoise(sampler, x, noise)) - 1.5 * math.sqrt(variance(bar[0]) / variance(bar[-1])))
 
     assert 3 < error(200) / error(400) < 5

@@ -1,6 +1,7 @@
 """Every sampler against an independent statement of its update, and every plan under every sampler."""
 
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -8,9 +9,11 @@ import torch
 from conftest import TINY_BRANCHES, protocol, sample
 
 from harmonica.cli import main
-from harmonica.execution import Guided, Plain, Planned, denoise
+from harmonica.execution import Batch, Guided, Plain, Planned, denoise, run
 from harmonica.execution.seeds import StepSeeds, noise_and_labels
-from harmonica.plan import REUSE, Plan
+from harmonica.models import get_model
+from harmonica.models.loading import check_schedule, load_backbone
+from harmonica.plan import REUSE, Plan, Protocol, all_compute
 from harmonica.samplers import SAMPLERS, make_sampler
 from harmonica.samplers.ddim import DDIM
 from harmonica.training import iepo
@@ -229,3 +232,63 @@ def test_samplers_by_name():
         make_sampler("dim", 10)
     with pytest.raises(UserError, match=r"steps must be in \[1, 1000\], .* got 0$"):
         make_sampler("ddim", 0)
+
+
+@pytest.fixture(scope="module", params=["pocket-dit", "pocket-uvit"])
+def trained(request):
+    """A shipped model, and where its own schedule's probability-flow solution ends from four noises."""
+    model = get_model(request.param)
+    backbone = load_backbone(model)
+    return backbone, latents_of(backbone, model, "dpm-solver", 60)
+
+
+def latents_of(backbone, model, sampler, steps):
+    plan = all_compute(Protocol(model.name, sampler, steps, model.cfg), len(model.layout.branches))
+    return run(backbone, plan, Batch.of(backbone, 0, 0, 4))
+
+
+@pytest.mark.parametrize(("sampler", "steps"), [("ddim", 60), ("dpmsolver++", 30)])
+def test_every_deterministic_sampler_solves_the_models_own_equation(trained, sampler, steps):
+    """Each follows the noise schedule that the model was trained with, DiT's or U-ViT's."""
+    backbone, solution = trained
+    found = latents_of(backbone, get_model(model_name(backbone)), sampler, steps)
+    assert (found - solution).square().mean().sqrt() < 0.05
+
+
+@pytest.mark.parametrize("sampler", STOCHASTIC)
+def test_every_stochastic_sampler_ends_at_images(trained, sampler):
+    """IDDPM without a learned variance, too: the latents have the spread of the deterministic solution's."""
+    backbone, solution = trained
+    found = latents_of(backbone, get_model(model_name(backbone)), sampler, 30)
+    assert found.std() == pytest.approx(solution.std(), rel=0.25)
+
+
+def test_another_schedule_than_the_models_is_far_off(trained):
+    backbone, solution = trained
+    own = backbone.schedule
+    backbone.schedule = "linear" if own == "scaled_linear" else "scaled_linear"
+    try:
+        found = latents_of(backbone, get_model(model_name(backbone)), "ddim", 60)
+    finally:
+        backbone.schedule = own
+    assert (found - solution).square().mean().sqrt() > 0.3
+
+
+def model_name(backbone) -> str:
+    return "pocket-uvit" if backbone.layout.skips else "pocket-dit"
+
+
+def test_an_unknown_schedule():
+    with pytest.raises(UserError, match="unknown noise schedule 'cosine'"):
+        make_sampler("ddim", 10, "cosine")
+
+
+def test_a_pipeline_that_says_another_schedule(tmp_path):
+    model = get_model("pocket-uvit")
+    check_schedule(tmp_path, model)  # it says nothing
+    shutil.copytree(get_model("pocket-dit").folder("vae").parent / "scheduler", tmp_path / "scheduler")
+    check_schedule(tmp_path, get_model("pocket-dit"))
+    with pytest.raises(
+        UserError, match="beta_start 0.0001, beta_end 0.02, beta_schedule linear: pocket-uvit is registered"
+    ):
+        check_schedule(tmp_path, model)
