@@ -1,12 +1,21 @@
-"""The definitions behind the metrics, on features and pixels; numpy only. They follow the ADM evaluator."""
+"""The definitions behind the metrics, on features and pixels. They follow the ADM evaluator.
+
+Products of features run in float64 on the GPU if there is one; a module that only needs names of metrics loads no
+torch.
+"""
+
+from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from harmonica.utils import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,22 +26,65 @@ class Gaussian:
     sigma: np.ndarray
 
     @staticmethod
-    def of(features: np.ndarray) -> "Gaussian":
+    def of(features: np.ndarray) -> Gaussian:
+        """Of features (n, d). Raises UserError for fewer than two."""
         if len(features) < 2:
             raise UserError(f"a covariance needs at least 2 samples, not {len(features)}")
-        x = features.astype(np.float64)
-        return Gaussian(x.mean(0), np.cov(x, rowvar=False))
+        return Gaussian(*(x.cpu().numpy() for x in _moments(_on_device(features))))
+
+
+def _on_device(x: np.ndarray) -> Tensor:
+    """float64, where products of features are computed: on the GPU if there is one."""
+    import torch
+
+    from harmonica.utils.devices import default_device
+
+    return torch.from_numpy(np.ascontiguousarray(x)).to(default_device()).double()
+
+
+def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean (d,) and covariance (d, d) of (n, d), float64."""
+    mu = x.mean(0)
+    x = x - mu
+    sigma = x.new_empty(x.shape[1], x.shape[1])
+    for i, j in _triangle(len(sigma)):
+        sigma[i:j, i:] = x[:, i:j].mT @ x[:, i:]
+        sigma[j:, i:j] = sigma[i:j, j:].mT
+    return mu, sigma.div_(len(x) - 1)
+
+
+BLOCK = 2**25  # numbers of a product in memory at once, float64: 256 MiB
+
+
+def _triangle(n: int) -> Iterator[tuple[int, int]]:
+    """Consecutive rows i to j of an (n, n) symmetric product, to compute from column i on: at most BLOCK numbers.
+
+    Torch has no product that knows of the symmetry: with an eighth of the rows at a time or fewer, this saves at least
+    44 % of the operations.
+    """
+    i = 0
+    while i < n:
+        j = min(n, i + max(1, min(-(-n // 8), BLOCK // (n - i))))
+        yield i, j
+        i = j
 
 
 def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     """Fréchet distance of two Gaussians, ‖μa − μb‖² + tr(Σa + Σb − 2(ΣaΣb)^½) (Heusel et al. 2017).
 
-    The square root's trace comes from the eigenvalues of √Σa Σb √Σa, which is symmetric: no complex numbers, no ε.
+    The square root's trace comes from the eigenvalues of Rᵀ Σb R with Σa = R Rᵀ, which is symmetric: no complex
+    numbers, no ε.
     """
-    w, v = np.linalg.eigh(a.sigma)
-    root = (v * np.sqrt(w.clip(0))) @ v.T
-    cross = np.sqrt(np.linalg.eigvalsh(root @ b.sigma @ root).clip(0)).sum()
-    return float(((a.mu - b.mu) ** 2).sum() + np.trace(a.sigma) + np.trace(b.sigma) - 2 * cross)
+    return float(_frechet(*(_on_device(x) for x in (a.mu, a.sigma, b.mu, b.sigma))))
+
+
+def _frechet(mu_a: Tensor, sigma_a: Tensor, mu_b: Tensor, sigma_b: Tensor) -> Tensor:
+    import torch
+
+    w, v = torch.linalg.eigh(sigma_a)
+    root = v * w.clamp(min=0).sqrt()
+    cross = torch.linalg.eigvalsh(root.mT @ sigma_b @ root).clamp(min=0).sqrt().sum()
+    return (mu_a - mu_b).square().sum() + sigma_a.trace() + sigma_b.trace() - 2 * cross
 
 
 def cleanfid_distance(a: Gaussian, b: Gaussian) -> float:
@@ -67,50 +119,64 @@ def precision_recall(
     """
     if min(len(reference), len(samples)) <= k:
         raise UserError(f"precision and recall with k = {k} need more than {k} samples on each side")
-    r, s = _Points.of(reference), _Points.of(samples)
-    if reference_radii is None:
-        reference_radii = _radii(r, k)
-    return _share_inside(r, reference_radii, s), _share_inside(s, _radii(s, k), r)
-
-
-BLOCK = 2**25  # distances in memory at once, float64: 256 MiB
+    r, s = (_Points.of(_on_device(x)) for x in (reference, samples))
+    reach = _radii(r, k) if reference_radii is None else _on_device(reference_radii)
+    precision, recall = _shares_inside(r, reach, s, _radii(s, k))
+    return float(precision), float(recall)
 
 
 class _Points(NamedTuple):
-    x: np.ndarray  # (n, d) float64
-    norms: np.ndarray  # (n,) squared
+    x: Tensor  # (n, d) float64
+    norms: Tensor  # (n,) squared
 
     @staticmethod
-    def of(features: np.ndarray) -> "_Points":
-        x = np.asarray(features, np.float64)
-        return _Points(x, np.einsum("ij,ij->i", x, x))
+    def of(x: Tensor) -> _Points:
+        return _Points(x, x.square().sum(1))
 
-    def distances_to(self, other: "_Points") -> Iterator[np.ndarray]:
-        """Squared distances (m, n_other) of consecutive points, m such that a block has at most BLOCK numbers."""
-        rows = max(1, BLOCK // len(other.x))
-        for i in range(0, len(self.x), rows):
-            d = self.x[i : i + rows] @ other.x.T
-            d *= -2
-            d += self.norms[i : i + rows, None]
-            d += other.norms
-            yield d
+    def part(self, i: int, j: int | None = None) -> _Points:
+        return _Points(self.x[i:j], self.norms[i:j])
+
+    def distances_to(self, other: _Points) -> Tensor:
+        """Squared distances (n, n_other)."""
+        import torch
+
+        return torch.addmm(other.norms, self.x, other.x.mT, alpha=-2).add_(self.norms[:, None])
 
 
 def radii(features: np.ndarray, k: int = 3) -> np.ndarray:
     """Squared distance of every point (n, d) to its k-th neighbour."""
-    return _radii(_Points.of(features), k)
+    return _radii(_Points.of(_on_device(features)), k).cpu().numpy()
 
 
-def _radii(points: _Points, k: int) -> np.ndarray:
-    out = []
-    for d in points.distances_to(points):
-        d.partition(k, axis=1)
-        out.append(d[:, k].copy())
-    return np.concatenate(out)
+def _radii(points: _Points, k: int) -> Tensor:
+    n = len(points.x)
+    nearest = points.x.new_full((n, k + 1), float("nan"))  # topk takes any number before NaN
+    for i, j in _triangle(n):
+        d = points.part(i, j).distances_to(points.part(i))
+        nearest[i:j] = _smallest(nearest[i:j], d)
+        nearest[j:] = _smallest(nearest[j:], d[:, j - i :].mT)
+    return nearest.amax(1)
 
 
-def _share_inside(centres: _Points, reach: np.ndarray, points: _Points) -> float:
-    return float(np.concatenate([(d <= reach).any(1) for d in points.distances_to(centres)]).mean())
+def _smallest(known: Tensor, new: Tensor) -> Tensor:
+    """The smallest numbers of each row of both, as many as there are in a row of the known ones."""
+    import torch
+
+    count = known.shape[1]
+    found = new.topk(min(count, new.shape[1]), 1, largest=False, sorted=False)[0]
+    return torch.cat([known, found], 1).topk(count, 1, largest=False, sorted=False)[0]
+
+
+def _shares_inside(r: _Points, reach_r: Tensor, s: _Points, reach_s: Tensor) -> tuple[Tensor, Tensor]:
+    """The share of the points s that a ball of r reaches, and that of r that a ball of s reaches."""
+    import torch
+
+    rows, inside, reached = max(1, BLOCK // len(r.x)), [], torch.zeros_like(reach_r, dtype=torch.bool)
+    for i in range(0, len(s.x), rows):
+        d = s.part(i, i + rows).distances_to(r)
+        inside.append((d <= reach_r).any(1))
+        reached |= (d <= reach_s[i : i + rows, None]).any(0)
+    return torch.cat(inside).double().mean(), reached.double().mean()
 
 
 def clip_score(cosines: np.ndarray) -> float:

@@ -1,10 +1,10 @@
-import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from cleanfid.fid import frechet_distance as clean_frechet
+from fake_gpu import fake
 from hypothesis import given
 from hypothesis import strategies as st
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
@@ -18,6 +18,7 @@ from harmonica.evaluation.distances import (
     inception_score,
     precision_recall,
     psnr,
+    radii,
     squared_error,
 )
 from harmonica.evaluation.features.base import Features
@@ -45,6 +46,27 @@ def test_frechet_agrees_with_torch_fidelity_and_clean_fid(n):
     assert own == pytest.approx(clean_frechet(ga.mu, ga.sigma, gb.mu, gb.sigma), rel=1e-9 if n > 24 else 1e-3)
 
 
+def plain_frechet(a, b):
+    """In numpy, by the square root of the first covariance itself."""
+    w, v = np.linalg.eigh(a.sigma)
+    root = (v * np.sqrt(w.clip(0))) @ v.T
+    cross = np.sqrt(np.linalg.eigvalsh(root @ b.sigma @ root).clip(0)).sum()
+    return ((a.mu - b.mu) ** 2).sum() + np.trace(a.sigma) + np.trace(b.sigma) - 2 * cross
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("d", [1, 7, 24, 130])
+def test_moments_and_frechet_distance_in_plain_numpy(d, dtype):
+    sets = [x.astype(dtype) for x in two_sets(d=d)]
+    own = [Gaussian.of(x) for x in sets]
+    plain = [Gaussian(x.mean(0, np.float64), np.cov(x.astype(np.float64), rowvar=False).reshape(d, d)) for x in sets]
+    for a, b in zip(own, plain, strict=True):
+        np.testing.assert_allclose(a.mu, b.mu, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(a.sigma, b.sigma, rtol=1e-9, atol=1e-12)
+        assert a.mu.dtype == a.sigma.dtype == np.float64
+    assert frechet_distance(*own) == pytest.approx(plain_frechet(*plain), rel=1e-9)
+
+
 @given(st.integers(0, 2**32 - 1))
 def test_frechet_properties(seed):
     rng = np.random.default_rng(seed)
@@ -68,11 +90,13 @@ def test_inception_score_at_the_ends():
     assert inception_score(np.zeros((100, 10))) == pytest.approx(1)
 
 
+def brute_radii(points, k):
+    return np.sort(np.linalg.norm(points[:, None] - points[None], axis=2), axis=1)[:, k]
+
+
 def brute_precision_recall(reference, samples, k):
     def inside(centres, points):
-        d = np.linalg.norm(centres[:, None] - centres[None], axis=2)
-        radius = np.sort(d, axis=1)[:, k]
-        return (np.linalg.norm(points[:, None] - centres[None], axis=2) <= radius).any(1).mean()
+        return (np.linalg.norm(points[:, None] - centres[None], axis=2) <= brute_radii(centres, k)).any(1).mean()
 
     return inside(reference, samples), inside(samples, reference)
 
@@ -93,16 +117,29 @@ def test_precision_and_recall_by_brute_force(seed, k):
     assert precision_recall(a, b, k) == pytest.approx(brute_precision_recall(a, b, k))
 
 
+@given(st.integers(0, 2**32 - 1), st.integers(6, 60), st.integers(1, 5))
+def test_radii_by_brute_force(seed, n, k):
+    x = np.random.default_rng(seed).normal(size=(n, 4)).astype(np.float32)
+    np.testing.assert_allclose(radii(x, k), brute_radii(x.astype(np.float64), k) ** 2, rtol=1e-9, atol=1e-13)
+
+
+def test_shared_radii_change_nothing():
+    reference, samples = RNG.normal(size=(300, 4)), 0.8 * RNG.normal(size=(250, 4))
+    own = precision_recall(reference, samples)
+    assert precision_recall(reference, samples, reference_radii=radii(reference)) == own
+    assert precision_recall(reference, samples, reference_radii=np.full(300, 1e9))[0] == 1 > own[0]
+
+
 def test_distances_are_made_in_blocks(monkeypatch):
     """The result does not depend on the block, and no more than a few blocks are ever held."""
     reference, samples = RNG.normal(size=(1500, 8)), RNG.normal(size=(2500, 8))
     at_once = precision_recall(reference, samples)
     monkeypatch.setattr(distances, "BLOCK", 2**16)
-    tracemalloc.start()
     assert precision_recall(reference, samples) == at_once
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 4 * 8 * 2**16 + 2 * (reference.nbytes + samples.nbytes)  # all distances at once are 30 MB
+    with fake("cpu") as peak:
+        r, s = (distances._Points.of(torch.zeros(x.shape, dtype=torch.float64)) for x in (reference, samples))
+        distances._shares_inside(r, distances._radii(r, 3), s, distances._radii(s, 3))
+    assert peak.most < 4 * 8 * 2**16 + 2 * (reference.nbytes + samples.nbytes)  # all distances at once are 30 MB
 
 
 def test_precision_and_recall_agree_with_torch_fidelity():

@@ -9,7 +9,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from harmonica.evaluation.features.base import Features
+from harmonica.utils.devices import default_device
 from harmonica.utils.images import to_float
+from harmonica.utils.precision import products
 
 
 class Classifier(nn.Module):
@@ -43,11 +45,12 @@ def classifier_features(folder: Path) -> Callable[[np.ndarray], Features]:
     weights = load_file(folder / "classifier" / "model.safetensors")
     net = Classifier(classes=len(weights["head.bias"]), channels=weights["low.0.0.weight"].shape[1]).eval()
     net.load_state_dict(weights)
-    net = net.to(memory_format=torch.channels_last)
+    net = net.to(default_device()).to(memory_format=torch.channels_last)
 
     @torch.inference_mode()
     def extract(images: np.ndarray) -> Features:
-        parts = [net(to_float(images[i : i + 250])) for i in range(0, len(images), 250)]
-        return Features(*(torch.cat(p).numpy() for p in zip(*parts, strict=True)))
+        with products("float32"):
+            parts = [net(to_float(images[i : i + 250]).to(default_device())) for i in range(0, len(images), 250)]
+        return Features(*(torch.cat(p).cpu().numpy() for p in zip(*parts, strict=True)))
 
     return extract

@@ -4,6 +4,7 @@ import numpy as np
 
 from harmonica.models.catalog import TEXT_TO_IMAGE
 from harmonica.utils import UserError, content_hash, weights_folder
+from harmonica.utils.precision import products
 
 SHIPPED = "noto-emoji"  # the pocket scale's own two-tower model
 
@@ -42,7 +43,7 @@ class Clip:
         from PIL import Image
 
         new = sorted(set(captions) - self._text.keys())
-        with torch.inference_mode():
+        with torch.inference_mode(), products("float32"):
             for i in range(0, len(new), batch):
                 tokens = self.tokenize(new[i : i + batch]).to(self.device)
                 features = self.net.encode_text(tokens, normalize=True).cpu().double().numpy()

@@ -9,6 +9,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 
 from harmonica.evaluation.features.base import Features
 from harmonica.utils.devices import default_device
+from harmonica.utils.precision import products
 from harmonica.utils.torch_files import load_torch
 
 BATCH = 50
@@ -22,19 +23,30 @@ def inception_features(weights: Path) -> Callable[[np.ndarray], Features]:
     """
     load_torch(weights)  # torch-fidelity itself would run code in a pickle
     net = FeatureExtractorInceptionV3("inception", ["2048", "logits_unbiased"], str(weights)).to(default_device())
-    seen = []
-    net.Mixed_6d.branch1x1.register_forward_hook(lambda module, args, out: seen.append(out[:, :7].permute(0, 2, 3, 1)))
+    forward = with_spatial(net)
 
     @torch.inference_mode()
     def extract(images: np.ndarray) -> Features:
         parts = []
-        for i in range(0, len(images), BATCH):
-            x = torch.from_numpy(images[i : i + BATCH]).permute(0, 3, 1, 2).to(default_device())
-            pooled, logits = net(x)
-            parts.append([v.cpu() for v in (pooled, seen.pop().flatten(1), logits)])
+        with products("float32"):
+            for i in range(0, len(images), BATCH):
+                x = torch.from_numpy(images[i : i + BATCH]).to(default_device())
+                parts.append([v.cpu() for v in forward(x)])
         return Features(*(torch.cat(p).numpy() for p in zip(*parts, strict=True)))
 
     return extract
+
+
+def with_spatial(net: FeatureExtractorInceptionV3) -> Callable[[torch.Tensor], tuple[torch.Tensor, ...]]:
+    """A function from uint8 (n, H, W, 3) to pooled and spatial features and logits, on the network's device."""
+    seen: list[torch.Tensor] = []
+    net.Mixed_6d.branch1x1.register_forward_hook(lambda module, args, out: seen.append(out[:, :7].permute(0, 2, 3, 1)))
+
+    def forward(images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        pooled, logits = net(images.permute(0, 3, 1, 2))
+        return pooled, seen.pop().flatten(1), logits
+
+    return forward
 
 
 def save_random_weights(path: Path, seed: int = 0) -> None:
