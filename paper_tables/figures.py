@@ -18,11 +18,16 @@ def named(table: pd.DataFrame) -> pd.Series:
     return (table.method + " " + table.settings).str.strip() if "settings" in table else table.method
 
 
-def speedup(table: pd.DataFrame, metrics: tuple[str, str], path: Path) -> None:
-    """Two metrics over theoretical speed-up: a column per case, a marker per method."""
+def speedup(table: pd.DataFrame, metrics: tuple[str, ...], path: Path) -> None:
+    """Metrics, with their intervals, over theoretical speed-up: a column per case, a marker per method."""
     cases = list(table.case.unique())
     figure, axes = plt.subplots(
-        2, len(cases), figsize=(4 * len(cases) + 1.6, 6), squeeze=False, sharex="col", layout="constrained"
+        len(metrics),
+        len(cases),
+        figsize=(4 * len(cases) + 1.6, 3 * len(metrics)),
+        squeeze=False,
+        sharex="col",
+        layout="constrained",
     )
     table = table.assign(name=named(table))
     titles = list(table.name.unique())
@@ -31,12 +36,20 @@ def speedup(table: pd.DataFrame, metrics: tuple[str, str], path: Path) -> None:
         for ax, metric in zip(axes[:, column], metrics, strict=True):
             for _, row in block.iterrows():
                 k = titles.index(row["name"])
+                if metric.endswith("_uncached") and row[metric] <= 0:
+                    continue  # the uncached row itself, which a logarithmic axis cannot show
                 ax.scatter(row.theoretical_speedup, row[metric], s=60, label=row["name"], zorder=3, **style(k))
-            ax.axhline(block.iloc[0][metric], color="0.6", lw=0.8, ls=":")
+                if f"{metric}_low" in block:
+                    ends = [row[metric] - row[f"{metric}_low"]], [row[f"{metric}_high"] - row[metric]]
+                    ax.errorbar(row.theoretical_speedup, row[metric], ends, color="0.5", lw=1, capsize=2, zorder=2)
+            if metric.endswith("_uncached"):
+                ax.set_yscale("log")
+            else:
+                ax.axhline(block.iloc[0][metric], color="0.6", lw=0.8, ls=":")
             ax.grid(color="0.92")
-            ax.set_ylabel(f"{metric} ({METRICS[metric].better} is better)")
+            ax.set_ylabel(f"{METRICS[metric].heading[:-2]} ({METRICS[metric].better} is better)")
         axes[0, column].set_title(f"{block['sampler'].iloc[0]}, case {case}")
-        axes[1, column].set_xlabel("theoretical speed-up (MACs)")
+        axes[-1, column].set_xlabel("theoretical speed-up (MACs)")
     known = {label: handle for ax in axes[0] for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     figure.legend(known.values(), known, loc="outside right center", frameon=False)
     first = table.iloc[0]

@@ -1,6 +1,5 @@
 """The layout that all tables of images share: every row beside its case's uncached one and the paper's."""
 
-import statistics
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from harmonica.evaluation import statistics
 from harmonica.evaluation.metrics import METRICS, Metric
+from harmonica.evaluation.statistics import speedup
 from harmonica.experiments import Experiment, Row
 from harmonica.experiments.config import uncached
 from harmonica.plan import Plan, cache_bytes, macs
@@ -43,6 +44,7 @@ _COLUMNS: tuple[Column | Metric, ...] = (
     Column("paper_speedup", "paper ×"),
 )  # fmt: skip
 COLUMNS = {c.name: c for c in _COLUMNS}
+SPEEDUP = ("speedup", "speedup_q1", "speedup_q3")  # with the quartiles of the rounds' ratios
 PUBLISHED = (*METRICS, "CUR", "speedup")
 SHORT = ("method", "steps", "CLIP", "FID", "IS", "PSNR", "CUR", "theoretical_speedup", "speedup", "training_s",
          "training_images")  # fmt: skip
@@ -69,7 +71,7 @@ class Table:
     title: str
     metrics: tuple[str, ...]  # columns of the csv
     shown: tuple[str, ...]  # those in the readable table
-    figure: tuple[str, str]  # those plotted against the speed-up
+    figure: tuple[str, ...]  # those plotted against the speed-up
     published: Callable[[Experiment, int], dict]  # the paper's row of an experiment, for a plan's steps
     source: str  # what the paper's columns are; "" if there are none
     settings: bool = False  # whether settings distinguish the rows
@@ -90,11 +92,11 @@ class Table:
                 "sampler": SAMPLERS[e.protocol.sampler], "cfg": e.protocol.cfg,
                 "case": r.case, "method": e.method.label(),
                 **({"settings": _settings(r)} if self.settings else {}), "steps": plan.steps,
-                **{k: m[k] for k in self.metrics},
+                **self._with_intervals(m, measured.metrics[r.case][base.slug]),
                 "CUR": plan.cur, "GMACs": halves * own_macs / 1e9,
                 "theoretical_speedup": macs(plans[base.slug], model.layout) / own_macs,
                 "latency_s": own["latency_s"],
-                "speedup": statistics.median(f / o for f, o in zip(full["rounds_s"], own["rounds_s"], strict=True)),
+                **dict(zip(SPEEDUP, speedup(full["rounds_s"], own["rounds_s"]), strict=True)),
                 "cache_MB": cache_bytes(plan, model.layout, guided=halves == 2) / 1e6,
                 "training_s": plan.origin.cost.get("training_s", 0),
                 "training_images": plan.origin.cost.get("images", 0),
@@ -102,11 +104,37 @@ class Table:
                 **{f"paper_{k}": v for k, v in self.published(e, plan.steps).items() if k in PUBLISHED},
             })  # fmt: skip
         table = pd.DataFrame(out)
+        self._mark_best(table, measured)
         comparable = PUBLISHED if measured.scale == "paper" else ("CUR", "speedup")  # a pocket FID is not Inception's
         for k in comparable:
             if f"paper_{k}" in table:
                 table[f"delta_{k}"] = table[k] - table[f"paper_{k}"]
         return table
+
+    def _with_intervals(self, own: dict, base: dict) -> dict[str, float]:
+        """The metrics of a row, with intervals, and with the paired differences to the uncached row."""
+        out: dict[str, float] = {}
+        for k in (k for k in self.metrics if k in own):
+            out[k] = own[k]
+            if k in own["blocks"]:
+                mine, theirs = np.array(own["blocks"][k]), np.array(base["blocks"][k])
+                out[f"{k}_low"], out[f"{k}_high"] = statistics.interval(own[k], mine)
+                if METRICS[k].needs != "uncached":
+                    out[f"d{k}"] = own[k] - base[k]
+                    out[f"d{k}_low"], out[f"d{k}_high"] = statistics.interval(out[f"d{k}"], mine - theirs)
+        return out
+
+    def _mark_best(self, table: pd.DataFrame, measured: Measured) -> None:
+        """Add `best_M`: which accelerated rows of a case are the best in M, or do not differ from it (Holm)."""
+        for case in table.case.unique():
+            rivals = [i for i in table.index[table.case == case][1:]]
+            found = [measured.metrics[measured.rows[i].case][measured.rows[i].slug] for i in rivals]
+            for k in self.metrics:
+                if rivals and all(k in m["blocks"] for m in found):
+                    best = statistics.tied_with_best(
+                        [m[k] for m in found], [np.array(m["blocks"][k]) for m in found], METRICS[k].sign
+                    )
+                    table.loc[rivals, f"best_{k}"] = best
 
     def markdown(self, table: pd.DataFrame, measured: Measured) -> str:
         """One readable table per case; the best value of each metric among the accelerated rows is bold."""
@@ -117,7 +145,7 @@ class Table:
         pairs = min(m["N_pairs"] for rows in measured.metrics.values() for m in rows.values())
         kept = f", over the first {pairs}" if pairs < first["samples"] else ""
         batches = " or ".join(str(b) for b in sorted({r["batch"] for r in latency["plans"].values()}))
-        features = [k for k in self.shown if k not in ("CLIP", "PSNR")]
+        features = [k for k in self.shown if k not in ("CLIP", "PSNR") and not k.endswith("_uncached")]
         clip = (
             f" CLIP is 100·max(cos, 0) by open_clip's **{first.clip_model}**, without prefix."
             if "clip_model" in table
@@ -133,7 +161,10 @@ class Table:
             f"{batches} from noise to latents on {latency['device']} ({latency['threads']} threads, "
             f"{latency['precision']}), median "
             f"of {latency['rounds']} interleaved rounds. GMACs and cache: one image, both guidance halves. Theory × "
-            f"and Real × are against the case's uncached row.{source}",
+            f"and Real × are against the case's uncached row; Real × is the ratio of median latencies.{source}",
+            "±: 95 % intervals over the images. Bold: the best accelerated row, and those that do not differ from it "
+            "(paired by seeds, Holm's procedure). FID to uncached: between the images of a row and of the uncached "
+            "row from the same seeds; it says what the cache changed, and is 0 for the uncached row.",
         ]
         for case, block in table.groupby("case", sort=False):
             parts.append(f"## {block.model.iloc[0]}, {block.resolution.iloc[0]}×{block.resolution.iloc[0]}, "
@@ -161,9 +192,9 @@ def study(title: str) -> Table:
     """A study of ours: rows are distinguished by their settings, and have no published numbers."""
     return Table(
         title=title,
-        metrics=("IS", "FID", "cleanfid_FID", "sFID", "precision", "recall", "PSNR"),
-        shown=("IS", "FID", "sFID", "PSNR"),
-        figure=("FID", "IS"),
+        metrics=("IS", "FID", "cleanfid_FID", "sFID", "FID_uncached", "sFID_uncached", "precision", "recall", "PSNR"),
+        shown=("IS", "FID", "sFID", "FID_uncached", "PSNR"),
+        figure=("FID", "FID_uncached", "IS"),
         published=lambda e, steps: {},
         source="",
         settings=True,
@@ -216,11 +247,20 @@ def _block(block: pd.DataFrame, heads: dict[str, str], published: bool = False) 
     for i, (_, row) in enumerate(block.iterrows()):
         cells = []
         for k in heads:
-            text = _cell(k, row[k])
-            text = f"**{text}**" if i and k in best and row[k] == best[k] else text
+            text = _cell(k, row[k]) + _half_width(k, row)
+            found = row.get(f"best_{k}", row[k] == best[k] if k in best else False)
+            is_best = not pd.isna(found) and bool(found)
+            text = f"**{text}**" if i and is_best else text
             cells.append(text + beside[i].get(k, ""))
         rows.append(cells)
     return rows_of_table(heads.values(), rows)
+
+
+def _half_width(column: str, row: pd.Series) -> str:
+    """Half of the 95 % interval after a metric, unless it rounds to 0."""
+    low, high = (row.get(f"{column}_{end}", float("nan")) for end in ("low", "high"))
+    text = "" if pd.isna(low) else COLUMNS[column].format.format((high - low) / 2)
+    return " ±" + text.removeprefix("0") if text.strip("0.") else ""
 
 
 def _cell(column: str, value) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from harmonica.cli import _shared
 
-HELP = "Time the denoising loop of several plans, interleaved."
+HELP = "Time the denoising loop of several plans, interleaved; the first is what the others are compared with."
 EXAMPLE = "harmonica latency full.safetensors fora.safetensors --rounds 9"
 
 
@@ -21,14 +21,18 @@ def run(args) -> None:
     import torch
 
     from harmonica.evaluation.latency import measure
+    from harmonica.evaluation.statistics import speedup
     from harmonica.utils import write_json
     from harmonica.utils.memory import budget
 
     plans = _shared.load_plans(args.plans)
     _shared.loaded()
     result = measure(plans, args.batch, args.rounds, precision=args.precision, memory=budget(args.memory))
+    first = next(iter(result.values()))["rounds_s"]
     for name, row in result.items():
-        print(f"{name:60} {1000 * row['latency_s']:9.1f} ms", file=sys.stderr)
+        ratio, q1, q3 = speedup(first, row["rounds_s"])
+        times = f"{ratio:5.2f} x the first ({q1:.2f} … {q3:.2f})"
+        print(f"{name:60} {1000 * row['latency_s']:9.1f} ms  {times}", file=sys.stderr)
     if args.out:
         about = _shared.hardware(args.precision) | {"threads": torch.get_num_threads()}
         write_json(args.out, {"batch": args.batch, "rounds": args.rounds, **about, "plans": result})

@@ -36,8 +36,11 @@ def run(args) -> None:
             raise UserError(f"no images of {name!r} among {', '.join(sorted(files))}")
     rows, images = {}, generate.made_on(args.manifests)
     hardware = {"device": _shared.hardware("float32")["device"], "images_made_on": images}
+    plain = files[args.uncached]
+    own, base = evaluate(args.uncached, plain, plain, extract, reference, about)
     for name in names:
-        found = evaluate(name, files[name], files[args.uncached], extract, reference, about)
+        is_base = name == args.uncached
+        found = own if is_base else evaluate(name, files[name], plain, extract, reference, about, base)[0]
         rows[name] = found | about | hardware
         print(
             name,

@@ -70,21 +70,50 @@ def _triangle(n: int) -> Iterator[tuple[int, int]]:
 
 
 def frechet_distance(a: Gaussian, b: Gaussian) -> float:
-    """Fréchet distance of two Gaussians, ‖μa − μb‖² + tr(Σa + Σb − 2(ΣaΣb)^½) (Heusel et al. 2017).
+    """Fréchet distance of two Gaussians, ‖μa − μb‖² + tr(Σa + Σb − 2(ΣaΣb)^½) (Heusel et al. 2017)."""
+    return frechet(a, b).distance
 
-    The square root's trace comes from the eigenvalues of Rᵀ Σb R with Σa = R Rᵀ, which is symmetric: no complex
-    numbers, no ε.
+
+class Frechet(NamedTuple):
+    """The distance, and its gradients: by μa (d,), which is that by μb reversed, and by Σa and Σb (d, d)."""
+
+    distance: float
+    d_mu: np.ndarray
+    d_sigma_a: np.ndarray
+    d_sigma_b: np.ndarray
+
+
+def frechet(a: Gaussian, b: Gaussian) -> Frechet:
+    """The Fréchet distance and its gradients.
+
+    The square root's trace comes from the eigenvalues of M = Rᵀ Σb R with Σa = R Rᵀ, which is symmetric: no complex
+    numbers, no ε. T = R M^{−½} Rᵀ carries the second Gaussian to the first: the gradients are I − T^{−1} by Σa and I −
+    T by Σb. Directions without variance are left out of both.
     """
-    return float(_frechet(*(_on_device(x) for x in (a.mu, a.sigma, b.mu, b.sigma))))
+    distance, *gradients = _frechet(*(_on_device(x) for x in (a.mu, a.sigma, b.mu, b.sigma)))
+    return Frechet(max(0.0, float(distance)), *(x.cpu().numpy() for x in gradients))
 
 
-def _frechet(mu_a: Tensor, sigma_a: Tensor, mu_b: Tensor, sigma_b: Tensor) -> Tensor:
+def _frechet(mu_a: Tensor, sigma_a: Tensor, mu_b: Tensor, sigma_b: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     import torch
 
     w, v = torch.linalg.eigh(sigma_a)
-    root = v * w.clamp(min=0).sqrt()
-    cross = torch.linalg.eigvalsh(root.mT @ sigma_b @ root).clamp(min=0).sqrt().sum()
-    return (mu_a - mu_b).square().sum() + sigma_a.trace() + sigma_b.trace() - 2 * cross
+    w = w.clamp(min=0).sqrt()
+    root, inverse = v * w, v * _inverse(w)  # inverse.T @ root is the identity where there is variance
+    m, u = torch.linalg.eigh(root.mT @ sigma_b @ root)
+    m = m.clamp(min=0).sqrt()
+    distance = (mu_a - mu_b).square().sum() + sigma_a.trace() + sigma_b.trace() - 2 * m.sum()
+    identity = torch.eye(len(w), dtype=w.dtype, device=w.device)
+    back, forth = (root @ u) * _inverse(m).sqrt(), (inverse @ u) * m.sqrt()
+    return distance, 2 * (mu_a - mu_b), identity - forth @ forth.mT, identity - back @ back.mT
+
+
+def _inverse(roots: Tensor) -> Tensor:
+    """1 / x of square roots of eigenvalues, and 0 for those of the rounding of 0."""
+    import torch
+
+    used = roots > 1e-7 * roots.amax()
+    return torch.where(used, 1 / torch.where(used, roots, 1.0), 0.0)
 
 
 def cleanfid_distance(a: Gaussian, b: Gaussian) -> float:
@@ -95,16 +124,24 @@ def cleanfid_distance(a: Gaussian, b: Gaussian) -> float:
 
 
 def inception_score(logits: np.ndarray, chunk: int = 5000) -> float:
-    """Inception score (Salimans et al. 2016): mean over consecutive chunks of exp(E KL(p(y|x) ‖ p(y))), unshuffled."""
+    """Inception score (Salimans et al. 2016): mean over consecutive chunks of exp(E KL(p(y|x) ‖ p(y))), unshuffled.
+
+    Chunks are of equal size, as near to `chunk` as possible: a last one of a few images would count as much as the
+    others.
+    """
+    return float(np.mean([np.exp(kl.mean()) for kl in divergences(logits, chunk)]))
+
+
+def divergences(logits: np.ndarray, chunk: int = 5000) -> list[np.ndarray]:
+    """KL(p(y|x) ‖ p(y)) of every image to the class distribution of its chunk, by chunk."""
     x = logits.astype(np.float64)
     x = x - x.max(1, keepdims=True)
     log_p = x - np.log(np.exp(x).sum(1, keepdims=True))
-    scores = []
-    for i in range(0, len(log_p), chunk):
-        part = log_p[i : i + chunk]
+    out = []
+    for part in np.array_split(log_p, max(1, round(len(log_p) / chunk))):
         p = np.exp(part)
-        scores.append(np.exp((p * (part - np.log(p.mean(0, keepdims=True)))).sum(1).mean()))
-    return float(np.mean(scores))
+        out.append((p * (part - np.log(p.mean(0, keepdims=True)))).sum(1))
+    return out
 
 
 def precision_recall(
@@ -117,12 +154,20 @@ def precision_recall(
     reference can share its `radii`. Distances are computed in blocks: 50 000 against 10 000 at 2048 dimensions need
     less than 4 GB. Raises UserError for k samples or fewer on a side.
     """
+    samples_inside, references_inside = inside(reference, samples, k, reference_radii)
+    return float(samples_inside.mean()), float(references_inside.mean())
+
+
+def inside(
+    reference: np.ndarray, samples: np.ndarray, k: int = 3, reference_radii: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The indicators behind `precision_recall`: which samples (n,) and references are inside the other manifold."""
     if min(len(reference), len(samples)) <= k:
         raise UserError(f"precision and recall with k = {k} need more than {k} samples on each side")
     r, s = (_Points.of(_on_device(x)) for x in (reference, samples))
     reach = _radii(r, k) if reference_radii is None else _on_device(reference_radii)
-    precision, recall = _shares_inside(r, reach, s, _radii(s, k))
-    return float(precision), float(recall)
+    found = _inside(r, reach, s, _radii(s, k))
+    return found[0].cpu().numpy(), found[1].cpu().numpy()
 
 
 class _Points(NamedTuple):
@@ -167,16 +212,16 @@ def _smallest(known: Tensor, new: Tensor) -> Tensor:
     return torch.cat([known, found], 1).topk(count, 1, largest=False, sorted=False)[0]
 
 
-def _shares_inside(r: _Points, reach_r: Tensor, s: _Points, reach_s: Tensor) -> tuple[Tensor, Tensor]:
-    """The share of the points s that a ball of r reaches, and that of r that a ball of s reaches."""
+def _inside(r: _Points, reach_r: Tensor, s: _Points, reach_s: Tensor) -> tuple[Tensor, Tensor]:
+    """Which of the points s a ball of r reaches, and which of r a ball of s reaches."""
     import torch
 
-    rows, inside, reached = max(1, BLOCK // len(r.x)), [], torch.zeros_like(reach_r, dtype=torch.bool)
+    rows, found, reached = max(1, BLOCK // len(r.x)), [], torch.zeros_like(reach_r, dtype=torch.bool)
     for i in range(0, len(s.x), rows):
         d = s.part(i, i + rows).distances_to(r)
-        inside.append((d <= reach_r).any(1))
+        found.append((d <= reach_r).any(1))
         reached |= (d <= reach_s[i : i + rows, None]).any(0)
-    return torch.cat(inside).double().mean(), reached.double().mean()
+    return torch.cat(found), reached
 
 
 def clip_score(cosines: np.ndarray) -> float:

@@ -1,13 +1,14 @@
 """Evidence for the metrics, chunk by chunk: 50 000 images of 512² do not fit into memory, their features do."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
 from harmonica.evaluation import generate
 from harmonica.evaluation.distances import squared_error
 from harmonica.evaluation.features.base import Features
-from harmonica.evaluation.metrics import Evidence, measure
+from harmonica.evaluation.metrics import Evidence, block_means, measure
 from harmonica.evaluation.references import Reference
 from harmonica.utils import UserError
 
@@ -27,9 +28,16 @@ def extractor(name: str, extract: Callable, clip=None, captions=()) -> generate.
 
 
 def evaluate(
-    name: str, files: list[str], uncached: list[str], extract: generate.Extract, reference: Reference, about: dict
-) -> dict:
-    """All metrics of the images in `files`, generated from the same seeds as those in `uncached`, and their number N.
+    name: str,
+    files: list[str],
+    uncached: list[str],
+    extract: generate.Extract,
+    reference: Reference,
+    about: dict,
+    base: Evidence | None = None,
+) -> tuple[dict, Evidence]:
+    """All metrics of the images in `files`, generated from the same seeds as those in `uncached`, their number N, and
+    "blocks", their block means; and the evidence. `base` is that of the uncached images, for the distance to them.
 
     Features that were stored with the images are used if they are by the networks in `about` ("extractor" and maybe
     "clip_model"), else `extract` makes them. PSNR is over the images that both rows still have. Raises UserError if
@@ -50,12 +58,15 @@ def evaluate(
     requested = np.concatenate(labels)
     has_captions = "clip_model" in about
     evidence = Evidence(
-        Features.join([Features(p["pooled"], p["spatial"], p["logits"]) for p in parts]), reference,
+        Features.join([Features(p["pooled"], p["spatial"], p["logits"]) for p in parts]), reference, base,
         labels=None if has_captions else requested,
         squared_error=error / pairs if pairs else None,
         cosines=np.concatenate([p["cosines"] for p in parts]) if has_captions else None,
     )  # fmt: skip
-    return measure(evidence) | {"N": len(requested), "N_pairs": pairs}
+    if base is None:
+        evidence = replace(evidence, uncached=evidence)  # the control: its distance to itself reads 0
+    found = measure(evidence) | {"blocks": block_means(evidence)}
+    return found | {"N": len(requested), "N_pairs": pairs}, evidence
 
 
 def _features(name: str, chunk: generate.Chunk, extract: generate.Extract, about: dict) -> dict[str, np.ndarray]:

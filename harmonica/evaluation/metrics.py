@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from harmonica.evaluation import distances as d
+from harmonica.evaluation import statistics as s
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,6 +24,7 @@ class Evidence:
 
     features: Features
     reference: Reference
+    uncached: Evidence | None = None  # of the uncached row of the same seeds
     labels: np.ndarray | None = None  # (n,) requested classes
     squared_error: float | None = None  # per pixel, to the uncached images of the same seeds
     cosines: np.ndarray | None = None  # (n,) of pictures and their captions
@@ -32,8 +34,31 @@ class Evidence:
         return d.Gaussian.of(self.features.pooled)
 
     @cached_property
-    def precision_recall(self) -> tuple[float, float]:
-        return d.precision_recall(self.reference.features, self.features.pooled, reference_radii=self.reference.radii)
+    def spatial(self) -> d.Gaussian:
+        return d.Gaussian.of(self.features.spatial)
+
+    @cached_property
+    def fid(self) -> d.Frechet:
+        return d.frechet(self.pooled, self.reference.pooled)
+
+    @cached_property
+    def sfid(self) -> d.Frechet:
+        return d.frechet(self.spatial, self.reference.spatial)
+
+    @cached_property
+    def fid_uncached(self) -> d.Frechet:
+        assert self.uncached is not None
+        return d.frechet(self.pooled, self.uncached.pooled)
+
+    @cached_property
+    def sfid_uncached(self) -> d.Frechet:
+        assert self.uncached is not None
+        return d.frechet(self.spatial, self.uncached.spatial)
+
+    @cached_property
+    def inside(self) -> tuple[np.ndarray, np.ndarray]:
+        """Which images, and which of the reference, are inside the other's manifold."""
+        return d.inside(self.reference.features, self.features.pooled, reference_radii=self.reference.radii)
 
 
 @dataclass(frozen=True)
@@ -46,6 +71,7 @@ class Metric:
     format: str
     function: Callable[[Any], float]  # of an Evidence
     needs: str = "features"  # the part of the evidence without which it does not apply
+    influence: Callable[[Any], np.ndarray] | None = None  # of an Evidence, (n,), see `statistics`; None: no interval
 
     @property
     def sign(self) -> int:
@@ -53,21 +79,38 @@ class Metric:
         return 1 if self.better == "higher" else -1
 
 
+def _of_pair(own: np.ndarray, other: np.ndarray, f: d.Frechet) -> np.ndarray:
+    """The influence of an image's features and those of its uncached image on the distance of both sets."""
+    return s.of_moments(own, f.d_mu, f.d_sigma_a) + s.of_moments(other, -f.d_mu, f.d_sigma_b)
+
+
 METRICS = {
     m.name: m
     for m in (
-        Metric("CLIP", "CLIP ↑", "higher", "{:.2f}", lambda e: d.clip_score(e.cosines), "cosines"),
-        Metric("IS", "IS ↑", "higher", "{:.3f}", lambda e: d.inception_score(e.features.logits)),
-        Metric("FID", "FID ↓", "lower", "{:.3f}", lambda e: d.frechet_distance(e.pooled, e.reference.pooled)),
+        Metric("CLIP", "CLIP ↑", "higher", "{:.2f}", lambda e: d.clip_score(e.cosines), "cosines",
+               lambda e: s.of_mean(100 * e.cosines.clip(0))),
+        Metric("IS", "IS ↑", "higher", "{:.3f}", lambda e: d.inception_score(e.features.logits),
+               influence=lambda e: s.of_inception_score(d.divergences(e.features.logits))),
+        Metric("FID", "FID ↓", "lower", "{:.3f}", lambda e: e.fid.distance,
+               influence=lambda e: s.of_moments(e.features.pooled, e.fid.d_mu, e.fid.d_sigma_a)),
         Metric("cleanfid_FID", "clean-fid ↓", "lower", "{:.3f}",
                lambda e: d.cleanfid_distance(e.pooled, e.reference.pooled)),
-        Metric("sFID", "sFID ↓", "lower", "{:.3f}",
-               lambda e: d.frechet_distance(d.Gaussian.of(e.features.spatial), e.reference.spatial)),
-        Metric("precision", "Prec. ↑", "higher", "{:.1f}", lambda e: 100 * e.precision_recall[0]),
-        Metric("recall", "Recall ↑", "higher", "{:.1f}", lambda e: 100 * e.precision_recall[1]),
+        Metric("sFID", "sFID ↓", "lower", "{:.3f}", lambda e: e.sfid.distance,
+               influence=lambda e: s.of_moments(e.features.spatial, e.sfid.d_mu, e.sfid.d_sigma_a)),
+        Metric("FID_uncached", "FID to uncached ↓", "lower", "{:.4f}",
+               lambda e: e.fid_uncached.distance, "uncached",
+               lambda e: _of_pair(e.features.pooled, e.uncached.features.pooled, e.fid_uncached)),
+        Metric("sFID_uncached", "sFID to uncached ↓", "lower", "{:.4f}",
+               lambda e: e.sfid_uncached.distance, "uncached",
+               lambda e: _of_pair(e.features.spatial, e.uncached.features.spatial, e.sfid_uncached)),
+        Metric("precision", "Prec. ↑", "higher", "{:.1f}", lambda e: 100 * float(e.inside[0].mean()),
+               influence=lambda e: s.of_mean(100.0 * e.inside[0])),
+        Metric("recall", "Recall ↑", "higher", "{:.1f}", lambda e: 100 * float(e.inside[1].mean()),
+               influence=lambda e: s.of_mean(100.0 * e.inside[1])),
         Metric("PSNR", "PSNR ↑", "higher", "{:.2f}", lambda e: d.psnr(e.squared_error), "squared_error"),
         Metric("agreement", "Agreement ↑", "higher", "{:.1f}",
-               lambda e: 100 * float((e.features.logits.argmax(1) == e.labels).mean()), "labels"),
+               lambda e: 100 * float((e.features.logits.argmax(1) == e.labels).mean()), "labels",
+               lambda e: s.of_mean(100.0 * (e.features.logits.argmax(1) == e.labels))),
     )
 }  # fmt: skip
 
@@ -75,3 +118,12 @@ METRICS = {
 def measure(evidence: Evidence) -> dict[str, float]:
     """Every metric that applies; precision, recall and agreement (the network finds the requested class) in percent."""
     return {m.name: m.function(evidence) for m in METRICS.values() if getattr(evidence, m.needs) is not None}
+
+
+def block_means(evidence: Evidence) -> dict[str, list[float]]:
+    """Mean influences of blocks of images on every metric that has them, for intervals and for differences of rows."""
+    return {
+        m.name: s.block_means(m.influence(evidence)).tolist()
+        for m in METRICS.values()
+        if m.influence is not None and getattr(evidence, m.needs) is not None
+    }

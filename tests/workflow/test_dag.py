@@ -87,6 +87,11 @@ def test_table(project):
     assert (full.CUR == 0).all() and (full.speedup == 1).all() and (full.PSNR == float("inf")).all()
     others = t[~t.method.isin(["Full"])]
     assert (others.PSNR < 100).all() and (t.latency_s > 0).all() and t.FID.between(0, 1e3).all()
+    for k in ("IS", "FID", "sFID", "FID_uncached", "precision", "recall", "agreement"):
+        assert ((t[f"{k}_low"] <= t[k]) & (t[k] <= t[f"{k}_high"])).all()
+    assert (full.FID_uncached < 1e-5).all() and (others.FID_uncached > 1e-5).all()
+    assert (full[["dFID", "dFID_low", "dFID_high"]] == 0).all(axis=None) and (others.dFID_low < others.dFID_high).all()
+    assert others.groupby("case").best_FID.any().all() and full.best_FID.isna().all()
     harmonica, control = (t[t.method == m].reset_index() for m in ("HarmoniCa", "Random plan"))
     assert (harmonica.GMACs == control.GMACs).all() and (harmonica.CUR == control.CUR).all()
     results = project.folder / "results" / "pocket"
@@ -144,7 +149,7 @@ def test_a_baseline_of_ones_own(project):
 
 def test_cores_do_not_change_the_table(project, tmp_path):
     """One core after two, from nothing: the same numbers but for times."""
-    timed = ["latency_s", "speedup", "training_s"]
+    timed = ["latency_s", "speedup", "speedup_q1", "speedup_q3", "training_s"]
     t = project.table()
     shutil.rmtree(project.folder / "results")
     status, out = project.snakemake("results/table1.csv", cores="1")

@@ -1,0 +1,179 @@
+"""Intervals against a jackknife that computes the metric again without each block, and their coverage by simulation."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harmonica.evaluation import distances as d
+from harmonica.evaluation import statistics as s
+from harmonica.evaluation.distances import Gaussian
+from harmonica.evaluation.features.base import Features
+from harmonica.evaluation.metrics import METRICS, Evidence, block_means, measure
+from harmonica.evaluation.references import Reference
+
+
+def deleted(function, n: int, blocks: int = s.BLOCKS) -> np.ndarray:
+    """The metric without each block of images: the slow way."""
+    parts = np.array_split(np.arange(n), blocks)
+    return np.array([function(np.setdiff1d(np.arange(n), part)) for part in parts])
+
+
+def jackknife_error(values: np.ndarray) -> float:
+    g = len(values)
+    return float(np.sqrt((g - 1) / g * ((values - values.mean()) ** 2).sum()))
+
+
+def gaussians(seed: int, n: int, dim: int, shift: float = 0.3) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    mixing = np.random.default_rng(0).standard_normal((dim, dim)) / dim**0.5
+    return shift + rng.standard_normal((n, dim)) @ mixing
+
+
+REFERENCE = Gaussian.of(gaussians(99, 20_000, 8, 0.0))
+
+
+def test_gradients_of_the_frechet_distance():
+    """By finite differences, in any symmetric direction."""
+    a, b = Gaussian.of(gaussians(0, 400, 6)), Gaussian.of(1.3 * gaussians(1, 400, 6))
+    f, rng, step = d.frechet(a, b), np.random.default_rng(2), 1e-5
+    direction = rng.standard_normal((6, 6))
+    direction += direction.T
+
+    def along(which: str, size: float) -> float:
+        moved = {"mu": (Gaussian(a.mu + size * direction[0], a.sigma), b),
+                 "a": (Gaussian(a.mu, a.sigma + size * direction), b),
+                 "b": (a, Gaussian(b.mu, b.sigma + size * direction))}  # fmt: skip
+        return d.frechet_distance(*moved[which])
+
+    for which, gradient in (("mu", f.d_mu), ("a", f.d_sigma_a), ("b", f.d_sigma_b)):
+        slope = (along(which, step) - along(which, -step)) / (2 * step)
+        expected = (gradient * (direction[0] if which == "mu" else direction)).sum()
+        assert slope == pytest.approx(expected, rel=1e-5, abs=1e-7)
+
+
+def test_a_distance_to_itself_has_no_gradient():
+    a = Gaussian.of(gaussians(0, 400, 6))
+    f = d.frechet(a, a)
+    assert abs(f.distance) < 1e-10
+    for gradient in f[1:]:
+        np.testing.assert_allclose(gradient, 0, atol=1e-9)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1.2])
+def test_frechet_interval_is_the_jackknifes(scale):
+    x = scale * gaussians(3, 2000, 8)
+    f = d.frechet(Gaussian.of(x), REFERENCE)
+    fast = s.standard_error(s.block_means(s.of_moments(x, f.d_mu, f.d_sigma_a)))
+    slow = jackknife_error(deleted(lambda kept: d.frechet_distance(Gaussian.of(x[kept]), REFERENCE), len(x)))
+    assert fast == pytest.approx(slow, rel=0.03)
+
+
+def test_paired_difference_is_the_jackknifes():
+    """Of two rows of the same seeds: far narrower than the interval of either."""
+    x = gaussians(4, 2000, 8)
+    y = 1.02 * x + 0.02 * gaussians(5, 2000, 8)
+
+    def blocks(z):
+        f = d.frechet(Gaussian.of(z), REFERENCE)
+        return s.block_means(s.of_moments(z, f.d_mu, f.d_sigma_a))
+
+    def gap(kept):
+        return d.frechet_distance(Gaussian.of(y[kept]), REFERENCE) - d.frechet_distance(Gaussian.of(x[kept]), REFERENCE)
+
+    fast, slow = s.standard_error(blocks(y) - blocks(x)), jackknife_error(deleted(gap, len(x)))
+    assert fast == pytest.approx(slow, rel=0.05) and fast < 0.3 * s.standard_error(blocks(x))
+
+
+def test_distance_of_two_generated_sets():
+    """Both are random, image by image of the same seeds."""
+    x = gaussians(6, 2000, 8)
+    y = 1.1 * x + 0.3 * gaussians(7, 2000, 8)
+    f = d.frechet(Gaussian.of(x), Gaussian.of(y))
+    fast = s.of_moments(x, f.d_mu, f.d_sigma_a) + s.of_moments(y, -f.d_mu, f.d_sigma_b)
+    slow = deleted(lambda kept: d.frechet_distance(Gaussian.of(x[kept]), Gaussian.of(y[kept])), len(x))
+    assert s.standard_error(s.block_means(fast)) == pytest.approx(jackknife_error(slow), rel=0.05)
+
+
+@pytest.mark.parametrize("n", [1000, 10_000])
+def test_inception_score_interval_is_the_jackknifes(n):
+    """In one chunk and in two; deleting a block keeps the number of chunks."""
+    logits = 2 * np.random.default_rng(8).standard_normal((n, 10))
+    fast = s.standard_error(s.block_means(s.of_inception_score(d.divergences(logits))))
+    chunk = n / len(d.divergences(logits))
+    slow = jackknife_error(deleted(lambda kept: d.inception_score(logits[kept], round(0.98 * chunk)), n))
+    assert fast == pytest.approx(slow, rel=0.1)
+
+
+def test_a_last_chunk_of_one_image_does_not_halve_the_score():
+    logits = 3 * np.random.default_rng(8).standard_normal((5001, 10))
+    assert d.inception_score(logits) == pytest.approx(d.inception_score(logits[:5000]), rel=1e-3)
+
+
+@pytest.mark.slow
+def test_coverage_on_gaussian_features():
+    """95 % intervals of FID, of a paired difference and of a mean hold their expectation 93 to 97 % of the time."""
+    runs, n, hits, found = 2000, 1000, {}, {"FID": [], "difference": [], "mean": []}
+    for k in range(runs):
+        x = gaussians(1000 + k, n, 6)
+        y = 1.05 * x + 0.1 * gaussians(50_000 + k, n, 6)
+        reference = Gaussian(REFERENCE.mu[:6], REFERENCE.sigma[:6, :6])
+        both = []
+        for z in (x, y):
+            f = d.frechet(Gaussian.of(z), reference)
+            both.append((f.distance, s.block_means(s.of_moments(z, f.d_mu, f.d_sigma_a))))
+        found["FID"].append(both[0])
+        found["difference"].append((both[1][0] - both[0][0], both[1][1] - both[0][1]))
+        found["mean"].append((x[:, 0].mean(), s.block_means(s.of_mean(x[:, 0]))))
+    for name, pairs in found.items():
+        expected = np.mean([value for value, _ in pairs])
+        intervals = [s.interval(value, blocks) for value, blocks in pairs]
+        hits[name] = np.mean([low <= expected <= high for low, high in intervals])
+    assert all(0.93 <= share <= 0.97 for share in hits.values()), hits
+
+
+def test_every_interval_of_a_row():
+    """Of the metrics that have one; the control row is at distance 0 of itself, with no width."""
+    rng = np.random.default_rng(9)
+    x, z = gaussians(10, 300, 8).astype(np.float32), gaussians(11, 300, 8).astype(np.float32)
+    reference = Reference(REFERENCE, REFERENCE, gaussians(12, 200, 8))
+    base = Evidence(Features(x, x, rng.standard_normal((300, 5))), reference, labels=rng.integers(0, 5, 300))
+    base = Evidence(base.features, reference, base, base.labels)
+    other = Evidence(Features(z, z, rng.standard_normal((300, 5))), reference, base, base.labels)
+    for row in (base, other):
+        values, blocks = measure(row), block_means(row)
+        assert set(blocks) == {k for k in values if METRICS[k].influence}
+        assert all(len(b) == s.BLOCKS and abs(np.mean(b)) < 1e-3 * (1 + abs(values[k])) for k, b in blocks.items())
+    assert measure(base)["FID_uncached"] == pytest.approx(0, abs=1e-9)
+    np.testing.assert_allclose(block_means(base)["FID_uncached"], 0, atol=1e-6)
+    assert measure(other)["FID_uncached"] > 0
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([1, -1]))
+def test_ties_contain_the_best_and_ignore_the_order_of_rows(seed, sign):
+    rng = np.random.default_rng(seed)
+    values, blocks = rng.standard_normal(5), rng.standard_normal((5, 20))
+    tied = s.tied_with_best(values, blocks, sign)
+    assert tied[(sign * values).argmax()]
+    order = rng.permutation(5)
+    assert (s.tied_with_best(values[order], blocks[order], sign) == tied[order]).all()
+
+
+def test_ties_by_hand():
+    """One row is equal to the best but for noise, one is clearly worse; a row without a value is never best."""
+    noise = np.random.default_rng(0).standard_normal((3, 50))
+    values = [1.0, 1.01, 5.0, float("nan")]
+    blocks = [noise[0], noise[1], noise[2] * 0.1, np.zeros(50)]
+    assert s.tied_with_best(values, blocks, -1).tolist() == [True, True, False, False]
+    assert s.tied_with_best(values, blocks, 1).tolist() == [False, False, True, False]
+
+
+def test_p_values_at_the_ends():
+    assert s.p_value(0.0, np.zeros(50)) == 1.0 and s.p_value(0.1, np.zeros(50)) == 0.0
+    assert s.p_value(1.0, np.random.default_rng(0).standard_normal(50)) < 1e-6
+
+
+def test_speed_up_is_the_ratio_of_medians():
+    """Not the median of ratios, which a table's own latencies do not give."""
+    ratio, q1, q3 = s.speedup([0.6, 0.61, 0.9], [0.45, 0.3, 0.44])
+    assert ratio == pytest.approx(0.61 / 0.44) and q1 <= q3
