@@ -9,8 +9,8 @@ from matplotlib.ticker import MaxNLocator
 
 from harmonica.evaluation.metrics import METRICS
 from harmonica.experiments import Row
-from harmonica.plan import COMPUTE, Plan, Router, sigmoid
-from paper_tables.style import COLOURS, save, small, style
+from harmonica.plan import COMPUTE, BranchLayout, Plan, Router, sigmoid
+from paper_tables.style import COLOURS, save, small, style, styles
 
 
 def named(table: pd.DataFrame) -> pd.Series:
@@ -30,15 +30,14 @@ def speedup(table: pd.DataFrame, metrics: tuple[str, ...], path: Path) -> None:
         layout="constrained",
     )
     table = table.assign(name=named(table))
-    titles = list(table.name.unique())
+    look = styles(table.name)
     for column, case in enumerate(cases):
         block = table[table.case == case]
         for ax, metric in zip(axes[:, column], metrics, strict=True):
             for _, row in block.iterrows():
-                k = titles.index(row["name"])
                 if metric.endswith("_uncached") and row[metric] <= 0:
                     continue  # the uncached row itself, which a logarithmic axis cannot show
-                ax.scatter(row.theoretical_speedup, row[metric], s=60, label=row["name"], zorder=3, **style(k))
+                ax.scatter(row.theoretical_speedup, row[metric], s=60, label=row["name"], zorder=3, **look[row["name"]])
                 if f"{metric}_low" in block:
                     ends = [row[metric] - row[f"{metric}_low"]], [row[f"{metric}_high"] - row[metric]]
                     ax.errorbar(row.theoretical_speedup, row[metric], ends, color="0.5", lw=1, capsize=2, zorder=2)
@@ -77,10 +76,21 @@ def routers(rows: list[Row], plans: dict[str, Plan], files: dict[str, Path], pat
         what = "" if router else " (its plan)"
         ax.set_title(f"{row.experiment.name}{what}, case {row.case}: CUR {plan.cur:.1f} %", fontsize=10)
         ax.yaxis.set_major_locator(MaxNLocator(integer=True))
-        ax.set_xlabel("branch (attention, MLP, …)")
+        label_blocks(ax, row.experiment.model.layout)
         ax.set_ylabel("step (noisiest first)")
     figure.colorbar(picture, ax=axes[:, -1], label="r = sigmoid(logit); dots: reused")
     save(figure, path)
+
+
+def label_blocks(ax, layout: BranchLayout) -> None:
+    """The blocks of a model along the axis of its branches, and the kinds of their branches."""
+    starts = [start for start, _ in layout.blocks]
+    every = -(-len(starts) // 14)
+    ax.set_xticks(starts[::every], [str(k) for k in range(0, len(starts), every)])
+    for start in starts[1:]:
+        ax.axvline(start - 0.5, color="white", lw=0.3)
+    first, stop = layout.blocks[0]
+    ax.set_xlabel(f"block ({', '.join(layout.kinds[first:stop])} in each)")
 
 
 def grid(
@@ -121,31 +131,28 @@ def _cut(text: str, most: int = 34) -> str:
 
 
 def sweep(table: pd.DataFrame, published: pd.DataFrame, path: Path) -> None:
-    """IS and FID against the real speed-up for Learning-to-Cache and HarmoniCa; the paper's points on a separate axis
-    if they are of another model."""
+    """IS and FID against the real speed-up for Learning-to-Cache and HarmoniCa; the paper's points have panels of their
+    own."""
+    methods = ("Learning-to-Cache", "HarmoniCa")
+    look, first = styles(methods), table.iloc[0]
     with plt.rc_context({"font.size": 8}):
-        figure, axes = small(2)
-        same = table.model.iloc[0] == published.model.iloc[0]
-        for ax, metric in zip(axes[:, 0], ("IS", "FID"), strict=True):
-            other = ax if same else ax.twinx()
-            for k, method in enumerate(("Learning-to-Cache", "HarmoniCa"), 1):
-                own = table[table.method.isin(["Full", method])].sort_values("speedup")
-                ax.plot(own.speedup, own[metric], label=f"{method}, here", lw=1.2, ms=5, **style(k))
-                paper = published[published.method == method]
-                other.plot(paper.speedup, paper[metric], label=f"{method}, paper", lw=0.8, ls=":", ms=4, mfc="white",
-                           **style(k))  # fmt: skip
-            ax.set_ylabel(f"{metric}, {table.model.iloc[0]}")
-            if not same:
-                other.set_ylabel(f"{metric}, {published.model.iloc[0]} (paper)")
-            ax.grid(color="0.92")
-            ax.set_zorder(other.get_zorder() + 1)
-            ax.patch.set_visible(False)
-        axes[-1, 0].set_xlabel("real speed-up")
-        handles = [a for ax in figure.axes[:1] + figure.axes[2:3] for a in ax.get_legend_handles_labels()[0]]
-        figure.legend(handles, [h.get_label() for h in handles], loc="outside lower center", ncols=2, frameon=False,
-                      fontsize=7)  # fmt: skip
-        first = table.iloc[0]
-        figure.suptitle(f"{first.steps} steps, {first['samples']} images per point, {first.extractor}", fontsize=7)
+        figure, axes = plt.subplots(2, 2, figsize=(6.4, 4.6), sharex="col", layout="constrained")
+        for line, metric in zip(axes, ("IS", "FID"), strict=True):
+            for ax, points in zip(line, (table, published), strict=True):
+                for method in methods:
+                    own = points[points.method.isin(["Full", method])].sort_values("speedup")
+                    ax.plot(own.speedup, own[metric], label=method, lw=1.2, ms=5, **look[method])
+                    if f"{metric}_low" in own:
+                        ax.fill_between(own.speedup, own[f"{metric}_low"], own[f"{metric}_high"],
+                                        color=look[method]["color"], alpha=0.15, lw=0)  # fmt: skip
+                ax.grid(color="0.92")
+                ax.set_ylabel(metric)
+        axes[0, 0].set_title(f"{first.model}, {first.extractor}", fontsize=8)
+        axes[0, 1].set_title(f"{published.model.iloc[0]}, the paper", fontsize=8)
+        for ax in axes[-1]:
+            ax.set_xlabel("real speed-up")
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+        figure.suptitle(f"{first.steps} steps, {first['samples']} images per point", fontsize=8)
         save(figure, path)
 
 
@@ -154,9 +161,10 @@ def drift(errors: dict[str, list[float]], titles: dict[str, str], about: str, pa
     with plt.rc_context({"font.size": 8}):
         figure, axes = small(height=2.9)
         ax = axes[0, 0]
-        for k, (name, values) in enumerate(errors.items(), 1):
+        look = styles(titles[name] for name in errors)
+        for name, values in errors.items():
             shown = [v if v > 0 else float("nan") for v in values]
-            ax.plot(range(1, len(values) + 1), shown, label=titles[name], lw=1, ms=3, **style(k))
+            ax.plot(range(1, len(values) + 1), shown, label=titles[name], lw=1, ms=3, **look[titles[name]])
         ax.set_yscale("log")
         ax.set_xlabel("step (noisiest first)")
         ax.set_ylabel("mean squared error of $x_t$")

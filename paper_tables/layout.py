@@ -15,6 +15,7 @@ from harmonica.experiments import Experiment, Row
 from harmonica.experiments.config import uncached
 from harmonica.plan import Plan, cache_bytes, macs
 from paper_tables import figures
+from paper_tables.verdicts import verdicts
 
 FIRST = 12  # images in the grid
 SAMPLERS = {
@@ -175,6 +176,11 @@ class Table:
             if scale == "paper":  # the published value is in the cell itself
                 heads = {k: v for k, v in heads.items() if not k.startswith("paper_")}
             parts.append(_block(block, heads, published=scale == "paper"))
+            rows = [measured.rows[i] for i in block.index]
+            found = [measured.metrics[r.case][r.slug] for r in rows]
+            lines = list(verdicts(block.method.tolist(), block.GMACs.tolist(), found))
+            if lines:
+                parts.append("The paper's claims here (difference and its 95 % interval):\n\n" + "\n".join(lines))
         return "\n\n".join(parts) + "\n"
 
     def draw(self, table: pd.DataFrame, measured: Measured, stem: Path) -> None:

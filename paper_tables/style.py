@@ -1,6 +1,8 @@
 """How figures look: colours, markers, sizes, and how they are written."""
 
 import io
+from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 import matplotlib
@@ -8,6 +10,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
+from harmonica.methods import get_method, known_methods  # noqa: E402
 from harmonica.utils.files import write_atomic  # noqa: E402
 
 MARKERS = "o^sDvP*Xh<>dp8"
@@ -27,9 +30,34 @@ def save(figure, path: Path) -> None:
     plt.close(figure)
 
 
+# their order decides colour and marker; others follow by name
+ORDER = ("full", "fewer_steps", "learning_to_cache", "harmonica", "sdt_ltc", "fora", "delta_dit", "deepcache",
+         "faster_diffusion", "random_plan", "direct")  # fmt: skip
+
+
 def style(k: int) -> dict:
-    """Colour and marker of the k-th method."""
+    """The k-th colour and marker."""
     return {"color": COLOURS[k % len(COLOURS)], "marker": MARKERS[k % len(MARKERS)]}
+
+
+@cache
+def _titles() -> tuple[str, ...]:
+    """The titles of all methods, in the order of their colours."""
+    names = [n for n in ORDER if n in known_methods()]
+    return tuple(get_method(n).title for n in [*names, *sorted(set(known_methods()) - set(names))])
+
+
+def styles(rows: Iterable[str]) -> dict[str, dict]:
+    """Colour and marker of every row, by its name in a figure: a method has the same ones in all figures. A name begins
+    with its method's title; rows of one method that differ in settings have its colour and other markers."""
+    out: dict[str, dict] = {}
+    seen: dict[int, int] = {}
+    for name in dict.fromkeys(rows):
+        fitting = [k for k, title in enumerate(_titles()) if name.startswith(title)]
+        k = max(fitting, key=lambda k: len(_titles()[k]), default=len(_titles()))
+        again = seen[k] = seen.get(k, -1) + 1
+        out[name] = {"color": style(k)["color"], "marker": style(k + again)["marker"]}
+    return out
 
 
 def small(rows: int = 1, height: float = 2.4):

@@ -68,12 +68,14 @@ def run(args) -> None:
 
 
 def write(out: Path, name: str, table, text: str, record: dict) -> None:
-    """Write the table as markdown, page and csv, with its provenance; the csv, last, marks completion."""
+    """Write the table as markdown, LaTeX, page and csv, with its provenance; the csv, last, marks completion."""
     from markdown_it import MarkdownIt
 
     from harmonica.utils import write_atomic, write_json
+    from paper_tables.latex import from_markdown
 
     write_atomic(out / f"{name}.md", text)
+    write_atomic(out / f"{name}.tex", from_markdown(text))
     page = PAGE.format(title=name, body=MarkdownIt("commonmark").enable("table").render(text), name=name,
                        torch=record["versions"]["torch"], **{k: record[k] for k in ("commit", "written")})  # fmt: skip
     write_atomic(out / f"{name}.html", page)

@@ -23,6 +23,7 @@ rule table:
     output:
         csv=f"{OUT}/{{table}}.csv",
         md=f"{OUT}/{{table}}.md",
+        tex=f"{OUT}/{{table}}.tex",
         provenance=report(
             f"{OUT}/{{table}}.provenance.json",
             category="Provenance",
@@ -74,6 +75,7 @@ rule costs:
     output:
         csv=f"{OUT}/{{table}}.csv",
         md=f"{OUT}/{{table}}.md",
+        tex=f"{OUT}/{{table}}.tex",
         provenance=report(
             f"{OUT}/{{table}}.provenance.json",
             category="Provenance",
@@ -110,9 +112,11 @@ rule publish:
     input:
         csv=f"{OUT}/{{table}}.csv",
         md=f"{OUT}/{{table}}.md",
+        tex=f"{OUT}/{{table}}.tex",
     output:
         csv="results/{table}.csv",
         md="results/{table}.md",
+        tex="results/{table}.tex",
     log:
         f"{OUT}/logs/publish/{{table}}.log",
     wildcard_constraints:
@@ -123,4 +127,4 @@ rule publish:
     message:
         "results/{wildcards.table}.csv is that of the scale {SCALE}"
     shell:
-        "cp {input.csv} {output.csv} 2> {log} && cp {input.md} {output.md} 2>> {log}"
+        "cp {input.csv} {input.md} {input.tex} results/ 2> {log}"
