@@ -279,10 +279,10 @@ def text(jobs: list[Job], slots: int, device: str, unit: str = "GPU") -> str:
     for rule in dict.fromkeys(j.rule for j in jobs):
         own = [j for j in jobs if j.rule == rule]
         hours, disk, peak = sum(j.seconds for j in own) / 3600, sum(j.disk for j in own), max(j.memory for j in own)
-        lines.append(f"{rule:10} {len(own):6} {hours:10.3f} {disk / 1e9:8.1f} GB {peak / 2**30:8.1f} GiB")
+        lines.append(f"{rule:10} {len(own):6} {hours:10.3f} {disk / 1e9:8.1f} GB {peak / 2**30:8.3g} GiB")
     hours, wall = sum(j.seconds * (j.slots or 1) for j in jobs) / 3600, makespan(jobs, slots) / 3600
     lines.append(
         f"total: {hours:.3g} {unit}-hours on {device} ({wall:.3g} h on {slots}), "
-        f"peak {max(j.memory for j in jobs) / 2**30:.1f} GiB, disk {sum(j.disk for j in jobs) / 1e9:.0f} GB"
+        f"peak {max(j.memory for j in jobs) / 2**30:.3g} GiB, disk {sum(j.disk for j in jobs) / 1e9:.0f} GB"
     )
     return "\n".join(lines)
