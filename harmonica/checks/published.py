@@ -14,7 +14,7 @@ from harmonica.utils import unknown
 
 @dataclass(frozen=True)
 class GPU:
-    """Dense peaks of a data sheet in TFLOP/s, and memory in GB."""
+    """Dense peaks of a data sheet in TFLOP/s, and memory in GiB, as a driver reports it."""
 
     title: str
     memory: int
@@ -25,9 +25,9 @@ class GPU:
 
 
 GPUS = {
-    "h100": GPU("NVIDIA H100 SXM", 80, 67, 495, 989, 67),
-    "h200": GPU("NVIDIA H200 SXM", 141, 67, 495, 989, 67),
-    "a100": GPU("NVIDIA A100 SXM", 80, 19.5, 156, 312, 19.5),
+    "h100": GPU("NVIDIA H100 SXM", 79, 67, 495, 989, 67),
+    "h200": GPU("NVIDIA H200 SXM", 139, 67, 495, 989, 67),
+    "a100": GPU("NVIDIA A100 SXM", 79, 19.5, 156, 312, 19.5),
     "rtx4090": GPU("NVIDIA GeForce RTX 4090", 24, 82.6, 82.6, 165.2, 1.3),
 }
 EFFICIENCY = {"float32": 0.75, "tf32": 0.48, "half": 0.45}  # of linear layers, and of attention in half precision

@@ -49,10 +49,10 @@ def run(args) -> None:
     if not args.measure and args.scale == "paper":
         gpu = published.get_gpu(args.device)
         for about in tables.values():
-            usable = round(0.9 * gpu.memory * 1e9 / 2**30, 1)
+            usable = round(0.92 * gpu.memory, 1)
             if about.get("gpu_memory", 0) > usable:
                 about["gpu_memory"] = usable
-                print(f"{gpu.title} has {gpu.memory} GB: estimated with gpu_memory={usable}", file=sys.stderr)
+                print(f"{gpu.title} has {gpu.memory} GiB: estimated with gpu_memory={usable}", file=sys.stderr)
         jobs = estimate.Estimate(tables, lambda model: published.Published(model, gpu)).jobs()
         print(estimate.text(jobs, args.gpus, args.device))
         return
