@@ -21,10 +21,10 @@ def add_arguments(parser) -> None:
 
 def run(args) -> None:
     from harmonica.evaluation import generate
-    from harmonica.evaluation.evaluate import evaluate
+    from harmonica.evaluation.evaluate import gather, results
     from harmonica.evaluation.metrics import METRICS
     from harmonica.evaluation.references import get_reference
-    from harmonica.utils import write_json
+    from harmonica.utils import provenance, write_json
 
     reference = get_reference(args.extractor, args.reference)
     extract, about = _shared.networks(args)
@@ -34,13 +34,12 @@ def run(args) -> None:
     for name in (*names, args.uncached):
         if name not in files:
             raise UserError(f"no images of {name!r} among {', '.join(sorted(files))}")
-    rows, images = {}, generate.made_on(args.manifests)
-    hardware = {"device": _shared.hardware("float32")["device"], "images_made_on": images}
+    rows, hardware = {}, {"device": provenance.device(), "images_made_on": generate.made_on(args.manifests)}
     plain = files[args.uncached]
-    own, base = evaluate(args.uncached, plain, plain, extract, reference, about)
+    base = gather(args.uncached, plain, plain, extract, reference, about)
     for name in names:
         is_base = name == args.uncached
-        found = own if is_base else evaluate(name, files[name], plain, extract, reference, about, base)[0]
+        found = results(base if is_base else gather(name, files[name], plain, extract, reference, about, base))
         rows[name] = found | about | hardware
         print(
             name,

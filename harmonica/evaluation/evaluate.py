@@ -27,7 +27,7 @@ def extractor(name: str, extract: Callable, clip=None, captions=()) -> generate.
     return stored
 
 
-def evaluate(
+def gather(
     name: str,
     files: list[str],
     uncached: list[str],
@@ -35,9 +35,9 @@ def evaluate(
     reference: Reference,
     about: dict,
     base: Evidence | None = None,
-) -> tuple[dict, Evidence]:
-    """All metrics of the images in `files`, generated from the same seeds as those in `uncached`, their number N, and
-    "blocks", their block means; and the evidence. `base` is that of the uncached images, for the distance to them.
+) -> Evidence:
+    """The evidence of the images in `files`, generated from the same seeds as those in `uncached`; `base` is the
+    evidence of those, if they are others.
 
     Features that were stored with the images are used if they are by the networks in `about` ("extractor" and maybe
     "clip_model"), else `extract` makes them. PSNR is over the images that both rows still have. Raises UserError if
@@ -47,7 +47,9 @@ def evaluate(
     labels, error, pairs = [], 0.0, 0
     if len(files) != len(uncached):
         raise UserError(f"{name} has {len(files)} chunks of images, the uncached model {len(uncached)}")
-    for own, plain in zip(generate.chunks(files), generate.chunks(uncached), strict=True):
+    chunks = generate.chunks(files)
+    both = ((c, c) for c in chunks) if files == uncached else zip(chunks, generate.chunks(uncached), strict=True)
+    for own, plain in both:
         if len(own.labels) != len(plain.labels) or (own.labels != plain.labels).any():
             raise UserError(f"{name} and the uncached images do not have the same seeds")
         parts.append(_features(name, own, extract, about))
@@ -55,25 +57,27 @@ def evaluate(
         if own.images is not None and plain.images is not None:
             error += squared_error(own.images, plain.images) * len(own.labels)
             pairs += len(own.labels)
-    requested = np.concatenate(labels)
     has_captions = "clip_model" in about
     evidence = Evidence(
         Features.join([Features(p["pooled"], p["spatial"], p["logits"]) for p in parts]), reference, base,
-        labels=None if has_captions else requested,
-        squared_error=error / pairs if pairs else None,
+        labels=None if has_captions else np.concatenate(labels),
+        squared_error=error / pairs if pairs else None, pairs=pairs,
         cosines=np.concatenate([p["cosines"] for p in parts]) if has_captions else None,
     )  # fmt: skip
-    if base is None:
-        evidence = replace(evidence, uncached=evidence)  # the control: its distance to itself reads 0
+    return evidence if base else replace(evidence, uncached=evidence)  # the control: its distance to itself reads 0
+
+
+def results(evidence: Evidence) -> dict:
+    """All metrics of a row, "blocks", their block means, and the numbers of images N, and N_pairs that PSNR is of."""
     found = measure(evidence) | {"blocks": block_means(evidence)}
-    return found | {"N": len(requested), "N_pairs": pairs}, evidence
+    return found | {"N": len(evidence.features.pooled), "N_pairs": evidence.pairs}
 
 
 def _features(name: str, chunk: generate.Chunk, extract: generate.Extract, about: dict) -> dict[str, np.ndarray]:
     stored = chunk.features
     if stored is not None:
         networks = {k: str(stored[v]) for k, v in (("extractor", "extractor"), ("clip_model", "clip")) if v in stored}
-        if networks == {k: v for k, v in about.items() if k in ("extractor", "clip_model")}:
+        if networks == about:
             return stored
         if chunk.images is None:
             raise UserError(f"the images of {name} were dropped after features by {', '.join(networks.values())}")

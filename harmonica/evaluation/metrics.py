@@ -27,6 +27,7 @@ class Evidence:
     uncached: Evidence | None = None  # of the uncached row of the same seeds
     labels: np.ndarray | None = None  # (n,) requested classes
     squared_error: float | None = None  # per pixel, to the uncached images of the same seeds
+    pairs: int = 0  # images that the squared error is over
     cosines: np.ndarray | None = None  # (n,) of pictures and their captions
 
     @cached_property

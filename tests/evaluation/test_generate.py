@@ -122,7 +122,7 @@ def test_images_are_dropped_after_their_features(tmp_path):
     assert sorted(p.name for p in (tmp_path / "some").iterdir()) == [
         "000000-000003.features.npz", "000000-000003.npz", "000004-000007.features.npz",
     ]  # fmt: skip
-    a, b = (evaluate.evaluate("x", files, every, extract, reference, about)[0] for files in (every, some))
+    a, b = (evaluate.results(evaluate.gather("x", files, every, extract, reference, about)) for files in (every, some))
     assert a.pop("N_pairs") == 8 and b.pop("N_pairs") == 4 and a == b
     times = {p: p.stat().st_mtime_ns for p in (tmp_path / "some").iterdir()}
     assert measured(tmp_path / "some", keep=4) == some
@@ -130,7 +130,7 @@ def test_images_are_dropped_after_their_features(tmp_path):
     with pytest.raises(UserError, match="were dropped after their features"):
         generate.read(some)
     with pytest.raises(UserError, match="dropped after features by fashion-mnist-cnn"):
-        evaluate.evaluate("x", some, every, extract, reference, {"extractor": "another"})
+        evaluate.gather("x", some, every, extract, reference, {"extractor": "another"})
 
 
 def test_features_of_another_network_are_not_used(tmp_path):
@@ -138,7 +138,7 @@ def test_features_of_another_network_are_not_used(tmp_path):
     files = measured(tmp_path, extractor="another")
     about, extract = {"extractor": "fashion-mnist-cnn"}, get_extractor("fashion-mnist-cnn")
     own = evaluate.extractor("fashion-mnist-cnn", extract)
-    found, _ = evaluate.evaluate("x", files, files, own, get_reference("fashion-mnist-cnn", None), about)
+    found = evaluate.results(evaluate.gather("x", files, files, own, get_reference("fashion-mnist-cnn", None), about))
     assert found["N"] == 8 and found["PSNR"] == float("inf")
 
 
