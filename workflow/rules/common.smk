@@ -132,10 +132,9 @@ def training_options(row: Row) -> str:
 
 def drift_plans(case: str) -> list[str]:
     """Plans of a case of table 1 with all its steps."""
-    rows = [r for r in ROWS["table1"] if r.case == case]
     return [
         plan_file(r.slug)
-        for r in rows
+        for r in rows_of_case("table1", case)
         if r.experiment.name not in ("full", "fewer_steps")
     ]
 
@@ -283,8 +282,12 @@ def rows_of_case(table: str, case: str) -> list[Row]:
     return [r for r in ROWS[table] if r.case == case]
 
 
+def uncached_row(table: str, case: str) -> Row:
+    return configuration.uncached(ROWS[table], case)
+
+
 def case_model(table: str, case: str):
-    return configuration.uncached(ROWS[table], case).experiment.model
+    return uncached_row(table, case).experiment.model
 
 
 def reference_of(table: str, case: str) -> list[str]:
@@ -304,10 +307,6 @@ def parts_of(rows: list[Row]) -> list[str]:
     return fetched(*models) + captions_of(*models)
 
 
-def uncached_row(table: str, case: str) -> Row:
-    return configuration.uncached(ROWS[table], case)
-
-
 def checked(row: Row) -> list[str]:
     """What shows that this row's model, weights and metrics are right, before time goes into it: at the paper scale the
     uncached row of its case, measured and compared with the published one."""
@@ -317,7 +316,7 @@ def checked(row: Row) -> list[str]:
         f"{OUT}/checked/{table}/{other.case}.json"
         for table in TABLES
         if not TABLES[table].get("costs")
-        for other in ROWS[table][:]
+        for other in ROWS[table]
         if other.experiment.name == "full"
         and other.experiment.protocol == row.experiment.protocol
     ][:1]
@@ -361,8 +360,7 @@ def sampling_options(table: str, rows: list[Row]) -> str:
     if "batch" in about:
         out.append(f"--batch {about['batch']}")
     if features_while_sampling(table):
-        (case,) = {r.case for r in rows[:1]}
-        out.append(f"{network_options(table, case)} --keep {about['keep']}")
+        out.append(f"{network_options(table, rows[0].case)} --keep {about['keep']}")
     return " ".join(out)
 
 
