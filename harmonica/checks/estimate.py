@@ -10,12 +10,13 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
 
 from harmonica.evaluation.generate import batch_size
-from harmonica.experiments import Row
+from harmonica.experiments import Experiment, Row
 from harmonica.experiments import config as configuration
 from harmonica.experiments.sharding import shard_count
 from harmonica.models import Model, get_model
@@ -25,6 +26,7 @@ from harmonica.plan.costs import run_bytes, weight_bytes
 from harmonica.training import LearnedSettings
 from harmonica.training.memory import Split
 from harmonica.utils import UserError
+from harmonica.utils.precision import itemsize_of
 
 SEARCH = 1.15  # rounds of a search for β over those of a training with given β: mean of table 1's nine rows
 RECOMPUTED = 4.1 / 3.1  # of the time of an update, with checkpointing
@@ -188,11 +190,6 @@ class Estimate:
         out.append(Job("latency", self.start_up_s + seconds, memory, after=[plans[r.slug] for r in once], slots=0))
 
 
-def itemsize_of(precision: str) -> int:
-    """Bytes of a number."""
-    return 4 if precision in ("float32", "tf32") else 2
-
-
 def _batch(about: dict, plan: Plan, model: Model, requested: int | None, precision: str) -> tuple[int, float]:
     """Images per forward pass, and peak bytes, as a sampling job has them."""
     guided, itemsize = plan.protocol.cfg != 1.0, itemsize_of(precision)
@@ -213,11 +210,17 @@ def _of(first: dict[Any, Job], row: Row) -> list[Job]:
     return [own] if own and row.experiment.name != "full" else []
 
 
+@cache
+def _made(e: Experiment) -> Plan:
+    """The plan of a heuristic; matching its MACs to a target tries many."""
+    return e.make()[0]
+
+
 def stand_in(row: Row) -> Plan:
     """The plan of a row, or for a learned or downloaded one a plan that needs at least as much memory."""
     e = row.experiment
     if not (isinstance(e.method, LearnedSettings) or row.requires or e.reads.files):
-        return e.make()[0]
+        return _made(e)
     actions = np.zeros((e.protocol.steps, len(e.model.layout.branches)), np.uint8)
     actions[1::2] = REUSE
     return Plan(actions, e.protocol)
@@ -232,7 +235,7 @@ def _share(row: Row, table: list[Row]) -> float:
         return 1 - 0.01 * e.method.target_cur * layout.branch_macs.sum() / layout.macs
     if e.reads.files:  # downloaded plans are not here yet
         return 1.0
-    plan, _ = e.make()
+    plan = _made(e)
     return macs(plan, layout) / (plan.steps * layout.macs + layout.once_macs)
 
 

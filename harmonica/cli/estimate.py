@@ -2,6 +2,7 @@
 
 import os
 import sys
+from functools import cache
 from pathlib import Path
 
 from harmonica.utils import UserError, unknown
@@ -65,10 +66,7 @@ def run(args) -> None:
     on_gpu = default_device().type == "cuda"
     if not on_gpu and args.scale == "pocket":
         torch.set_num_threads(1)  # as in the workflow's jobs
-    machines: dict[str, Machine] = {}
     start_up = estimate.START_UP_S if args.scale == "paper" else estimate.POCKET_START_UP_S
-    jobs = estimate.Estimate(
-        tables, lambda model: machines.setdefault(model.name, machines.get(model.name) or Machine(model)), start_up
-    ).jobs()
+    jobs = estimate.Estimate(tables, cache(Machine), start_up).jobs()
     cores = args.cores or len(os.sched_getaffinity(0))
     print(estimate.text(jobs, args.gpus if on_gpu else cores, provenance.device(), "GPU" if on_gpu else "core"))

@@ -15,7 +15,7 @@ from harmonica.models import get_model
 from harmonica.plan import Plan
 from harmonica.plan.costs import images_that_fit, weight_bytes
 from harmonica.utils import DAMAGED_NPZ, SAMPLING, UserError, digest, source_hash, write_atomic, write_npz
-from harmonica.utils.precision import dtype_of
+from harmonica.utils.precision import itemsize_of
 
 SOURCES = (*SAMPLING, "models/loading.py", "evaluation/generate.py")
 Extract = Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]  # of images and labels, see `evaluate.extractor`
@@ -95,7 +95,7 @@ def load_parts(name: str, precision: str = "float32", memory: float | None = Non
     from harmonica.models.loading import load_backbone, load_decoder
 
     model = get_model(name)
-    left = None if memory is None else memory - weight_bytes(model.layout, dtype_of(precision).itemsize)
+    left = None if memory is None else memory - weight_bytes(model.layout, itemsize_of(precision))
     return load_backbone(model, precision), load_decoder(model, left)
 
 
@@ -106,8 +106,7 @@ def batch_size(plan: Plan, requested: int | None, precision: str, memory: float 
         return requested or CPU_BATCH
     model, guided = get_model(plan.protocol.model), plan.protocol.cfg != 1.0
     memory -= model.autoencoder_bytes
-    itemsize = dtype_of(precision).itemsize
-    return images_that_fit(plan, model.layout, memory, itemsize, guided, requested or GPU_BATCH)
+    return images_that_fit(plan, model.layout, memory, itemsize_of(precision), guided, requested or GPU_BATCH)
 
 
 def in_memory(plan: Plan, count: int, parts: Parts, batch: int = 25) -> tuple[np.ndarray, np.ndarray]:

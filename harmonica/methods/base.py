@@ -17,7 +17,7 @@ from harmonica.plan import BranchLayout, Origin, Plan, Protocol, Router
 from harmonica.samplers import Sampler, make_sampler
 from harmonica.training import LearnedSettings, Work
 from harmonica.utils.memory import Peak
-from harmonica.utils.precision import dtype_of
+from harmonica.utils.precision import itemsize_of
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class Task:
     @property
     def itemsize(self) -> int:
         """Bytes of a number in the training's precision."""
-        return dtype_of(self.precision).itemsize
+        return itemsize_of(self.precision)
 
     def training_latents(self):
         """Latents of real training images, whose `draw` gives those of indices, and labels (n,), see

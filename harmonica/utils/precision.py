@@ -29,6 +29,11 @@ def dtype_of(precision: str) -> torch.dtype:
     return getattr(torch, "float32" if check_precision(precision) == "tf32" else precision)
 
 
+def itemsize_of(precision: str) -> int:
+    """Bytes of a weight or value. Raises UserError for an unknown precision."""
+    return 4 if check_precision(precision) in ("float32", "tf32") else 2
+
+
 _tf32 = ContextVar("tf32", default=False)
 
 
