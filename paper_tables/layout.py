@@ -15,7 +15,7 @@ from harmonica.experiments import Experiment, Row
 from harmonica.experiments.config import uncached
 from harmonica.plan import Plan, cache_bytes, macs
 from paper_tables import figures
-from paper_tables.verdicts import verdicts
+from paper_tables.verdicts import difference, verdicts
 
 FIRST = 12  # images in the grid
 SAMPLERS = {
@@ -64,6 +64,10 @@ class Measured:
     latency: dict[str, Any]
     images: dict[str, tuple[np.ndarray, np.ndarray]]  # the first of each row, with their labels
 
+    def metrics_of(self, rows: Iterable[Row]) -> list[dict]:
+        """The metrics of rows."""
+        return [self.metrics[r.case][r.slug] for r in rows]
+
 
 @dataclass(frozen=True)
 class Table:
@@ -73,8 +77,8 @@ class Table:
     metrics: tuple[str, ...]  # columns of the csv
     shown: tuple[str, ...]  # those in the readable table
     figure: tuple[str, ...]  # those plotted against the speed-up
-    published: Callable[[Experiment, int], dict]  # the paper's row of an experiment, for a plan's steps
-    source: str  # what the paper's columns are; "" if there are none
+    published: Callable[[Experiment, int], dict] = lambda e, steps: {}  # the paper's row, for a plan's steps
+    source: str = ""  # what the paper's columns are; "" if there are none
     settings: bool = False  # whether settings distinguish the rows
 
     def build(self, measured: Measured) -> pd.DataFrame:
@@ -85,7 +89,11 @@ class Table:
         for r in rows:
             e, plan, model = r.experiment, plans[r.slug], r.experiment.model
             base = uncached(rows, r.case)
-            m, own, full = measured.metrics[r.case][r.slug], latency["plans"][r.slug], latency["plans"][base.slug]
+            (m, of_base), own, full = (
+                measured.metrics_of([r, base]),
+                latency["plans"][r.slug],
+                latency["plans"][base.slug],
+            )
             halves = 1 if e.protocol.cfg == 1 else 2
             own_macs = macs(plan, model.layout)
             out.append({
@@ -93,7 +101,7 @@ class Table:
                 "sampler": SAMPLERS[e.protocol.sampler], "cfg": e.protocol.cfg,
                 "case": r.case, "method": e.method.label(),
                 **({"settings": _settings(r)} if self.settings else {}), "steps": plan.steps,
-                **self._with_intervals(m, measured.metrics[r.case][base.slug]),
+                **self._with_intervals(m, of_base),
                 "CUR": plan.cur, "GMACs": halves * own_macs / 1e9,
                 "theoretical_speedup": macs(plans[base.slug], model.layout) / own_macs,
                 "latency_s": own["latency_s"],
@@ -118,20 +126,18 @@ class Table:
         for k in (k for k in self.metrics if k in own):
             out[k] = own[k]
             if k in own["blocks"]:
-                mine, theirs = np.array(own["blocks"][k]), np.array(base["blocks"][k])
-                out[f"{k}_low"], out[f"{k}_high"] = statistics.interval(own[k], mine)
+                out[f"{k}_low"], out[f"{k}_high"] = statistics.interval(own[k], np.array(own["blocks"][k]))
                 if METRICS[k].needs != "uncached":
-                    out[f"d{k}"] = own[k] - base[k]
-                    out[f"d{k}_low"], out[f"d{k}_high"] = statistics.interval(out[f"d{k}"], mine - theirs)
+                    out[f"d{k}"], out[f"d{k}_low"], out[f"d{k}_high"] = difference(own, base, k)
         return out
 
     def _mark_best(self, table: pd.DataFrame, measured: Measured) -> None:
         """Add `best_M`: which accelerated rows of a case are the best in M, or do not differ from it (Holm)."""
         for case in table.case.unique():
-            rivals = [i for i in table.index[table.case == case][1:]]
-            found = [measured.metrics[measured.rows[i].case][measured.rows[i].slug] for i in rivals]
+            rivals = table.index[table.case == case][1:]
+            found = measured.metrics_of(measured.rows[i] for i in rivals)
             for k in self.metrics:
-                if rivals and all(k in m["blocks"] for m in found):
+                if found and all(k in m["blocks"] for m in found):
                     best = statistics.tied_with_best(
                         [m[k] for m in found], [np.array(m["blocks"][k]) for m in found], METRICS[k].sign
                     )
@@ -146,7 +152,7 @@ class Table:
         pairs = min(m["N_pairs"] for rows in measured.metrics.values() for m in rows.values())
         kept = f", over the first {pairs}" if pairs < first["samples"] else ""
         batches = " or ".join(str(b) for b in sorted({r["batch"] for r in latency["plans"].values()}))
-        features = [k for k in self.shown if k not in ("CLIP", "PSNR") and not k.endswith("_uncached")]
+        features = [k for k in self.shown if METRICS[k].needs == "features"]
         clip = (
             f" CLIP is 100·max(cos, 0) by open_clip's **{first.clip_model}**, without prefix."
             if "clip_model" in table
@@ -176,8 +182,7 @@ class Table:
             if scale == "paper":  # the published value is in the cell itself
                 heads = {k: v for k, v in heads.items() if not k.startswith("paper_")}
             parts.append(_block(block, heads, published=scale == "paper"))
-            rows = [measured.rows[i] for i in block.index]
-            found = [measured.metrics[r.case][r.slug] for r in rows]
+            found = measured.metrics_of(measured.rows[i] for i in block.index)
             lines = list(verdicts(block.method.tolist(), block.GMACs.tolist(), found))
             if lines:
                 parts.append("The paper's claims here (difference and its 95 % interval):\n\n" + "\n".join(lines))
@@ -194,6 +199,19 @@ class Table:
         figures.grid(rows, images, titles, captions, stem.with_name(f"{stem.name}-samples.png"))
 
 
+def class_conditional(title: str, published: Callable[[Experiment, int], dict], source: str) -> Table:
+    """A table of the paper for models of classes."""
+    return Table(
+        title=title,
+        metrics=("IS", "FID", "cleanfid_FID", "sFID", "FID_uncached", "sFID_uncached", "precision", "recall", "PSNR",
+                 "agreement"),
+        shown=("IS", "FID", "sFID", "FID_uncached", "precision", "recall", "PSNR"),
+        figure=("FID", "FID_uncached", "IS"),
+        published=published,
+        source=source,
+    )  # fmt: skip
+
+
 def study(title: str) -> Table:
     """A study of ours: rows are distinguished by their settings, and have no published numbers."""
     return Table(
@@ -201,8 +219,6 @@ def study(title: str) -> Table:
         metrics=("IS", "FID", "cleanfid_FID", "sFID", "FID_uncached", "sFID_uncached", "precision", "recall", "PSNR"),
         shown=("IS", "FID", "sFID", "FID_uncached", "PSNR"),
         figure=("FID", "FID_uncached", "IS"),
-        published=lambda e, steps: {},
-        source="",
         settings=True,
     )
 

@@ -22,6 +22,12 @@ CLAIMS = (  # what the paper claims, the row that is better by it, the other row
 )
 
 
+def difference(own: dict, other: dict, metric: str) -> tuple[float, float, float]:
+    """How much larger a metric of one row is than of another of the same seeds, with the interval (low, high)."""
+    gap, blocks = own[metric] - other[metric], np.subtract(own["blocks"][metric], other["blocks"][metric])
+    return gap, *statistics.interval(gap, blocks)
+
+
 def verdict(low: float, high: float, sign: int, cost: float = 1.0) -> str:
     """Whether a difference is an improvement: "yes" or "no" if its interval leaves out 0, else "undecided".
 
@@ -47,9 +53,7 @@ def verdicts(methods: list[str], gmacs: list[float], measured: list[dict]) -> It
         parts, cost = [], gmacs[a] / gmacs[b]
         for k in JUDGED:
             if all(k in measured[i].get("blocks", {}) for i in (a, b)):
-                gap = measured[a][k] - measured[b][k]
-                blocks = np.array(measured[a]["blocks"][k]) - np.array(measured[b]["blocks"][k])
-                low, high = statistics.interval(gap, blocks)
+                gap, low, high = difference(measured[a], measured[b], k)
                 name = METRICS[k].heading[:-2]
                 said = verdict(low, high, METRICS[k].sign, cost)
                 parts.append(f"{name} **{said}** ({gap:+.3g}, {low:+.3g} … {high:+.3g})")

@@ -1,7 +1,7 @@
 """Table 1: class-conditional generation, DiT on ImageNet."""
 
 from harmonica.experiments import Experiment
-from paper_tables.layout import Table
+from paper_tables.layout import class_conditional
 from paper_tables.published import lookup
 
 NAMES = {"full": "DDIM", "fewer_steps": "DDIM", "learning_to_cache": "Learning-to-Cache", "harmonica": "HarmoniCa"}
@@ -13,22 +13,8 @@ def published(e: Experiment, steps: int) -> dict:
     return lookup("table1_class_conditional", method=NAMES.get(e.name), steps=steps, resolution=resolution)
 
 
-TABLE = Table(
-    title="Table 1",
-    metrics=(
-        "IS",
-        "FID",
-        "cleanfid_FID",
-        "sFID",
-        "FID_uncached",
-        "sFID_uncached",
-        "precision",
-        "recall",
-        "PSNR",
-        "agreement",
-    ),
-    shown=("IS", "FID", "sFID", "FID_uncached", "precision", "recall", "PSNR"),
-    figure=("FID", "FID_uncached", "IS"),
-    published=published,
-    source="its table 1 for DiT-XL/2 (Inception features, H800)",
+TABLE = class_conditional(
+    "Table 1",
+    published,
+    "its table 1 for DiT-XL/2 (Inception features, H800)",
 )

@@ -1,7 +1,7 @@
 """Table 3: caching on a model with long skips, U-ViT on ImageNet."""
 
 from harmonica.experiments import Experiment
-from paper_tables.layout import Table
+from paper_tables.layout import class_conditional
 from paper_tables.published import lookup
 
 NAMES = {"faster_diffusion": "Faster Diffusion", "deepcache": "DeepCache", "harmonica": "HarmoniCa"}
@@ -12,22 +12,8 @@ def published(e: Experiment, steps: int) -> dict:
     return lookup("table3_uvit_caching", method=NAMES.get(e.name), steps=steps)
 
 
-TABLE = Table(
-    title="Table 3",
-    metrics=(
-        "IS",
-        "FID",
-        "cleanfid_FID",
-        "sFID",
-        "FID_uncached",
-        "sFID_uncached",
-        "precision",
-        "recall",
-        "PSNR",
-        "agreement",
-    ),
-    shown=("IS", "FID", "sFID", "FID_uncached", "precision", "recall", "PSNR"),
-    figure=("FID", "FID_uncached", "IS"),
-    published=published,
-    source="its table 3 for U-ViT-H/2 (Inception features, DPM-Solver; the settings of the peers are not given there)",
+TABLE = class_conditional(
+    "Table 3",
+    published,
+    "its table 3 for U-ViT-H/2 (Inception features, DPM-Solver; the settings of the peers are not given there)",
 )

@@ -7,6 +7,4 @@ TABLE = Table(
     metrics=("CLIP", "FID", "cleanfid_FID", "sFID", "FID_uncached", "sFID_uncached", "PSNR"),
     shown=("CLIP", "FID", "sFID", "FID_uncached", "PSNR"),
     figure=("FID", "FID_uncached", "PSNR"),
-    published=lambda e, steps: {},
-    source="",
 )
