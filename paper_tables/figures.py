@@ -34,14 +34,15 @@ def speedup(table: pd.DataFrame, metrics: tuple[str, ...], path: Path) -> None:
     for column, case in enumerate(cases):
         block = table[table.case == case]
         for ax, metric in zip(axes[:, column], metrics, strict=True):
+            to_uncached = METRICS[metric].needs == "uncached"
             for _, row in block.iterrows():
-                if metric.endswith("_uncached") and row[metric] <= 0:
+                if to_uncached and row[metric] <= 0:
                     continue  # the uncached row itself, which a logarithmic axis cannot show
                 ax.scatter(row.theoretical_speedup, row[metric], s=60, label=row["name"], zorder=3, **look[row["name"]])
                 if f"{metric}_low" in block:
                     ends = [row[metric] - row[f"{metric}_low"]], [row[f"{metric}_high"] - row[metric]]
                     ax.errorbar(row.theoretical_speedup, row[metric], ends, color="0.5", lw=1, capsize=2, zorder=2)
-            if metric.endswith("_uncached"):
+            if to_uncached:
                 ax.set_yscale("log")
             else:
                 ax.axhline(block.iloc[0][metric], color="0.6", lw=0.8, ls=":")

@@ -161,9 +161,8 @@ def settings(sizes: tuple[str, ...] = (), **more) -> Iterator[Setting]:
     """The settings of this device's models, or of those requested."""
     on_gpu = default_device().type == "cuda"
     for name in sizes or (ON_GPU if on_gpu else ON_CPU):
-        for precision in (
-            ("float16", "tf32") if on_gpu and name == ON_GPU[0] else ("float16",) if on_gpu else ("float32",)
-        ):
+        of_name = ("float16", "tf32") if name == ON_GPU[0] else ("float16",)
+        for precision in of_name if on_gpu else ("float32",):
             yield Setting.of(name, precision, **more)
 
 

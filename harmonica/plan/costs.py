@@ -6,9 +6,7 @@ from harmonica.plan.program import COMPUTE, REUSE, carried_skips, independent_st
 from harmonica.utils import UserError
 
 # counted on fake tensors at true shapes (tests/gpu)
-WORK = (
-    11.5  # temporaries of an evaluation, in tensors of the size of the stream: the MLP's hidden layer twice, and more
-)
+WORK = 11.5  # temporaries of an evaluation, in tensors as large as the stream: the MLP's hidden layer twice, and more
 SLACK = 1.1  # what an allocator holds beyond the tensors
 
 
