@@ -24,10 +24,10 @@ from harmonica.training.memory import Split
 from harmonica.training.sdt import trajectory
 from harmonica.training.soft import Soft
 from harmonica.training.starts import Start
+from harmonica.utils.precision import dtype_of, itemsize_of
 
 CONFIG = Path(__file__).parent.parent.parent / "workflow" / "config" / "paper.yaml"
 BUDGET = 72 * GIB
-HALF = {"float16", "bfloat16"}
 
 
 def tables() -> dict:
@@ -51,14 +51,6 @@ def precision_of(name: str, job: str) -> str:
     return configuration.precision(tables()["table1"], job, get_model(name))
 
 
-def itemsize(precision: str) -> int:
-    return 2 if precision in HALF else 4
-
-
-def dtype(precision: str) -> torch.dtype:
-    return getattr(torch, precision) if precision in HALF else torch.float32
-
-
 def close(counted: float, predicted: float) -> bool:
     """Not below what is needed, and not so far above it that half of a card stays empty."""
     return counted <= predicted <= 1.35 * SLACK * counted
@@ -72,7 +64,7 @@ def loop(name: str, images: int, precision: str) -> float:
     sampler = make_sampler(about.sampler, 4)
     getattr(sampler, "scheduler", None)
     with fake() as peak:
-        model = backbone(name, dtype(precision))
+        model = backbone(name, dtype_of(precision))
         start = batch(model, images)
         sampled = Run(model, plan, start.labels)
         sampled.sampler = sampler
@@ -89,7 +81,7 @@ def test_the_denoising_loop(name, job):
     assert job == "sampling" or images == 8  # the paper's batch fits
     counted = loop(name, images, precision)
     assert SLACK * counted + about.autoencoder_bytes <= BUDGET
-    assert close(counted, run_bytes(plan, about.layout, images, itemsize(precision)))
+    assert close(counted, run_bytes(plan, about.layout, images, itemsize_of(precision)))
 
 
 @pytest.mark.parametrize("name", ["dit-xl-2-256", "pixart-alpha-1024", "pixart-sigma-2k"])
