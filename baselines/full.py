@@ -9,6 +9,7 @@ from harmonica.plan import Plan
 @dataclass(frozen=True)
 class Full(Method):
     title = "Full"
+    plain = True
 
     def make(self, task: Task) -> Plan:
         return task.plan(task.actions())

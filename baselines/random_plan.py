@@ -17,6 +17,7 @@ from harmonica.utils import UserError
 class RandomPlan(Method):
     title = "Random plan"
     requires = "harmonica"
+    seeded = True
 
     draw: int = setting(0, "which random plan")
 

@@ -17,6 +17,7 @@ from harmonica.samplers import make_sampler
 class Transfer(Method):
     title = "HarmoniCa, transferred"
     requires = "harmonica"
+    seeded = True
 
     sampler: str = setting("", "of the source plan; default: this experiment's")
     steps: int = setting(0, "of the source plan; default: this experiment's")

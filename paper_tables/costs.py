@@ -3,10 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from harmonica.methods import get_method
-from paper_tables.layout import Measured, rows_of_table
+from paper_tables.layout import rows_of_table
+from paper_tables.measured import Measured
 from paper_tables.published import lookup
 
 HEADS = {
@@ -29,21 +31,26 @@ class CostTable:
     title: str
 
     def build(self, measured: Measured) -> pd.DataFrame:
-        """One row per trained router. Time and memory are also given as multiples of HarmoniCa's in the same case."""
+        """One row per learned method, the mean over its training seeds. Time and memory are also given as multiples of
+        HarmoniCa's in the same case."""
         out = []
-        for r in measured.rows:
-            e, plan = r.experiment, measured.plans[r.slug]
-            cost, notes = plan.origin.cost, plan.origin.notes
-            if "rounds" not in cost:
+        for line in measured.lines:
+            e, plans = line[0].experiment, [measured.plans[r.slug] for r in line]
+            if "rounds" not in plans[0].origin.cost:
                 continue
+            cost = {k: float(np.mean([p.origin.cost[k] for p in plans])) for k in plans[0].origin.cost}
+            plan, notes = plans[0], plans[0].origin.notes
+            moves = float(np.mean([p.origin.notes["beta_moves"] for p in plans]))
             title = e.method.label()
             paper = lookup("table6_training_cost", method=title)
             out.append({
-                "scale": measured.scale, "model": e.model.title, "case": r.case, "method": title, "steps": plan.steps,
+                "scale": measured.scale, "model": e.model.title, "case": line[0].case, "method": title,
+                "steps": plan.steps, "seeds": len(line),
                 "batch": notes["recipe"]["batch"], "training_images": cost["images"], "training_s": cost["training_s"],
                 "peak_MB": cost["peak_MB"], "rounds": cost["rounds"],
                 "updates_per_s": cost["updates"] / cost["training_s"],
-                "generation_passes": cost["generation_passes"], "beta_moves": notes["beta_moves"], "CUR": plan.cur,
+                "generation_passes": cost["generation_passes"], "beta_moves": moves,
+                "CUR": float(np.mean([p.cur for p in plans])),
                 "paper_images": paper.get("images"), "paper_time_h": paper.get("time_h"),
                 "paper_memory": paper.get("memory_GB_per_GPU"),
             })  # fmt: skip

@@ -7,8 +7,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
+from harmonica.evaluation.distances import psnr
 from harmonica.evaluation.metrics import METRICS
 from harmonica.experiments import Row
+from harmonica.methods import get_method, known_methods
 from harmonica.plan import COMPUTE, BranchLayout, Plan, Router, sigmoid
 from paper_tables.style import COLOURS, save, small, style, styles
 
@@ -18,52 +20,76 @@ def named(table: pd.DataFrame) -> pd.Series:
     return (table.method + " " + table.settings).str.strip() if "settings" in table else table.method
 
 
-def speedup(table: pd.DataFrame, metrics: tuple[str, ...], path: Path) -> None:
-    """Metrics, with their intervals, over theoretical speed-up: a column per case, a marker per method."""
-    cases = list(table.case.unique())
+AXES = {"theoretical_speedup": "theoretical speed-up (MACs)", "speedup": "real speed-up (measured time)"}
+
+
+def speedup(table: pd.DataFrame, seeds: pd.DataFrame, metrics: tuple[str, ...], x: str, path: Path) -> None:
+    """Metrics with their intervals over a speed-up `x`: a column per `panel` of the table, a marker per method.
+
+    A method's points of a panel are joined, in full for what computes everything (fewer steps, a better solver). Small
+    marks are the training seeds of a row, from the table of `seeds`.
+    """
+    table, seeds = table.assign(name=named(table)), seeds.assign(name=named(seeds))
+    metrics = tuple(m for m in metrics if m in table)
+    panels, look = list(table.panel.unique()), styles(table.name)
     figure, axes = plt.subplots(
-        len(metrics),
-        len(cases),
-        figsize=(4 * len(cases) + 1.6, 3 * len(metrics)),
-        squeeze=False,
-        sharex="col",
+        len(metrics), len(panels), figsize=(4.2 * len(panels) + 1.8, 2.9 * len(metrics)), squeeze=False, sharex="col",
         layout="constrained",
-    )
-    table = table.assign(name=named(table))
-    look = styles(table.name)
-    for column, case in enumerate(cases):
-        block = table[table.case == case]
+    )  # fmt: skip
+    plain = {get_method(m).title for m in known_methods() if get_method(m).plain}
+    for column, panel in enumerate(panels):
+        block = table[table.panel == panel]
+        every = seeds[seeds.case.isin(block.case)]
         for ax, metric in zip(axes[:, column], metrics, strict=True):
-            to_uncached = METRICS[metric].needs == "uncached"
-            for _, row in block.iterrows():
-                if to_uncached and row[metric] <= 0:
-                    continue  # the uncached row itself, which a logarithmic axis cannot show
-                ax.scatter(row.theoretical_speedup, row[metric], s=60, label=row["name"], zorder=3, **look[row["name"]])
-                if f"{metric}_low" in block:
-                    ends = [row[metric] - row[f"{metric}_low"]], [row[f"{metric}_high"] - row[metric]]
-                    ax.errorbar(row.theoretical_speedup, row[metric], ends, color="0.5", lw=1, capsize=2, zorder=2)
-            if to_uncached:
-                ax.set_yscale("log")
-            else:
-                ax.axhline(block.iloc[0][metric], color="0.6", lw=0.8, ls=":")
-            ax.grid(color="0.92")
-            ax.set_ylabel(f"{METRICS[metric].heading[:-2]} ({METRICS[metric].better} is better)")
-        axes[0, column].set_title(f"{block['sampler'].iloc[0]}, case {case}")
-        axes[-1, column].set_xlabel("theoretical speed-up (MACs)")
-    known = {label: handle for ax in axes[0] for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    figure.legend(known.values(), known, loc="outside right center", frameon=False)
+            _panel(ax, block, every, metric, x, look, plain)
+        axes[0, column].set_title(panel, fontsize=10)
+        axes[-1, column].set_xlabel(AXES[x])
+    known = {label: handle for ax in axes.flat for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    ordered = [name for name in look if name in known]
+    figure.legend([known[n] for n in ordered], ordered, loc="outside right center", frameon=False)
     first = table.iloc[0]
     figure.suptitle(f"{first.model}: {first['samples']} images per point, features of {first.extractor}", fontsize=10)
     save(figure, path)
 
 
-def routers(rows: list[Row], plans: dict[str, Plan], files: dict[str, Path], path: Path) -> None:
-    """r (steps × branches) of every HarmoniCa router (or of the last row); a dot for each reuse of the plan."""
+def _panel(
+    ax, block: pd.DataFrame, every: pd.DataFrame, metric: str, x: str, look: dict[str, dict], plain: set[str]
+) -> None:
+    to_uncached, base = METRICS[metric].needs == "uncached", block.iloc[0]
+    shown = block[block[metric].notna()]
+    if to_uncached:  # that of the uncached row is 0, which a logarithmic axis cannot show
+        shown = shown[shown[metric] > 1e-9]
+    for name, own in shown.groupby("name", sort=False):
+        own = own.drop_duplicates([x, metric]).sort_values(x)
+        style, joined = look[str(name)], own
+        if own.method.iloc[0] in plain and pd.notna(base[metric]) and not to_uncached:
+            joined = pd.concat([block.iloc[:1], own]).sort_values(x)
+        line = "-" if own.method.iloc[0] in plain else ":"
+        ax.plot(joined[x], joined[metric], color=style["color"], lw=1.2, ls=line, zorder=1.5)
+        ax.scatter(own[x], own[metric], s=52, label=name, zorder=3, **style)
+        if f"{metric}_low" in own:
+            ends = [own[metric] - own[f"{metric}_low"], own[f"{metric}_high"] - own[metric]]
+            ax.errorbar(own[x], own[metric], ends, ls="none", color=style["color"], lw=1, capsize=2, zorder=2)
+        each = every[every.name == name]
+        if len(each) > len(own):
+            ax.scatter(each[x], each[metric], s=9, alpha=0.7, zorder=2.5, **style)
+    if to_uncached:
+        ax.set_yscale("log")
+    elif pd.notna(base[metric]):
+        ax.axhline(base[metric], color="0.6", lw=0.8, ls=":")
+    ax.grid(color="0.92")
+    ax.set_ylabel(f"{METRICS[metric].heading[:-2]} ({METRICS[metric].better} is better)", fontsize=9)
+
+
+def routers(lines: list[list[Row]], plans: dict[str, Plan], files: dict[str, Path], path: Path) -> None:
+    """r (steps × branches) of every HarmoniCa router (or of the last row), of its first training seed; a dot for each
+    reuse of the plan."""
+    rows = [line[0] for line in lines]
     own = [r for r in rows if r.experiment.name == "harmonica"] or rows[-1:]
     columns = min(4, len(own))
-    lines = -(-len(own) // columns)
+    height = -(-len(own) // columns)
     figure, axes = plt.subplots(
-        lines, columns, figsize=(4.2 * columns + 0.8, 4.6 * lines), squeeze=False, layout="constrained"
+        height, columns, figsize=(4.2 * columns + 0.8, 4.6 * height), squeeze=False, layout="constrained"
     )
     for ax in axes.flat[len(own) :]:
         ax.set_axis_off()
@@ -94,37 +120,68 @@ def label_blocks(ax, layout: BranchLayout) -> None:
     ax.set_xlabel(f"block ({', '.join(layout.kinds[first:stop])} in each)")
 
 
+IMAGES = 8  # of a row in the grid
+
+
 def grid(
-    rows: list[Row], images: dict[str, np.ndarray], titles: list[str], asked: dict[str, list[str]], path: Path
+    lines: list[list[Row]], images: dict[str, tuple[np.ndarray, np.ndarray]], titles: list[str], path: Path
 ) -> None:
-    """The first images of equal seeds: one line per method (`titles`, one per row), one column block per case, below
-    the captions, if any."""
-    cases = list(dict.fromkeys(r.case for r in rows))
-    methods = list(dict.fromkeys(titles))
-    figure, axes = plt.subplots(
-        len(methods), len(cases), figsize=(5.2 * len(cases) + 1.2, 0.66 * len(methods) + (2.4 if asked else 0.5)),
-        squeeze=False,
-        layout="constrained",
-    )  # fmt: skip
-    for ax in axes.flat:
+    """Images of equal seeds, cases below each other: per method (`titles`, one per line) the first images, how they
+    differ from the uncached ones, and the worst of its first images beside the uncached image of that seed.
+
+    `images` has uint8 (n, H, W, C) and labels (n,) of the first images of every row, by slug; the worst is that of the
+    lowest PSNR among all n.
+    """
+    cases = list(dict.fromkeys(line[0].case for line in lines))
+    counts = [sum(line[0].case == c for line in lines) for c in cases]
+    models = {line[0].case: line[0].experiment.model for line in lines}
+    captioned = {case: model.captions.read() if model.captions else [] for case, model in models.items()}
+    heights = [0.62 * n + (2.3 if captioned[c] else 0.55) for n, c in zip(counts, cases, strict=True)]
+    figure = plt.figure(figsize=(13.5, sum(heights)), layout="constrained")
+    parts = figure.subfigures(len(cases), 1, height_ratios=heights, squeeze=False)
+    for part, case, count in zip(parts[:, 0], cases, counts, strict=True):
+        axes = part.subplots(count, 3, squeeze=False, width_ratios=[IMAGES, IMAGES, 3])
+        block = [(line, title) for line, title in zip(lines, titles, strict=True) if line[0].case == case]
+        base = next(images[line[0].slug] for line, _ in block if line[0].experiment.name == "full")
+        for row, (line, title) in zip(axes, block, strict=True):
+            _samples(row, images[line[0].slug][0], base[0], title)
+        for ax, head in zip(axes[0], ("first images", "difference to uncached", "worst, its uncached"), strict=True):
+            ax.set_title(head, fontsize=9)
+        if captioned[case]:
+            _captions(axes[0, 0], [captioned[case][k] for k in base[1][:IMAGES]], base[0].shape[2])
+        part.suptitle(f"case {case}", fontsize=10, x=0.01, ha="left")
+    save(figure, path)
+
+
+def _samples(row, own: np.ndarray, base: np.ndarray, title: str) -> None:
+    """A line of the grid, on its three axes."""
+    for ax in row:
         ax.set_xticks([])
         ax.set_yticks([])
         ax.set_frame_on(False)
-    for r, title in zip(rows, titles, strict=True):
-        ax = axes[methods.index(title), cases.index(r.case)]
-        own = images[r.slug]
-        ax.imshow(np.concatenate(list(own), 1).squeeze(), cmap="gray", vmin=0, vmax=255)
-        if r.experiment.name == "full" and r.case in asked:
-            side = own.shape[2]
-            ax.xaxis.tick_top()
-            ax.set_xticks([side * (k + 0.5) for k in range(len(own))], [_cut(c) for c in asked[r.case]])
-            ax.tick_params(axis="x", length=0, rotation=60, labelsize=7)
-            plt.setp(ax.get_xticklabels(), ha="left", rotation_mode="anchor")
-    for i, title in enumerate(methods):
-        axes[i, 0].set_ylabel(title, rotation=0, ha="right", va="center", fontsize=8)
-    for j, case in enumerate(cases):
-        axes[0, j].set_title(f"case {case}", fontsize=10)
-    save(figure, path)
+    first, plain = own[:IMAGES], base[:IMAGES]
+    row[0].imshow(_strip(first), cmap="gray", vmin=0, vmax=255)
+    row[0].set_ylabel(title, rotation=0, ha="right", va="center", fontsize=9)
+    if own is base:
+        return
+    gap = first.astype(np.float32) - plain.astype(np.float32)
+    row[1].imshow(_strip(gap.mean(-1, keepdims=True)), cmap="RdBu_r", vmin=-128, vmax=128)
+    k = int(psnr(own, base).argmin())
+    row[2].imshow(_strip(np.stack([own[k], base[k]])), cmap="gray", vmin=0, vmax=255)
+
+
+def _strip(images: np.ndarray) -> np.ndarray:
+    """Images (n, H, W, C) beside each other, (H, n·W) or (H, n·W, 3)."""
+    return np.concatenate(list(images), 1).squeeze()
+
+
+def _captions(ax, texts: list[str], side: int) -> None:
+    """Captions above a strip of images of `side` pixels."""
+    ax.set_title("")
+    ax.xaxis.tick_top()
+    ax.set_xticks([side * (k + 0.5) for k in range(len(texts))], [_cut(c) for c in texts])
+    ax.tick_params(axis="x", length=0, rotation=50, labelsize=7)
+    plt.setp(ax.get_xticklabels(), ha="left", rotation_mode="anchor")
 
 
 def _cut(text: str, most: int = 34) -> str:

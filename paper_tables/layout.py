@@ -8,16 +8,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from harmonica.evaluation import statistics
 from harmonica.evaluation.metrics import METRICS, Metric
-from harmonica.evaluation.statistics import speedup
+from harmonica.evaluation.statistics import speedup, tied_with_best
 from harmonica.experiments import Experiment, Row
-from harmonica.experiments.config import uncached
-from harmonica.plan import Plan, cache_bytes, macs
+from harmonica.models import get_model
+from harmonica.plan import cache_bytes, macs
 from paper_tables import figures
-from paper_tables.verdicts import difference, verdicts
+from paper_tables.measured import Measured
+from paper_tables.verdicts import verdicts
 
-FIRST = 12  # images in the grid
 SAMPLERS = {
     "ddim": "DDIM",
     "dpmsolver++": "DPM-Solver++",
@@ -47,26 +46,8 @@ _COLUMNS: tuple[Column | Metric, ...] = (
 COLUMNS = {c.name: c for c in _COLUMNS}
 SPEEDUP = ("speedup", "speedup_q1", "speedup_q3")  # with the quartiles of the rounds' ratios
 PUBLISHED = (*METRICS, "CUR", "speedup")
-SHORT = ("method", "steps", "CLIP", "FID", "IS", "PSNR", "CUR", "theoretical_speedup", "speedup", "training_s",
-         "training_images")  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Measured:
-    """The inputs of a table's layout. `routers`, `metrics` and `images` are by slug of the experiment."""
-
-    scale: str
-    rows: list[Row]
-    plans: dict[str, Plan]
-    device: str
-    routers: dict[str, Path]
-    metrics: dict[str, dict[str, dict]]  # by case, then slug
-    latency: dict[str, Any]
-    images: dict[str, tuple[np.ndarray, np.ndarray]]  # the first of each row, with their labels
-
-    def metrics_of(self, rows: Iterable[Row]) -> list[dict]:
-        """The metrics of rows."""
-        return [self.metrics[r.case][r.slug] for r in rows]
+SHORT = ("method", "steps", "FID", "FID_uncached", "PSNR", "PSNR_converged", "CUR", "theoretical_speedup", "speedup",
+         "training_s")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -80,68 +61,80 @@ class Table:
     published: Callable[[Experiment, int], dict] = lambda e, steps: {}  # the paper's row, for a plan's steps
     source: str = ""  # what the paper's columns are; "" if there are none
     settings: bool = False  # whether settings distinguish the rows
+    joined: bool = False  # whether a figure shows all cases of one protocol in one panel
 
-    def build(self, measured: Measured) -> pd.DataFrame:
-        """One row per experiment and block; `metrics` are by case and slug.
+    def build(self, measured: Measured, seeds: bool = False) -> pd.DataFrame:
+        """One line per method and case, a learned one over its training seeds; with `seeds`, one per training seed.
 
         GMACs and cache are for one image with both guidance halves; latency is for the batch."""
-        out, rows, plans, latency = [], measured.rows, measured.plans, measured.latency
-        for r in rows:
-            e, plan, model = r.experiment, plans[r.slug], r.experiment.model
-            base = uncached(rows, r.case)
-            (m, of_base), own, full = (
-                measured.metrics_of([r, base]),
-                latency["plans"][r.slug],
-                latency["plans"][base.slug],
-            )
-            halves = 1 if e.protocol.cfg == 1 else 2
-            own_macs = macs(plan, model.layout)
-            out.append({
-                "scale": measured.scale, "model": model.title, "resolution": model.resolution,
-                "sampler": SAMPLERS[e.protocol.sampler], "cfg": e.protocol.cfg,
-                "case": r.case, "method": e.method.label(),
-                **({"settings": _settings(r)} if self.settings else {}), "steps": plan.steps,
-                **self._with_intervals(m, of_base),
-                "CUR": plan.cur, "GMACs": halves * own_macs / 1e9,
-                "theoretical_speedup": macs(plans[base.slug], model.layout) / own_macs,
-                "latency_s": own["latency_s"],
-                **dict(zip(SPEEDUP, speedup(full["rounds_s"], own["rounds_s"]), strict=True)),
-                "cache_MB": cache_bytes(plan, model.layout, guided=halves == 2) / 1e6,
-                "training_s": plan.origin.cost.get("training_s", 0),
-                "training_images": plan.origin.cost.get("images", 0),
-                "samples": m["N"], **{k: m[k] for k in ("extractor", "clip_model") if k in m},
-                **{f"paper_{k}": v for k, v in self.published(e, plan.steps).items() if k in PUBLISHED},
-            })  # fmt: skip
-        table = pd.DataFrame(out)
-        self._mark_best(table, measured)
+        lines = [[r] for r in measured.rows] if seeds else measured.lines
+        first = {measured.base(line).experiment.protocol: line[0].case for line in reversed(lines)}
+        table = pd.DataFrame([
+            self._line(line, measured, first[measured.base(line).experiment.protocol] == line[0].case)
+            for line in lines
+        ])  # fmt: skip
+        if not seeds:
+            self._mark_best(table, measured)
         comparable = PUBLISHED if measured.scale == "paper" else ("CUR", "speedup")  # a pocket FID is not Inception's
         for k in comparable:
             if f"paper_{k}" in table:
                 table[f"delta_{k}"] = table[k] - table[f"paper_{k}"]
         return table
 
-    def _with_intervals(self, own: dict, base: dict) -> dict[str, float]:
-        """The metrics of a row, with intervals, and with the paired differences to the uncached row."""
+    def _line(self, line: list[Row], measured: Measured, published: bool) -> dict[str, Any]:
+        """A line; with `published` beside the paper's numbers, which are of the first case of a protocol."""
+        e, base, plans = line[0].experiment, measured.base(line), measured.plans
+        model, plan, first = e.model, plans[line[0].slug], measured.of(line[0])
+        halves = 1 if e.protocol.cfg == 1 else 2
+        own_macs = measured.plan_mean(line, lambda p: macs(p, model.layout))
+        timed = measured.latency["plans"]
+        full, own = timed[base.slug]["rounds_s"], [timed[r.slug]["rounds_s"] for r in line]
+        paper = self.published(e, plan.steps) if published else {}
+        return {
+            "scale": measured.scale, "model": model.title, "resolution": model.resolution,
+            "sampler": SAMPLERS[plan.protocol.sampler], "cfg": e.protocol.cfg, "case": line[0].case,
+            "method": e.method.label(), **({"settings": _settings(line[0])} if self.settings else {}),
+            "steps": plan.steps, "seeds": len(line), **self._with_intervals(line, measured),
+            "CUR": measured.plan_mean(line, lambda p: p.cur), "GMACs": halves * own_macs / 1e9,
+            "theoretical_speedup": macs(plans[base.slug], model.layout) / own_macs,
+            "latency_s": float(np.median(np.concatenate(own))),
+            **dict(zip(SPEEDUP, speedup(np.tile(full, len(line)), np.concatenate(own)), strict=True)),
+            "cache_MB": measured.plan_mean(line, lambda p: cache_bytes(p, model.layout, guided=halves == 2)) / 1e6,
+            "training_s": measured.plan_mean(line, lambda p: p.origin.cost.get("training_s", 0)),
+            "training_images": measured.plan_mean(line, lambda p: p.origin.cost.get("images", 0)),
+            "samples": first["N"], **{k: first[k] for k in ("extractor", "clip_model") if k in first},
+            **{f"paper_{k}": v for k, v in paper.items() if k in PUBLISHED},
+        }  # fmt: skip
+
+    def _with_intervals(self, line: list[Row], measured: Measured) -> dict[str, float]:
+        """The metrics of a line, with intervals, their spread over training seeds, and the paired differences to the
+        uncached row."""
         out: dict[str, float] = {}
-        for k in (k for k in self.metrics if k in own):
-            out[k] = own[k]
-            if k in own["blocks"]:
-                out[f"{k}_low"], out[f"{k}_high"] = statistics.interval(own[k], np.array(own["blocks"][k]))
-                if METRICS[k].needs != "uncached":
-                    out[f"d{k}"], out[f"d{k}_low"], out[f"d{k}_high"] = difference(own, base, k)
+        base = [measured.base(line)]
+        for k in self.metrics:
+            found = [m[k] for r in line if k in (m := measured.of(r))]
+            if not found:
+                continue
+            out[k] = float(np.mean(found))
+            own, plain = measured.estimate(line, k), measured.estimate(base, k)
+            if own:
+                out[f"{k}_low"], out[f"{k}_high"] = own.interval()
+            if len(found) > 1:
+                out[f"{k}_sd"] = float(np.std(found, ddof=1))
+            if own and plain and METRICS[k].needs != "uncached":
+                gap = own - plain
+                out[f"d{k}"] = gap.value
+                out[f"d{k}_low"], out[f"d{k}_high"] = gap.interval()
         return out
 
     def _mark_best(self, table: pd.DataFrame, measured: Measured) -> None:
         """Add `best_M`: which accelerated rows of a case are the best in M, or do not differ from it (Holm)."""
         for case in table.case.unique():
             rivals = table.index[table.case == case][1:]
-            found = measured.metrics_of(measured.rows[i] for i in rivals)
             for k in self.metrics:
-                if found and all(k in m["blocks"] for m in found):
-                    best = statistics.tied_with_best(
-                        [m[k] for m in found], [np.array(m["blocks"][k]) for m in found], METRICS[k].sign
-                    )
-                    table.loc[rivals, f"best_{k}"] = best
+                found = [e for i in rivals if (e := measured.estimate(measured.lines[i], k))]
+                if found and len(found) == len(rivals):
+                    table.loc[rivals, f"best_{k}"] = tied_with_best(found, METRICS[k].sign)
 
     def markdown(self, table: pd.DataFrame, measured: Measured) -> str:
         """One readable table per case; the best value of each metric among the accelerated rows is bold."""
@@ -149,8 +142,18 @@ class Table:
         extractor = f"**{first.extractor}**"
         if scale == "pocket":
             extractor += " (not Inception: comparable only with each other, at equal N)"
-        pairs = min(m["N_pairs"] for rows in measured.metrics.values() for m in rows.values())
-        kept = f", over the first {pairs}" if pairs < first["samples"] else ""
+        found = [measured.of(r) for r in measured.rows]
+        compared = {k: min((m[k] for m in found if k in m), default=0) for k in ("N_pairs", "N_converged")}
+        kept = {k: f", over the first {n} images" if n < first["samples"] else "" for k, n in compared.items()}
+        converged = (
+            f" To converged: to the solution of the same seed by many steps{kept['N_converged']}; it says what a user "
+            "loses, by the sampler and by the cache." if compared["N_converged"] else ""
+        )  # fmt: skip
+        seeds = (
+            f" Rows of learned methods and the random plan are means over {table.seeds.max()} training seeds, whose "
+            "spread is in the intervals; the CSV has their standard deviations (`_sd`)." if table.seeds.max() > 1 else
+            " Learned methods have one training seed, so intervals do not say how much another seed would change."
+        )  # fmt: skip
         batches = " or ".join(str(b) for b in sorted({r["batch"] for r in latency["plans"].values()}))
         features = [k for k in self.shown if METRICS[k].needs == "features"]
         clip = (
@@ -164,14 +167,14 @@ class Table:
         parts = [
             f"# {self.title}, {scale} scale",
             f"{first['samples']} images per row, guidance scale {first.cfg:g}. {', '.join(features)}: in the features "
-            f"of {extractor}.{clip} PSNR: to the uncached image of the same seed{kept}. Latency: a batch of "
-            f"{batches} from noise to latents on {latency['device']} ({latency['threads']} threads, "
-            f"{latency['precision']}), median "
-            f"of {latency['rounds']} interleaved rounds. GMACs and cache: one image, both guidance halves. Theory × "
-            f"and Real × are against the case's uncached row; Real × is the ratio of median latencies.{source}",
-            "±: 95 % intervals over the images. Bold: the best accelerated row, and those that do not differ from it "
-            "(paired by seeds, Holm's procedure). FID to uncached: between the images of a row and of the uncached "
-            "row from the same seeds; it says what the cache changed, and is 0 for the uncached row.",
+            f"of {extractor}.{clip} PSNR, SSIM: to the uncached image of the same seed{kept['N_pairs']}.{converged}",
+            f"Latency: a batch of {batches} from noise to latents on {latency['device']} ({latency['threads']} "
+            f"threads, {latency['precision']}), median of {latency['rounds']} interleaved rounds{_spread(table)}. "
+            "GMACs and cache: one image, both guidance halves. Theory × and Real × are against the case's uncached "
+            f"row; Real × is the ratio of median latencies.{source}",
+            f"±: 95 % intervals over the images.{seeds} Bold: the best accelerated row, and those that do not differ "
+            "from it (paired by seeds, Holm's procedure). FID to uncached: between the images of a row and of the "
+            "uncached row from the same seeds; it says what the cache changed, and is 0 for the uncached row.",
         ]
         for case, block in table.groupby("case", sort=False):
             parts.append(f"## {block.model.iloc[0]}, {block.resolution.iloc[0]}×{block.resolution.iloc[0]}, "
@@ -182,33 +185,45 @@ class Table:
             if scale == "paper":  # the published value is in the cell itself
                 heads = {k: v for k, v in heads.items() if not k.startswith("paper_")}
             parts.append(_block(block, heads, published=scale == "paper"))
-            found = measured.metrics_of(measured.rows[i] for i in block.index)
-            lines = list(verdicts(block.method.tolist(), block.GMACs.tolist(), found))
+            lines = list(verdicts([measured.lines[i] for i in block.index], block, measured))
             if lines:
                 parts.append("The paper's claims here (difference and its 95 % interval):\n\n" + "\n".join(lines))
         return "\n\n".join(parts) + "\n"
 
     def draw(self, table: pd.DataFrame, measured: Measured, stem: Path) -> None:
-        """Write the figures of the table: `stem`-speedup, -router and -samples, .png and .pdf."""
-        rows = measured.rows
-        titles = list(figures.named(table))
-        figures.speedup(table, self.figure, stem.with_name(f"{stem.name}-speedup.png"))
-        figures.routers(rows, measured.plans, measured.routers, stem.with_name(f"{stem.name}-router.png"))
-        images = {slug: x[:FIRST] for slug, (x, _) in measured.images.items()}
-        captions = requested(rows, {slug: y[:FIRST].tolist() for slug, (_, y) in measured.images.items()})
-        figures.grid(rows, images, titles, captions, stem.with_name(f"{stem.name}-samples.png"))
+        """Write the figures of the table: `stem`-speedup (against MACs), -real (against measured time), -router and
+        -samples, .png and .pdf."""
+        panels, seeds = table.assign(panel=self._panels(table, measured)), self.build(measured, seeds=True)
+        for name, x in (("speedup", "theoretical_speedup"), ("real", "speedup")):
+            figures.speedup(panels, seeds, self.figure, x, stem.with_name(f"{stem.name}-{name}.png"))
+        figures.routers(measured.lines, measured.plans, measured.routers, stem.with_name(f"{stem.name}-router.png"))
+        lines = [line for line in measured.lines if line[0].slug in measured.images]
+        titles = [figures.named(table)[i] for i, line in enumerate(measured.lines) if line in lines]
+        figures.grid(lines, measured.images, titles, stem.with_name(f"{stem.name}-samples.png"))
+
+    def _panels(self, table: pd.DataFrame, measured: Measured) -> list[str]:
+        """The panel of a figure that each line is in: its case's, or all cases of one protocol share one."""
+        if not self.joined:
+            return [f"{row['sampler']}, case {row.case}" for _, row in table.iterrows()]
+        protocols = [measured.base(line).experiment.protocol for line in measured.lines]
+        return [f"{get_model(p.model).title} {SAMPLERS[p.sampler]}, {p.steps} steps" for p in protocols]
+
+
+DISTANCES = ("IS", "FID", "cleanfid_FID", "sFID", "FID_uncached", "sFID_uncached", "precision", "recall")
+PER_IMAGE = ("PSNR", "PSNR_worst", "SSIM", "SSIM_worst", "LPIPS", "LPIPS_worst", "PSNR_converged", "FID_converged")
 
 
 def class_conditional(title: str, published: Callable[[Experiment, int], dict], source: str) -> Table:
     """A table of the paper for models of classes."""
     return Table(
         title=title,
-        metrics=("IS", "FID", "cleanfid_FID", "sFID", "FID_uncached", "sFID_uncached", "precision", "recall", "PSNR",
-                 "agreement"),
-        shown=("IS", "FID", "sFID", "FID_uncached", "precision", "recall", "PSNR"),
-        figure=("FID", "FID_uncached", "IS"),
+        metrics=(*DISTANCES, *PER_IMAGE, "agreement"),
+        shown=("IS", "FID", "sFID", "FID_uncached", "precision", "recall", "PSNR", "PSNR_worst", "SSIM", "LPIPS",
+               "PSNR_converged", "FID_converged"),
+        figure=("FID", "FID_uncached", "PSNR", "PSNR_converged"),
         published=published,
         source=source,
+        joined=True,
     )  # fmt: skip
 
 
@@ -216,22 +231,41 @@ def study(title: str) -> Table:
     """A study of ours: rows are distinguished by their settings, and have no published numbers."""
     return Table(
         title=title,
-        metrics=("IS", "FID", "cleanfid_FID", "sFID", "FID_uncached", "sFID_uncached", "precision", "recall", "PSNR"),
-        shown=("IS", "FID", "sFID", "FID_uncached", "PSNR"),
-        figure=("FID", "FID_uncached", "IS"),
+        metrics=(
+            "IS",
+            "FID",
+            "cleanfid_FID",
+            "sFID",
+            "FID_uncached",
+            "sFID_uncached",
+            "precision",
+            "recall",
+            *PER_IMAGE,
+        ),
+        shown=("IS", "FID", "sFID", "FID_uncached", "PSNR", "PSNR_worst", "PSNR_converged"),
+        figure=("FID", "FID_uncached", "PSNR"),
         settings=True,
     )
 
 
-def requested(rows: list[Row], labels: dict[str, list[int]]) -> dict[str, list[str]]:
-    """The captions of the first images of every case that has captions."""
-    out = {}
-    for r in rows:
-        captions = r.experiment.model.captions
-        if captions and r.case not in out:
-            texts = captions.read()
-            out[r.case] = [texts[k] for k in labels[r.slug]]
-    return out
+def of_captions(title: str, **more) -> Table:
+    """A table of text-to-image models."""
+    return Table(
+        title=title,
+        metrics=("CLIP", *DISTANCES[1:-2], *PER_IMAGE),
+        shown=("CLIP", "FID", "sFID", "FID_uncached", "PSNR", "PSNR_worst", "SSIM", "LPIPS", "PSNR_converged",
+               "FID_converged"),
+        figure=("FID", "FID_uncached", "CLIP", "PSNR"),
+        **more,
+    )  # fmt: skip
+
+
+def _spread(table: pd.DataFrame) -> str:
+    """How wide the quartiles of the speed-ups are."""
+    half = (table.speedup_q3 - table.speedup_q1) / 2 / table.speedup
+    return (
+        f", quartiles of Real × within ±{100 * half.median():.0f} % in the median row, ±{100 * half.max():.0f} % in all"
+    )
 
 
 def _settings(row: Row) -> str:

@@ -31,8 +31,8 @@ def save(figure, path: Path) -> None:
 
 
 # their order decides colour and marker; others follow by name
-ORDER = ("full", "fewer_steps", "learning_to_cache", "harmonica", "sdt_ltc", "fora", "delta_dit", "deepcache",
-         "faster_diffusion", "random_plan", "direct")  # fmt: skip
+ORDER = ("full", "fewer_steps", "better_solver", "learning_to_cache", "harmonica", "sdt_ltc", "fora", "delta_dit",
+         "deepcache", "faster_diffusion", "random_plan", "direct")  # fmt: skip
 
 
 def style(k: int) -> dict:

@@ -141,12 +141,14 @@ class Estimate:
         prepared: dict[str, list[Job]],
     ) -> None:
         """Sampling, metrics and latency of a table."""
-        rows, sampling, images = configuration.rows(about), about["sampling"], about["images"]
+        rows, sampling, every = configuration.rows(about), about["sampling"], about["images"]
         once = sorted({r.slug: r for r in rows}.values(), key=lambda r: r.experiment.name != "full")
-        shards = shard_count(images, sampling["chunk"], sampling["shards"])
         with_features = "keep" in sampling
+        solutions = list({r.slug: r for r in configuration.converged(about)}.values())
         groups = [once] if sampling["grouping"] == "all" else [[r] for r in once]
-        for group in groups:  # those of uncached rows first
+        for group in [*([solutions] if solutions else []), *groups]:  # those of uncached rows first
+            images = min(every, about["converged"]["images"]) if group is solutions else every
+            shards = shard_count(images, sampling["chunk"], sampling["shards"])
             waits, seconds, disk, memory = [], 0.0, 0.0, 0.0
             for row in group:
                 e, model = row.experiment, row.experiment.model
@@ -160,13 +162,13 @@ class Estimate:
                 one = plan.steps * _share(row, rows) * speed.evaluation(batch, e.protocol.cfg, precision)
                 one += speed.decoding(batch) + with_features * speed.features()
                 seconds, memory = seconds + images * one, max(memory, peak)
-                kept = min(images, sampling.get("keep", images))
+                kept = images if group is solutions else min(images, sampling.get("keep", images))
                 disk += kept * model.image_bytes + with_features * images * FEATURE_BYTES
             sampled = [
                 Job("sample", self.start_up_s + seconds / shards, memory, disk / shards, waits) for _ in range(shards)
             ]
             out += sampled
-            for case in about["cases"]:
+            for case in about["cases"] if group is not solutions else ():
                 of_case = [r for r in group if r.case == case]
                 if of_case:
                     model = of_case[0].experiment.model
@@ -185,7 +187,7 @@ class Estimate:
             precision, plan = configuration.precision(about, "latency", e.model), stand_in(row)
             batch, peak = _batch(about, plan, e.model, latency["batch"], precision)
             one = self.speed(e.model).evaluation(batch, e.protocol.cfg, precision, ALL_THREADS)
-            seconds += (latency["rounds"] + 1) * batch * plan.steps * _share(row, table) * one
+            seconds += (latency["max_rounds"] + 1) * batch * plan.steps * _share(row, table) * one
             memory = max(memory, peak)
         out.append(Job("latency", self.start_up_s + seconds, memory, after=[plans[r.slug] for r in once], slots=0))
 

@@ -106,5 +106,9 @@ def hardware(precision: str) -> dict[str, str]:
     return {"device": provenance.device(), "precision": precision}
 
 
+def image_seed_argument(parser) -> None:
+    parser.add_argument("--seed", type=int, default=0, help="of the images: noise and labels; default: %(default)s")
+
+
 def plans_argument(parser) -> None:
     parser.add_argument("plans", type=Path, nargs="+", metavar="PLAN")

@@ -11,6 +11,7 @@ EXAMPLE = "harmonica drift fora.safetensors hc.safetensors -o drift.json"
 def add_arguments(parser) -> None:
     _shared.plans_argument(parser)
     parser.add_argument("--images", type=int, default=64, help="default: %(default)s")
+    _shared.image_seed_argument(parser)
     _shared.compute_arguments(parser)
     parser.add_argument("-o", "--out", type=Path, required=True)
 
@@ -22,5 +23,5 @@ def run(args) -> None:
 
     plans = _shared.load_plans(args.plans)
     _shared.loaded()
-    drift = measure(plans, args.images, args.precision, budget(args.memory))
+    drift = measure(plans, args.images, args.precision, budget(args.memory), args.seed)
     write_json(args.out, _shared.hardware(args.precision) | {"images": args.images, "drift": drift})

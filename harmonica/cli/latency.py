@@ -12,7 +12,10 @@ EXAMPLE = "harmonica latency full.safetensors fora.safetensors --rounds 9"
 def add_arguments(parser) -> None:
     _shared.plans_argument(parser)
     parser.add_argument("--batch", type=int, default=8, help="images; default: %(default)s, as in the paper")
-    parser.add_argument("--rounds", type=int, default=7, help="measurements per plan; default: %(default)s")
+    parser.add_argument("--rounds", type=int, default=7, help="measurements per plan, at least; default: %(default)s")
+    parser.add_argument("--max-rounds", type=int, help="go on up to so many while quartiles are wider than --tolerance")
+    parser.add_argument("--tolerance", type=float, default=3, metavar="PERCENT",
+                        help="of the speed-up, of its quartiles; default: %(default)s")  # fmt: skip
     _shared.compute_arguments(parser)
     parser.add_argument("-o", "--out", type=Path, help="write JSON here")
 
@@ -27,7 +30,10 @@ def run(args) -> None:
 
     plans = _shared.load_plans(args.plans)
     _shared.loaded()
-    result = measure(plans, args.batch, args.rounds, precision=args.precision, memory=budget(args.memory))
+    result = measure(
+        plans, args.batch, args.rounds, precision=args.precision, memory=budget(args.memory),
+        max_rounds=args.max_rounds, tolerance=args.tolerance / 100,
+    )  # fmt: skip
     first = next(iter(result.values()))["rounds_s"]
     for name, row in result.items():
         ratio, q1, q3 = speedup(first, row["rounds_s"])
@@ -35,4 +41,5 @@ def run(args) -> None:
         print(f"{name:60} {1000 * row['latency_s']:9.1f} ms  {times}", file=sys.stderr)
     if args.out:
         about = _shared.hardware(args.precision) | {"threads": torch.get_num_threads()}
-        write_json(args.out, {"batch": args.batch, "rounds": args.rounds, **about, "plans": result})
+        done = len(first)
+        write_json(args.out, {"batch": args.batch, "rounds": done, **about, "plans": result})

@@ -12,7 +12,10 @@ EXAMPLE = "harmonica metrics manifest.json --uncached full -o metrics.json"
 
 def add_arguments(parser) -> None:
     parser.add_argument("manifests", type=Path, nargs="+", metavar="MANIFEST")
-    parser.add_argument("--uncached", required=True, help="name of the plan whose images PSNR compares with")
+    parser.add_argument("--uncached", required=True, help="name of the plan that every row is compared with")
+    parser.add_argument("--converged", metavar="PLAN", help="name of the plan that gives the converged solution; its "
+                        "images, maybe fewer, are what PSNR_converged compares with")  # fmt: skip
+    parser.add_argument("--lpips", action="store_true", help="also LPIPS to the uncached images (AlexNet)")
     parser.add_argument("--only", nargs="+", metavar="PLAN", help="names of plans; default: all in the manifests")
     _shared.network_arguments(parser, "fashion-mnist-cnn")
     parser.add_argument("--reference", type=Path, help="made by `harmonica reference`; default: the extractor's own")
@@ -20,26 +23,38 @@ def add_arguments(parser) -> None:
 
 
 def run(args) -> None:
+    from dataclasses import replace
+
     from harmonica.evaluation import generate
-    from harmonica.evaluation.evaluate import gather, results
+    from harmonica.evaluation.evaluate import Targets, gather, results
+    from harmonica.evaluation.features.lpips import get_lpips
     from harmonica.evaluation.metrics import METRICS
     from harmonica.evaluation.references import get_reference
     from harmonica.utils import provenance, write_json
 
     reference = get_reference(args.extractor, args.reference)
     extract, about = _shared.networks(args)
+    lpips = get_lpips() if args.lpips else None
     _shared.loaded()
     files = generate.read_manifests(args.manifests)
-    names = args.only or list(files)
-    for name in (*names, args.uncached):
+    names = args.only or [name for name in files if name != args.converged]
+    for name in (*names, args.uncached, *([args.converged] if args.converged else [])):
         if name not in files:
             raise UserError(f"no images of {name!r} among {', '.join(sorted(files))}")
     rows, hardware = {}, {"device": provenance.device(), "images_made_on": generate.made_on(args.manifests)}
-    plain = files[args.uncached]
-    base = gather(args.uncached, plain, plain, extract, reference, about)
+    targets = Targets(files[args.uncached], lpips=lpips)
+    if args.converged:
+        pictures, labels = generate.read(files[args.converged])
+        targets = replace(targets, converged=pictures)
+        if len(labels) == generate.count(targets.uncached):  # a Fréchet distance needs equal numbers
+            own = Targets(files[args.converged])
+            solution = gather(args.converged, files[args.converged], own, extract, reference, about)
+            targets = replace(targets, of_converged=solution)
+    base = gather(args.uncached, targets.uncached, targets, extract, reference, about)
+    targets = replace(targets, base=base)
     for name in names:
         is_base = name == args.uncached
-        found = results(base if is_base else gather(name, files[name], plain, extract, reference, about, base))
+        found = results(base if is_base else gather(name, files[name], targets, extract, reference, about))
         rows[name] = found | about | hardware
         print(
             name,

@@ -13,10 +13,11 @@ EXAMPLE = "harmonica plan harmonica --steps 10 --set target_cur=22.86 -o hc.safe
 def add_arguments(parser) -> None:
     parser.add_argument("method", help="see `harmonica methods`")
     parser.add_argument("--model", default="pocket-dit", help="default: %(default)s")
-    parser.add_argument("--sampler", default="ddim", help="default: %(default)s")
+    parser.add_argument("--sampler", help="default: the model's")
     parser.add_argument("--steps", type=int, default=50, help="T, sampling steps; default: %(default)s")
-    parser.add_argument("--cfg", type=float, default=1.5, help="guidance scale; default: %(default)s")
-    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument("--cfg", type=float, help="guidance scale; default: the model's")
+    parser.add_argument("--seed", type=int, default=0,
+                        help="of a training, or of random choices; default: %(default)s")  # fmt: skip
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
                         help="a setting of the method; repeatable")  # fmt: skip
     parser.add_argument("--from", dest="sources", action="append", default=[], metavar="PLAN",
@@ -29,6 +30,7 @@ def add_arguments(parser) -> None:
 
 def run(args) -> None:
     from harmonica.experiments import Experiment
+    from harmonica.models import get_model
     from harmonica.plan import Plan
     from harmonica.training import LearnedSettings
     from harmonica.utils.memory import budget
@@ -39,7 +41,9 @@ def run(args) -> None:
         if not equals:
             raise UserError(f"--set takes KEY=VALUE, got {item!r}")
         given[key] = _number(value)
-    e = Experiment.of(args.model, args.sampler, args.steps, args.cfg, args.method, given, args.seed)
+    model = get_model(args.model)
+    sampler, cfg = args.sampler or model.sampler, model.cfg if args.cfg is None else args.cfg
+    e = Experiment.of(args.model, sampler, args.steps, cfg, args.method, given, args.seed)
     sources = {}
     for path in args.sources:
         source = Plan.load(path)

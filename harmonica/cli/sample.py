@@ -13,6 +13,7 @@ def add_arguments(parser) -> None:
     _shared.plans_argument(parser)
     parser.add_argument("--images", type=int, default=64, help="per plan; default: %(default)s")
     parser.add_argument("--first", type=int, default=0, help="index of the first image; default: %(default)s")
+    _shared.image_seed_argument(parser)
     parser.add_argument("--batch", type=int, help="images per forward pass; default: 25, on a GPU as many as fit")
     parser.add_argument("--chunk", type=int, default=250, help="images per file; default: %(default)s")
     _shared.compute_arguments(parser)
@@ -50,10 +51,10 @@ def run(args) -> None:
     bar = tqdm(total=len(plans) * args.images, desc="sample", unit="image", mininterval=5)
     with bar, products(args.precision):
         for name, plan in plans.items():
-            folder = args.out / generate.folder_name(plan, name, args.precision)
+            folder = args.out / generate.folder_name(plan, name, args.precision, args.seed)
             own, batch = parts[plan.protocol.model], batches[name]
             sizes = (args.first, args.images, args.chunk, batch)
-            files = generate.generate(plan, folder, *sizes, own, bar.update, extract, args.keep)
+            files = generate.generate(plan, folder, *sizes, own, bar.update, extract, args.keep, args.seed)
             manifest[name] = [str(f) for f in files]
     if args.manifest:
         write_json(args.manifest, _shared.hardware(args.precision) | {"images": manifest})

@@ -229,13 +229,22 @@ def clip_score(cosines: np.ndarray) -> float:
     return 100 * float(np.maximum(cosines, 0).mean())
 
 
-def squared_error(a: np.ndarray, b: np.ndarray) -> float:
-    """Mean squared difference of uint8 images of one shape. Raises UserError if the shapes differ."""
+def psnr(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Peak signal-to-noise ratio in dB (n,) of uint8 images (n, H, W, C) to others.
+
+    That of equal images would be infinite; it is that of one value in the picture that differs by one. Raises UserError
+    if the shapes differ.
+    """
     if a.shape != b.shape:
         raise UserError(f"PSNR compares images of one shape, not {a.shape} and {b.shape}")
-    return float(np.mean((a.astype(np.float32) - b.astype(np.float32)) ** 2, dtype=np.float64))
+    error = np.square(a.astype(np.float32) - b.astype(np.float32)).reshape(len(a), -1).mean(1, dtype=np.float64)
+    return 10 * np.log10(255**2 / np.maximum(error, 1 / a[0].size))
 
 
-def psnr(mean_squared_error: float) -> float:
-    """Peak signal-to-noise ratio in dB from the squared error averaged over all pixels of all images; inf at 0."""
-    return float("inf") if mean_squared_error == 0 else float(10 * np.log10(255**2 / mean_squared_error))
+def ssim(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Structural similarity (n,) (Wang et al. 2004: a Gaussian window, σ 1.5) of uint8 images (n, H, W, C) to others,
+    by scikit-image."""
+    from skimage.metrics import structural_similarity
+
+    wang = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 255}
+    return np.array([structural_similarity(x, y, channel_axis=-1, **wang) for x, y in zip(a, b, strict=True)])

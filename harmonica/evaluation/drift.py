@@ -14,22 +14,22 @@ from harmonica.utils.precision import products
 
 
 def measure(
-    plans: dict[str, Plan], images: int = 64, precision: str = "float32", memory: float | None = None
+    plans: dict[str, Plan], images: int = 64, precision: str = "float32", memory: float | None = None, seed: int = 0
 ) -> dict[str, list[float]]:
     """Mean squared error of x_t to the uncached run from the same noise, after every step: {name: [one per step]}.
 
-    Raises UserError unless the plans share model, sampler, number of steps, guidance scale and seed.
+    Raises UserError unless the plans share model, sampler, number of steps and guidance scale.
     """
-    settings = {(p.protocol.model, p.protocol.sampler, p.steps, p.protocol.cfg, p.origin.seed) for p in plans.values()}
+    settings = {(p.protocol.model, p.protocol.sampler, p.steps, p.protocol.cfg) for p in plans.values()}
     if len(settings) != 1:
-        raise UserError("drift compares plans of one model, sampler, number of steps, guidance scale and seed")
+        raise UserError("drift compares plans of one model, sampler, number of steps and guidance scale")
     first = next(iter(plans.values()))
     backbone = load_backbone(get_model(first.protocol.model), precision)
     plain = all_compute(first.protocol, first.branches)
     batch = min(batch_size(p, images, precision, memory) for p in plans.values())
     totals = {name: [0.0] * plan.steps for name, plan in plans.items()}
     for at in tqdm(range(0, images, batch), desc="drift", mininterval=5):
-        start = Batch.of(backbone, first.origin.seed, at, min(batch, images - at))
+        start = Batch.of(backbone, seed, at, min(batch, images - at))
         with products(precision):
             target = latents(backbone, plain, start)
             for name, plan in plans.items():

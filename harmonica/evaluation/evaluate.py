@@ -1,12 +1,12 @@
 """Evidence for the metrics, chunk by chunk: 50 000 images of 512² do not fit into memory, their features do."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from harmonica.evaluation import distances as d
 from harmonica.evaluation import generate
-from harmonica.evaluation.distances import squared_error
 from harmonica.evaluation.features.base import Features
 from harmonica.evaluation.metrics import Evidence, block_means, measure
 from harmonica.evaluation.references import Reference
@@ -27,50 +27,80 @@ def extractor(name: str, extract: Callable, clip=None, captions=()) -> generate.
     return stored
 
 
+@dataclass(frozen=True, eq=False)
+class Targets:
+    """What the images of a case's rows are compared with, image by image of the same seeds."""
+
+    uncached: list[str]  # chunk files of the uncached row
+    base: Evidence | None = None  # of those; None while it is gathered itself
+    converged: np.ndarray | None = None  # the first images uint8 (m, H, W, C) of the converged solution
+    of_converged: Evidence | None = None  # if there is one of every image
+    lpips: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None  # the network's distance of images
+
+
 def gather(
-    name: str,
-    files: list[str],
-    uncached: list[str],
-    extract: generate.Extract,
-    reference: Reference,
-    about: dict,
-    base: Evidence | None = None,
+    name: str, files: list[str], targets: Targets, extract: generate.Extract, reference: Reference, about: dict
 ) -> Evidence:
-    """The evidence of the images in `files`, generated from the same seeds as those in `uncached`; `base` is the
-    evidence of those, if they are others.
+    """The evidence of the images in `files`, generated from the same seeds as the targets.
 
     Features that were stored with the images are used if they are by the networks in `about` ("extractor" and maybe
-    "clip_model"), else `extract` makes them. PSNR is over the images that both rows still have. Raises UserError if
-    chunks are damaged, missing, of other seeds, or dropped after features of another network.
+    "clip_model"), else `extract` makes them. Images are compared as far as both rows still have them. Raises UserError
+    if chunks are damaged, missing, of other seeds, or dropped after features of another network.
     """
     parts: list[dict[str, np.ndarray]] = []
-    labels, error, pairs = [], 0.0, 0
-    if len(files) != len(uncached):
-        raise UserError(f"{name} has {len(files)} chunks of images, the uncached model {len(uncached)}")
-    chunks = generate.chunks(files)
-    both = ((c, c) for c in chunks) if files == uncached else zip(chunks, generate.chunks(uncached), strict=True)
+    labels, pairs = [], _Pairs(targets)
+    if len(files) != len(targets.uncached):
+        raise UserError(f"{name} has {len(files)} chunks of images, the uncached model {len(targets.uncached)}")
+    chunks, is_base = generate.chunks(files), files == targets.uncached
+    both = ((c, c) for c in chunks) if is_base else zip(chunks, generate.chunks(targets.uncached), strict=True)
     for own, plain in both:
         if len(own.labels) != len(plain.labels) or (own.labels != plain.labels).any():
             raise UserError(f"{name} and the uncached images do not have the same seeds")
         parts.append(_features(name, own, extract, about))
         labels.append(own.labels)
-        if own.images is not None and plain.images is not None:
-            error += squared_error(own.images, plain.images) * len(own.labels)
-            pairs += len(own.labels)
+        pairs.add(own.images, None if is_base else plain.images)
     has_captions = "clip_model" in about
     evidence = Evidence(
-        Features.join([Features(p["pooled"], p["spatial"], p["logits"]) for p in parts]), reference, base,
-        labels=None if has_captions else np.concatenate(labels),
-        squared_error=error / pairs if pairs else None, pairs=pairs,
-        cosines=np.concatenate([p["cosines"] for p in parts]) if has_captions else None,
+        Features.join([Features(p["pooled"], p["spatial"], p["logits"]) for p in parts]), reference, targets.base,
+        converged=targets.of_converged, labels=None if has_captions else np.concatenate(labels),
+        cosines=np.concatenate([p["cosines"] for p in parts]) if has_captions else None, **pairs.joined(),
     )  # fmt: skip
-    return evidence if base else replace(evidence, uncached=evidence)  # the control: its distance to itself reads 0
+    return replace(evidence, uncached=evidence) if is_base else evidence  # the control: its distance to itself reads 0
+
+
+class _Pairs:
+    """Comparisons of single images, added chunk by chunk."""
+
+    def __init__(self, targets: Targets):
+        self.targets, self.seen = targets, 0
+        self.found: dict[str, list[np.ndarray]] = {k: [] for k in ("psnr", "ssim", "lpips", "psnr_converged")}
+
+    def add(self, own: np.ndarray | None, plain: np.ndarray | None) -> None:
+        """The next images of a row and of the uncached row, uint8 (n, H, W, C); None if they were dropped."""
+        if own is None:
+            return
+        if plain is not None:
+            self.found["psnr"].append(d.psnr(own, plain))
+            self.found["ssim"].append(d.ssim(own, plain))
+            if self.targets.lpips:
+                self.found["lpips"].append(self.targets.lpips(own, plain))
+        if self.targets.converged is not None:
+            target = self.targets.converged[self.seen : self.seen + len(own)]
+            if len(target):
+                self.found["psnr_converged"].append(d.psnr(own[: len(target)], target))
+        self.seen += len(own)
+
+    def joined(self) -> dict[str, np.ndarray]:
+        """By its name in Evidence, what was compared."""
+        return {k: np.concatenate(x) for k, x in self.found.items() if x}
 
 
 def results(evidence: Evidence) -> dict:
-    """All metrics of a row, "blocks", their block means, and the numbers of images N, and N_pairs that PSNR is of."""
-    found = measure(evidence) | {"blocks": block_means(evidence)}
-    return found | {"N": len(evidence.features.pooled), "N_pairs": evidence.pairs}
+    """All metrics of a row, "blocks", their block means, the numbers of images N, N_pairs that were compared with the
+    uncached ones, and N_converged with the converged ones."""
+    compared = {"N_pairs": evidence.psnr, "N_converged": evidence.psnr_converged}
+    sizes = {"N": len(evidence.features.pooled)} | {k: len(x) for k, x in compared.items() if x is not None}
+    return measure(evidence) | {"blocks": block_means(evidence)} | sizes
 
 
 def _features(name: str, chunk: generate.Chunk, extract: generate.Extract, about: dict) -> dict[str, np.ndarray]:

@@ -23,14 +23,14 @@ Parts = tuple[Any, Callable]  # backbone and decoder
 CPU_BATCH, GPU_BATCH = 25, 64  # images per forward pass; on a GPU, if as many fit
 
 
-def folder_name(plan: Plan, stem: str, precision: str = "float32") -> str:
+def folder_name(plan: Plan, stem: str, precision: str = "float32", seed: int = 0) -> str:
     """The folder of a plan's images: its name, and a digest of all that affects pixels, up to the rounding that differs
     between GPUs and between batch sizes."""
     from harmonica.utils.devices import default_device
 
     p, model = plan.protocol, get_model(plan.protocol.model)
     captions = model.captions.hash if model.captions else ""
-    about = [p.model, model.fingerprint, captions, p.sampler, p.cfg, plan.origin.seed, p.prior_noise]
+    about = [p.model, model.fingerprint, captions, p.sampler, p.cfg, seed, p.prior_noise]
     about += [precision, default_device().type]
     return f"{stem}-{digest([plan.actions.tolist(), *about, source_hash(*SOURCES)])}"
 
@@ -46,13 +46,15 @@ def generate(
     progress: Callable[[int], Any] = lambda n: None,
     extract: Extract | None = None,
     keep: int | None = None,
+    seed: int = 0,
 ) -> list[Path]:
     """Generate the missing chunks of images first … first+count−1; returns all their files.
 
     `parts` (backbone, decoder) are loaded if not given; `progress` is called with each number of newly finished images.
-    The seed is the plan's. A chunk file has images uint8 (n, H, W, C), labels (n,) and the index of the first. With
-    `extract`, features are stored beside it, and images from the index `keep` on only have features. Raises UserError
-    for sizes below 1, images to drop without features, or a plan that does not fit the model.
+    Rows that are compared take one `seed`: image k then has the same noise and label in each. A chunk file has images
+    uint8 (n, H, W, C), labels (n,) and the index of the first. With `extract`, features are stored beside it, and
+    images from the index `keep` on only have features. Raises UserError for sizes below 1, images to drop without
+    features, or a plan that does not fit the model.
     """
     if min(count, chunk, batch) < 1 or first < 0:
         raise UserError(f"cannot generate {count} images from {first} in chunks of {chunk} and batches of {batch}")
@@ -70,7 +72,7 @@ def generate(
                 continue
             parts = parts or load_parts(plan.protocol.model)
             batches = [
-                _batch(plan, parts, at, min(batch, start + size - at), progress)
+                _batch(plan, parts, seed, at, min(batch, start + size - at), progress)
                 for at in range(start, start + size, batch)
             ]
             images, labels = (np.concatenate(x) for x in zip(*batches, strict=True))
@@ -109,20 +111,20 @@ def batch_size(plan: Plan, requested: int | None, precision: str, memory: float 
     return images_that_fit(plan, model.layout, memory, itemsize_of(precision), guided, requested or GPU_BATCH)
 
 
-def in_memory(plan: Plan, count: int, parts: Parts, batch: int = 25) -> tuple[np.ndarray, np.ndarray]:
+def in_memory(plan: Plan, count: int, parts: Parts, batch: int = 25, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """The first `count` images uint8 (n, H, W, C) and labels (n,), without files."""
-    batches = [_batch(plan, parts, at, min(batch, count - at)) for at in range(0, count, batch)]
+    batches = [_batch(plan, parts, seed, at, min(batch, count - at)) for at in range(0, count, batch)]
     images, labels = zip(*batches, strict=True)
     return np.concatenate(images), np.concatenate(labels)
 
 
 def _batch(
-    plan: Plan, parts: Parts, first: int, count: int, progress: Callable[[int], Any] = lambda n: None
+    plan: Plan, parts: Parts, seed: int, first: int, count: int, progress: Callable[[int], Any] = lambda n: None
 ) -> tuple[np.ndarray, np.ndarray]:
     from harmonica.execution import Batch, run
 
-    (backbone, decode), o = parts, plan.origin
-    start = Batch.of(backbone, o.seed, first, count)
+    backbone, decode = parts
+    start = Batch.of(backbone, seed, first, count)
     images = run(backbone, plan, start, decode=decode).numpy()
     progress(count)
     return images, start.labels.numpy()
@@ -193,6 +195,11 @@ def chunks(files: Sequence[str | Path]) -> Iterator[Chunk]:
         yield Chunk(images, labels, stored)
     if expected is None:
         raise UserError("no images to read")
+
+
+def count(files: Sequence[str | Path]) -> int:
+    """The number of images in chunk files, from their names."""
+    return sum(int(last) - int(first) + 1 for first, last in (Path(f).stem.split("-") for f in files))
 
 
 def read(files: Sequence[str | Path]) -> tuple[np.ndarray, np.ndarray]:

@@ -7,6 +7,7 @@ import time
 from tqdm import tqdm
 
 from harmonica.evaluation.generate import batch_size
+from harmonica.evaluation.statistics import settled
 from harmonica.execution import Batch, Run
 from harmonica.models import get_model
 from harmonica.models.loading import load_backbone
@@ -22,11 +23,15 @@ def measure(
     seed: int = 0,
     precision: str = "float32",
     memory: float | None = None,
+    max_rounds: int | None = None,
+    tolerance: float = 0.03,
 ) -> dict[str, dict]:
     """Seconds of one batch under each plan: {name: {"latency_s": median, "rounds_s": every measurement, "batch": n}}.
 
     The guided loop from noise and conditions on the device to latents is timed, without text encoder and decoder. Every
-    round runs every plan once, in a new random order; a first round is not counted. The paper measures at batch 8, too;
+    round runs every plan once, in a new random order; a first round is not counted. With `max_rounds`, rounds go on
+    until the quartiles of every plan's speed-up over the first plan of its model are within `tolerance` of it, or until
+    so many rounds are done; on a busy machine more rounds do not narrow them. The paper measures at batch 8, too;
     if a plan of a model does not fit into `memory` bytes, all of that model are timed with fewer images. Raises
     UserError for less than one round or image.
     """
@@ -41,7 +46,11 @@ def measure(
     times: dict[str, list[float]] = {name: [] for name in plans}
     order = list(plans)
     rng = random.Random(seed)
-    for r in tqdm(range(rounds + 1), desc="latency", mininterval=5):
+    base = {name: next(n for n, p in plans.items() if p.protocol.model == name) for name in names}
+    last = max(rounds, max_rounds or 0)
+    for r in tqdm(range(last + 1), desc="latency", mininterval=5):
+        if r > rounds and all(settled(times[base[p.protocol.model]], times[n], tolerance) for n, p in plans.items()):
+            break
         rng.shuffle(order)
         for name in order:
             plan = plans[name]

@@ -25,10 +25,14 @@ class Evidence:
     features: Features
     reference: Reference
     uncached: Evidence | None = None  # of the uncached row of the same seeds
+    converged: Evidence | None = None  # of the converged solution of the same seeds, if there is one of every image
     labels: np.ndarray | None = None  # (n,) requested classes
-    squared_error: float | None = None  # per pixel, to the uncached images of the same seeds
-    pairs: int = 0  # images that the squared error is over
     cosines: np.ndarray | None = None  # (n,) of pictures and their captions
+    # image by image, over the first m ≤ n of them that are still there:
+    psnr: np.ndarray | None = None  # to the uncached image of the same seed, dB
+    ssim: np.ndarray | None = None
+    lpips: np.ndarray | None = None
+    psnr_converged: np.ndarray | None = None  # to the converged solution of the same seed, dB
 
     @cached_property
     def pooled(self) -> d.Gaussian:
@@ -55,6 +59,11 @@ class Evidence:
     def sfid_uncached(self) -> d.Frechet:
         assert self.uncached is not None
         return d.frechet(self.spatial, self.uncached.spatial)
+
+    @cached_property
+    def fid_converged(self) -> d.Frechet:
+        assert self.converged is not None
+        return d.frechet(self.pooled, self.converged.pooled)
 
     @cached_property
     def inside(self) -> tuple[np.ndarray, np.ndarray]:
@@ -85,6 +94,18 @@ def _of_pair(own: np.ndarray, other: np.ndarray, f: d.Frechet) -> np.ndarray:
     return s.of_moments(own, f.d_mu, f.d_sigma_a) + s.of_moments(other, -f.d_mu, f.d_sigma_b)
 
 
+def _per_image(name: str, better: Literal["higher", "lower"], format: str, attribute: str) -> tuple[Metric, Metric]:
+    """A metric of single images: its mean, and the mean of its worst 5 %."""
+    arrow, sign = ("↑", 1) if better == "higher" else ("↓", -1)
+    return (
+        Metric(name, f"{name} {arrow}", better, format, lambda e: float(getattr(e, attribute).mean()), attribute,
+               lambda e: s.of_mean(getattr(e, attribute))),
+        Metric(f"{name}_worst", f"{name} of the worst 5 % {arrow}", better, format,
+               lambda e: sign * s.worst(sign * getattr(e, attribute)), attribute,
+               lambda e: sign * s.of_worst(sign * getattr(e, attribute))),
+    )  # fmt: skip
+
+
 METRICS = {
     m.name: m
     for m in (
@@ -108,7 +129,14 @@ METRICS = {
                influence=lambda e: s.of_mean(100.0 * e.inside[0])),
         Metric("recall", "Recall ↑", "higher", "{:.1f}", lambda e: 100 * float(e.inside[1].mean()),
                influence=lambda e: s.of_mean(100.0 * e.inside[1])),
-        Metric("PSNR", "PSNR ↑", "higher", "{:.2f}", lambda e: d.psnr(e.squared_error), "squared_error"),
+        *_per_image("PSNR", "higher", "{:.2f}", "psnr"),
+        *_per_image("SSIM", "higher", "{:.4f}", "ssim"),
+        *_per_image("LPIPS", "lower", "{:.4f}", "lpips"),
+        Metric("PSNR_converged", "PSNR to converged ↑", "higher", "{:.2f}", lambda e: float(e.psnr_converged.mean()),
+               "psnr_converged", lambda e: s.of_mean(e.psnr_converged)),
+        Metric("FID_converged", "FID to converged ↓", "lower", "{:.4f}",
+               lambda e: e.fid_converged.distance, "converged",
+               lambda e: _of_pair(e.features.pooled, e.converged.features.pooled, e.fid_converged)),
         Metric("agreement", "Agreement ↑", "higher", "{:.1f}",
                lambda e: 100 * float((e.features.logits.argmax(1) == e.labels).mean()), "labels",
                lambda e: s.of_mean(100.0 * (e.features.logits.argmax(1) == e.labels))),

@@ -3,17 +3,21 @@
 A metric is a function of the images' empirical distribution. Its influence function says what each image adds to it, to
 first order; the mean influence of a block of images is what a jackknife that deletes the block finds, without computing
 the metric again (Efron & Stein 1981). Rows share seeds, so block k of one row has the noise and labels of block k of
-any other, and a difference of rows has the difference of their blocks.
+any other, and a difference of rows has the difference of their blocks. A learned row over several training seeds varies
+with those, too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
+Numbers = Sequence[float] | np.ndarray
 BLOCKS = 50
 LEVEL = 0.95
+WORST = 0.05  # share of a row's images that a metric's worst case is over
 
 
 def block_means(influence: np.ndarray, blocks: int = BLOCKS) -> np.ndarray:
@@ -28,35 +32,62 @@ def standard_error(blocks: np.ndarray) -> float:
     return float(np.std(blocks, ddof=1) / g**0.5) if g > 1 else float("nan")
 
 
-def interval(value: float, blocks: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
-    """The interval (low, high) of a metric, by Student's t with g − 1 degrees of freedom."""
-    from scipy import stats
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """A metric of a row, or the difference of two: its value, its block means (g,) over the images, and the values of
+    each training seed (k,) of the rows in it, whose mean the value is."""
 
-    half = stats.t.ppf((1 + level) / 2, max(len(blocks) - 1, 1)) * standard_error(blocks)
-    return value - half, value + half
+    value: float
+    blocks: np.ndarray
+    by_seed: tuple[np.ndarray, ...] = ()
+
+    def __sub__(self, other: Estimate) -> Estimate:
+        """The difference to a row of images of the same seeds; the seeds of trainings are independent."""
+        return Estimate(self.value - other.value, self.blocks - other.blocks, self.by_seed + other.by_seed)
+
+    @property
+    def _variances(self) -> list[tuple[float, int]]:
+        """Of the mean, with their degrees of freedom: over images, and over the training seeds of each row."""
+        seeds = [(float(np.var(x, ddof=1)) / len(x), len(x) - 1) for x in self.by_seed if len(x) > 1]
+        return [(standard_error(self.blocks) ** 2, max(len(self.blocks) - 1, 1)), *seeds]
+
+    @property
+    def error(self) -> float:
+        """The standard error: of images and training seeds together."""
+        return float(sum(v for v, _ in self._variances) ** 0.5)
+
+    @property
+    def freedom(self) -> float:
+        """Degrees of freedom, by Welch and Satterthwaite."""
+        parts = self._variances
+        below = sum(v**2 / f for v, f in parts)
+        return sum(v for v, _ in parts) ** 2 / below if below > 0 else parts[0][1]
+
+    def interval(self, level: float = LEVEL) -> tuple[float, float]:
+        """(low, high), by Student's t."""
+        from scipy import stats
+
+        half = stats.t.ppf((1 + level) / 2, self.freedom) * self.error
+        return self.value - half, self.value + half
+
+    def p_value(self) -> float:
+        """Two-sided, that the value is 0; 1 for rows that are equal in every block."""
+        from scipy import stats
+
+        if not self.error > 0:
+            return 1.0 if self.value == 0 else 0.0
+        return float(2 * stats.t.sf(abs(self.value) / self.error, self.freedom))
 
 
-def p_value(difference: float, blocks: np.ndarray) -> float:
-    """Two-sided, that a difference with these block means is 0; 1 for rows that are equal in every block."""
-    from scipy import stats
-
-    error = standard_error(blocks)
-    if not error > 0:
-        return 1.0 if difference == 0 else 0.0
-    return float(2 * stats.t.sf(abs(difference) / error, len(blocks) - 1))
-
-
-def tied_with_best(
-    values: Sequence[float], blocks: Sequence[np.ndarray], sign: int, level: float = LEVEL
-) -> np.ndarray:
+def tied_with_best(rows: Sequence[Estimate], sign: int, level: float = LEVEL) -> np.ndarray:
     """Which rows (n,) are the best, or do not differ from it: Holm's procedure over the comparisons with the best.
 
     `sign` is +1 if higher values are better, else −1.
     """
-    v = sign * np.asarray(values, np.float64)
+    v = sign * np.array([row.value for row in rows], np.float64)
     best = int(np.nanargmax(v))
     others = [k for k in range(len(v)) if k != best and np.isfinite(v[k])]
-    p = {k: p_value(v[k] - v[best], np.asarray(blocks[k]) - np.asarray(blocks[best])) for k in others}
+    p = {k: (rows[k] - rows[best]).p_value() for k in others}
     tied = np.zeros(len(v), bool)
     tied[best] = True
     for rank, k in enumerate(sorted(others, key=p.__getitem__)):
@@ -69,6 +100,17 @@ def tied_with_best(
 def of_mean(values: np.ndarray) -> np.ndarray:
     """Influence (n,) of each value on their mean."""
     return np.asarray(values, np.float64) - np.mean(values)
+
+
+def of_worst(values: np.ndarray, share: float = WORST) -> np.ndarray:
+    """Influence (n,) of each value on the mean of the lowest `share` of them."""
+    border = np.quantile(values, share)
+    return of_mean(np.minimum(np.asarray(values, np.float64) - border, 0) / share)
+
+
+def worst(values: np.ndarray, share: float = WORST) -> float:
+    """The mean of the lowest `share` of the values (n,), at least one."""
+    return float(np.sort(values)[: max(1, round(share * len(values)))].mean())
 
 
 def of_moments(features: np.ndarray, d_mu: np.ndarray, d_sigma: np.ndarray, chunk: int = 5000) -> np.ndarray:
@@ -92,7 +134,13 @@ def of_inception_score(divergences: Sequence[np.ndarray]) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def speedup(reference: Sequence[float], own: Sequence[float]) -> tuple[float, float, float]:
+def settled(reference: Numbers, own: Numbers, tolerance: float) -> bool:
+    """Whether the quartiles of the rounds' ratios are within `tolerance` of the speed-up, relative."""
+    ratio, q1, q3 = speedup(reference, own)
+    return max(abs(q1 - ratio), abs(q3 - ratio)) <= tolerance * ratio
+
+
+def speedup(reference: Numbers, own: Numbers) -> tuple[float, float, float]:
     """How many times faster a plan is: the ratio of median seconds, and the quartiles of the rounds' ratios.
 
     Both are measured in the same rounds, interleaved.

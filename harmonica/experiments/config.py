@@ -3,15 +3,17 @@
 import json
 import shlex
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from harmonica.experiments.experiment import Experiment
 from harmonica.models import Model
 from harmonica.plan import Plan
+from harmonica.samplers import make_sampler
 from harmonica.utils import UserError, unknown
 
-MERGED = ("precision", "sampling", "latency")  # sections of the configuration
+MERGED = ("precision", "sampling", "latency", "converged")  # sections of the configuration
 
 
 @dataclass(frozen=True)
@@ -93,13 +95,20 @@ def tables(shipped: dict[str, Any], given: dict[str, Any]) -> dict[str, dict[str
         flat: dict[str, Any] = {}
         for layer in (common(shipped), about, common(given), own.get(name) or {}):
             for key, value in layer.items():
-                value = {"true": True, "false": False}.get(str(value), value)  # as Snakemake's command line leaves them
+                value = _typed(value)
                 merges = key in MERGED and isinstance(value, dict) and isinstance(flat.get(key), dict)
                 flat[key] = flat[key] | value if merges else value
         if isinstance(flat["cases"], dict):
             flat["cases"] = {str(case): value for case, value in flat["cases"].items()}
         out[name] = flat
     return out
+
+
+def _typed(value: Any) -> Any:
+    """A value as Snakemake's command line leaves it: true, false and the numbers of a list are strings there."""
+    if isinstance(value, list):
+        return [int(x) if isinstance(x, str) and x.isdigit() else x for x in value]
+    return {"true": True, "false": False}.get(str(value), value)
 
 
 def rows(config: dict[str, Any]) -> list[Row]:
@@ -110,8 +119,12 @@ def rows(config: dict[str, Any]) -> list[Row]:
     """
     out: list[Row] = []
     for case, about in config["cases"].items():
-        entries = [entry for entry in config["methods"] if case in _cases(config, entry)]
-        case_rows = [_row(config, case, about, entry) for entry in entries]
+        case_rows = [
+            row
+            for entry in config["methods"]
+            if case in _cases(config, entry)
+            for row in _rows(config, case, about, entry)
+        ]
         if not case_rows:
             raise UserError(f"no method is left for the case {case}")
         if case_rows[0].experiment.name != "full":
@@ -133,10 +146,9 @@ def _required(row: Row, table: list[Row]) -> str | None:
     if not needed:
         return None
     source = (needed, e.protocol.model, *e.source)
-    for r in table:
-        other = r.experiment.protocol
-        if (r.experiment.name, other.model, other.sampler, other.steps) == source:
-            return r.slug
+    found = [r for r in table if (r.experiment.name, *_where(r.experiment)) == source and r.experiment.seed == e.seed]
+    for r in [r for r in found if r.case == row.case] or found:
+        return r.slug
     about = ", ".join(map(str, source[1:]))
     raise UserError(f"{e.name} starts from the plan of {needed} for {about}: add {needed} to the methods")
 
@@ -157,7 +169,12 @@ def _cases(config: dict[str, Any], entry: str | dict[str, Any]) -> list[str]:
     return cases
 
 
-def _row(config: dict[str, Any], case: str, about: dict[str, Any], entry: str | dict[str, Any]) -> Row:
+def _where(e: Experiment) -> tuple[str, str, int]:
+    return e.protocol.model, e.protocol.sampler, e.protocol.steps
+
+
+def _rows(config: dict[str, Any], case: str, about: dict[str, Any], entry: str | dict[str, Any]) -> list[Row]:
+    """An entry's row of a case, once per training seed if it depends on one."""
     name, given = _named(entry)
     settings = {}
     for key, value in given.items():
@@ -170,11 +187,29 @@ def _row(config: dict[str, Any], case: str, about: dict[str, Any], entry: str | 
             value = {str(k): v for k, v in value.items()}.get(case)
         if value is not None:
             settings[key] = value
-    e = Experiment.of(
-        about["model"], about.get("sampler", config["sampler"]), about["steps"], about.get("cfg", config["cfg"]),
-        name, settings, config["seed"],
-    )  # fmt: skip
-    return Row(case, e, tuple(settings.items()))
+    sampler, cfg = about.get("sampler", config["sampler"]), about.get("cfg", config["cfg"])
+    first = Experiment.of(about["model"], sampler, about["steps"], cfg, name, settings)
+    seeds = config["seeds"] if first.method.seeded else [0]
+    return [Row(case, replace(first, seed=seed), tuple(settings.items())) for seed in seeds]
+
+
+def by_method(table: list[Row]) -> list[list[Row]]:
+    """The rows of a table as it shows them: those that differ only in the training seed are one."""
+    return [list(group) for _, group in groupby(table, lambda r: (r.case, r.experiment.name, r.given))]
+
+
+def converged(config: dict[str, Any]) -> list[Row]:
+    """Per case, the experiment whose images are the converged solution of the case's seeds: many steps of a solver of
+    high order. None for a case whose sampler is stochastic, or if the configuration requests none."""
+    about = config.get("converged")
+    out: list[Row] = []
+    if not about:
+        return out
+    for case, own in config["cases"].items():
+        if not make_sampler(own.get("sampler", config["sampler"]), own["steps"]).stochastic:
+            cfg = own.get("cfg", config["cfg"])
+            out.append(Row(case, Experiment.of(own["model"], about["sampler"], about["steps"], cfg, "full", {}), ()))
+    return out
 
 
 def precision(config: dict[str, Any], job: str, model: Model) -> str:
@@ -199,5 +234,6 @@ def check_plans(table: list[Row], plans: dict[str, Plan]) -> None:
         if r.slug not in plans:
             raise UserError(f"no plan for {r.slug}")
         own, made, by = r.experiment.protocol, plans[r.slug].protocol, plans[r.slug].origin.method
-        if (made.model, made.sampler, by) != (own.model, own.sampler, r.experiment.name):
+        sampler = made.sampler if r.experiment.method.plain else own.sampler  # a rival may be another solver
+        if (made.model, made.sampler, by) != (own.model, sampler, r.experiment.name):
             raise UserError(f"the plan for {r.slug} says it is {by} for {made.model}, {made.sampler}")

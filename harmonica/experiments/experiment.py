@@ -23,7 +23,11 @@ class Experiment:
     protocol: Protocol
     name: str
     method: Method
-    seed: int = 0
+    seed: int = 0  # of a training, or of random choices
+
+    def __post_init__(self):
+        if not 0 <= self.seed < 2**31:
+            raise UserError(f"the seed must be in [0, {2**31 - 1}], got {self.seed}")
 
     @staticmethod
     def of(
@@ -34,8 +38,6 @@ class Experiment:
         if cls.kinds and kind not in cls.kinds:
             raise UserError(f"{name} is for {' and '.join(cls.kinds)}, and {model} is a {kind}")
         make_sampler(sampler, steps)
-        if not 0 <= seed < 2**31:
-            raise UserError(f"the seed must be in [0, {2**31 - 1}], got {seed}")
         if not 1 <= cfg < float("inf"):
             raise UserError(f"the guidance scale must be at least 1, got {cfg}")
         return Experiment(Protocol(model, sampler, steps, cfg), name, parse(cls, name, settings), seed)

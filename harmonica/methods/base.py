@@ -40,6 +40,8 @@ class Method(ABC):
     title: ClassVar[str]  # as tables print it
     kinds: ClassVar[tuple[str, ...]] = ()  # of backbone it is for ("dit", "pixart", "uvit"); () is all
     requires: ClassVar[str] = ""  # the method whose plan it starts from, in task.plans
+    plain: ClassVar[bool] = False  # every branch is computed at every step: a rival of caching
+    seeded: ClassVar[bool] = False  # its plan depends on the seed
 
     @abstractmethod
     def make(self, task: Task) -> Plan | Router:
@@ -65,6 +67,8 @@ class Method(ABC):
 @dataclass(frozen=True, kw_only=True)
 class LearnedMethod(LearnedSettings, Method):
     """A method that trains a router."""
+
+    seeded = True
 
     def reads(self, protocol: Protocol) -> Reads:
         return Reads(weights=True)
@@ -146,9 +150,11 @@ class Task:
         """A table uint8 (steps, branches) that computes everything; row 0 is the noisiest step."""
         return np.zeros((self.steps, len(self.layout.branches)), np.uint8)
 
-    def plan(self, actions: np.ndarray, prior_noise: float = 0.0, **notes) -> Plan:
-        """The plan of actions (steps, branches); `notes` are the method's findings."""
-        protocol = replace(self.protocol, steps=len(actions), prior_noise=prior_noise)
+    def plan(self, actions: np.ndarray, prior_noise: float = 0.0, sampler: str | None = None, **notes) -> Plan:
+        """The plan of actions (steps, branches), maybe for another sampler; `notes` are the method's findings."""
+        protocol = replace(
+            self.protocol, steps=len(actions), prior_noise=prior_noise, sampler=sampler or self.protocol.sampler
+        )
         return Plan(actions, protocol, replace(self.origin, notes=notes))
 
     def router(self, logits: np.ndarray, cost: dict[str, float], notes: dict[str, Any]) -> Router:

@@ -58,7 +58,7 @@ _COCO = CaptionList("coco-2014-val", "coco-2014-val.txt", 30_000)
 MODELS = {
     m.name: m
     for m in (
-        Model("pocket-dit", "pocket DiT", 32, str(CLASS_CONDITIONAL), "pocket", "fashion-mnist-cnn"),
+        Model("pocket-dit", "pocket DiT", 32, str(CLASS_CONDITIONAL), "pocket", "fashion-mnist-cnn", cfg=1.3),
         Model("pocket-pixart", "pocket PixArt", 32, str(TEXT_TO_IMAGE), "pocket", "noto-emoji-cnn", "pixart",
               "dpmsolver++", 4.5, captions=_EMOJI, text_tokens=24),
         Model("pocket-uvit", "pocket U-ViT", 32, str(LONG_SKIPS), "pocket", "fashion-mnist-cnn", "uvit",

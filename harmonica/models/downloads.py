@@ -40,6 +40,8 @@ FILES = {
              "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
              "weights-inception-2015-12-05-6726825d.pth",
              "the Inception network of FID, IS, precision and recall", "6726825d"),
+        File("alexnet-owt-7be5be79.pth", "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
+             "torchvision's AlexNet, for LPIPS", "7be5be79"),
         File("VIRTUAL_imagenet256_labeled.npz", f"{_ADM}/256/VIRTUAL_imagenet256_labeled.npz",
              "ADM's reference statistics of ImageNet 256"),
         File("VIRTUAL_imagenet512.npz", f"{_ADM}/512/VIRTUAL_imagenet512.npz",

@@ -23,7 +23,7 @@ class Origin:
 
     method: str
     settings: dict[str, Any] = field(default_factory=dict)
-    seed: int = 0  # of the method, and of the first image generated with the plan
+    seed: int = 0  # of a training, or of random choices
     versions: dict[str, str] = field(default_factory=dict)
     # of training: training_s (seconds), images, updates (of rows of logits), rounds, generation_passes (trajectories
     # generated for λ), peak_MB (above the loaded model)

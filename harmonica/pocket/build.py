@@ -152,8 +152,8 @@ def generated_quality(own: Model, n: int, parts: tuple, extract: Callable, refer
         fids, agreement = [], []
         for seed in range(QUALITY_SEEDS):
             protocol = Protocol(own.name, own.sampler, steps, own.cfg)
-            plan = all_compute(protocol, len(own.layout.branches), Origin("full", seed=seed))
-            images, classes = in_memory(plan, n, parts)
+            plan = all_compute(protocol, len(own.layout.branches), Origin("full"))
+            images, classes = in_memory(plan, n, parts, seed=seed)
             f = extract(images)
             fids.append(frechet_distance(Gaussian.of(f.pooled), reference.pooled))
             agreement.append(100 * float((f.logits.argmax(1) == classes).mean()))
@@ -187,5 +187,5 @@ def card(record: dict) -> str:
     return fill_card(
         "pocket-dit", record, shipped=SHIPPED_IMAGES, classes=", ".join(CLASSES), fids=quality_rows(q),
         falls=" and ".join(falls), floor=mean(floor), sets=len(floor), low=min(floor), high=max(floor),
-        autoencoder=mean(q["autoencoder_FID"]),
+        autoencoder=mean(q["autoencoder_FID"]), cfg=get_model("pocket-dit").cfg,
     )  # fmt: skip

@@ -34,7 +34,7 @@ def recipe_for(scale: str, steps: int, layout: BranchLayout) -> Recipe:
         rounds, refresh = max(1, round(TRAIN_STEPS / steps)), max(1, round(REFRESH_STEPS / steps))
         batch = max(1, 32 * 1024 // max(layout.tokens, 1024))  # the released 64 are 32 and 32 null labels
         return Recipe(rounds=rounds, batch=batch, lr=0.01, refresh=refresh)
-    return Recipe(rounds=60, batch=2, lr=0.3, refresh=20, betas=(0.7, 0.7), eps=1e-16)
+    return Recipe(rounds=30, batch=8, lr=0.5, refresh=10, betas=(0.7, 0.7), eps=1e-16)
 
 
 def trajectory(

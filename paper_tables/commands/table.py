@@ -8,11 +8,12 @@ from typing import Any
 HELP = "Lay out a table from what the workflow measured, with its figures and provenance."
 EXAMPLE = "harmonica table table6 --config table6.json --plans results/pocket/plans/*.safetensors -o results/pocket"
 PAGE = """<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
-body {{ font: 14px/1.4 sans-serif; margin: 1.5em; }} table {{ border-collapse: collapse; margin: 1em 0; }}
-td, th {{ border-bottom: 1px solid #ccc; padding: 0.2em 0.6em; text-align: right; white-space: nowrap; }}
-td:first-child, th:first-child {{ text-align: left; }}</style></head><body>
+article {{ font: 14px/1.4 sans-serif; margin: 1.5em; overflow-x: auto; }}
+article table {{ border-collapse: collapse; margin: 1em 0; }}
+article td, article th {{ border-bottom: 1px solid #ccc; padding: 0.2em 0.6em; text-align: right; white-space: nowrap; }}
+article td:first-child, article th:first-child {{ text-align: left; }}</style></head><body><article>
 {body}<p>Commit {commit}, torch {torch}, written {written}. Plans, seeds and settings are in
-<code>{name}.provenance.json</code>.</p></body></html>
+<code>{name}.provenance.json</code>.</p></article></body></html>
 """
 
 
@@ -32,7 +33,7 @@ def run(args) -> None:
     from harmonica.experiments import config as configuration
     from harmonica.plan import Plan
     from harmonica.utils import provenance
-    from paper_tables.layout import Measured
+    from paper_tables.measured import Measured
     from paper_tables.tables import get_table
 
     about = get_table(args.table)
@@ -40,7 +41,7 @@ def run(args) -> None:
     rows = configuration.rows(config)
     plans = {p.stem: Plan.load(p) for p in args.plans if not p.name.endswith(".router.safetensors")}
     configuration.check_plans(rows, plans)
-    device = provenance.device()
+    device, lines = provenance.device(), [line[0].slug for line in configuration.by_method(rows)]
     record: dict[str, Any] = {
         "commit": provenance.commit(), "versions": provenance.versions(), "device": device,
         "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "config": config,
@@ -60,9 +61,11 @@ def run(args) -> None:
         routers={p.name.removesuffix(".router.safetensors"): p for p in args.routers},
         metrics=metrics,
         latency=latency,
-        images={r.slug: generate.read(sorted(files[r.slug])[:1]) for r in rows if files},
+        images={slug: generate.read(sorted(files[slug])[:1]) for slug in lines if files},
     )  # fmt: skip
     table = about.build(measured)
+    if table.seeds.max() > 1 and args.metrics:
+        record["by_training_seed"] = json.loads(about.build(measured, seeds=True).to_json(orient="records"))
     about.draw(table, measured, args.out / "figures" / args.table)
     write(args.out, args.table, table, about.markdown(table, measured), record)
 

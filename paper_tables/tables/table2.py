@@ -1,7 +1,7 @@
 """Table 2: text-to-image, PixArt on captions of MS-COCO."""
 
 from harmonica.experiments import Experiment
-from paper_tables.layout import SAMPLERS, Table
+from paper_tables.layout import SAMPLERS, of_captions
 from paper_tables.published import lookup
 
 NAMES = {"fora": "FORA", "harmonica": "HarmoniCa"}
@@ -17,11 +17,8 @@ def published(e: Experiment, steps: int) -> dict:
     return lookup("table2_text_to_image", resolution=resolution, sampler=sampler, method=method, steps=steps)
 
 
-TABLE = Table(
-    title="Table 2",
-    metrics=("CLIP", "FID", "cleanfid_FID", "sFID", "FID_uncached", "sFID_uncached", "PSNR"),
-    shown=("CLIP", "FID", "sFID", "FID_uncached", "PSNR"),
-    figure=("FID", "FID_uncached", "CLIP"),
+TABLE = of_captions(
+    "Table 2",
     published=published,
     source="its table 2 for PixArt-α (Inception features of COCO, its own CLIP model, H800)",
 )

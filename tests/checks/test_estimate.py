@@ -18,10 +18,11 @@ from harmonica.utils.errors import UserError
 
 ROOT = Path(__file__).parent.parent.parent
 ABOUT = {
-    "scale": "pocket", "images": 40, "seed": 0, "sampler": "ddim", "cfg": 1.5,
+    "scale": "pocket", "images": 40, "seed": 0, "seeds": [0], "sampler": "ddim", "cfg": 1.5,
     "cases": {"10": {"model": "pocket-dit", "steps": 10}},
     "precision": dict.fromkeys(("training", "sampling", "latency"), "float32"),
-    "sampling": {"grouping": "all", "shards": 2, "chunk": 20, "batch": 10}, "latency": {"batch": 8, "rounds": 3},
+    "sampling": {"grouping": "all", "shards": 2, "chunk": 20, "batch": 10},
+    "latency": {"batch": 8, "rounds": 2, "max_rounds": 3},
 }  # fmt: skip
 
 
@@ -55,10 +56,18 @@ def test_sampling_counts_macs():
     assert next(j for j in jobs if j.rule == "latency").seconds == pytest.approx(4 * 8 * 17)
 
 
+def test_the_converged_solution_is_counted():
+    """Once per protocol, on its own number of images."""
+    about = ABOUT | {"methods": ["full"], "converged": {"sampler": "dpmsolver++", "steps": 30, "images": 8}}
+    about |= {"cases": {k: {"model": "pocket-dit", "steps": 10} for k in ("a", "b")}}
+    jobs = Estimate({"t": about}, Steady, 0.0).jobs()
+    assert [j.seconds for j in jobs if j.rule == "sample"] == pytest.approx([8 * 30, 200, 200])
+
+
 def test_training_counts_trajectories():
-    """61 trajectories of two images, each an evaluation and nine updates, and four measurements of λ."""
+    """31 trajectories of eight images, each an evaluation and nine updates, and four measurements of λ."""
     lam = 4 * iepo.passes("official", 10) * 10
-    trained = estimate.SEARCH * 2 * (61 * (1 + 9 * 3) + lam)
+    trained = estimate.SEARCH * 8 * (31 * (1 + 9 * 3) + lam)
     assert seconds({"harmonica": {"target_cur": 20}}, images=8)["train"] == pytest.approx(trained, rel=1e-6)
 
 

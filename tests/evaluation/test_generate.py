@@ -1,4 +1,5 @@
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,6 +7,7 @@ from conftest import protocol
 
 from harmonica.evaluation import evaluate, generate
 from harmonica.evaluation.features.networks import get_extractor
+from harmonica.evaluation.metrics import METRICS
 from harmonica.evaluation.references import get_reference
 from harmonica.execution.seeds import noise_and_labels
 from harmonica.models import MODELS
@@ -41,11 +43,11 @@ def test_every_seed_and_every_image_is_its_own():
 def test_a_stopped_run_resumes(tmp_path, monkeypatch):
     calls, real = [], generate._batch
 
-    def breaks(plan, parts, first, count, progress=lambda n: None):
+    def breaks(plan, parts, seed, first, count, progress=lambda n: None):
         calls.append(first)
         if first == 4:
             raise KeyboardInterrupt
-        return real(plan, parts, first, count, progress)
+        return real(plan, parts, seed, first, count, progress)
 
     monkeypatch.setattr(generate, "_batch", breaks)
     with pytest.raises(KeyboardInterrupt):
@@ -61,10 +63,10 @@ def test_a_chunk_is_written_while_the_next_is_generated(tmp_path, monkeypatch):
     next_began, met = threading.Event(), []
     generating, writing = generate._batch, generate._write
 
-    def generates(plan, parts, first, count, progress=lambda n: None):
+    def generates(plan, parts, seed, first, count, progress=lambda n: None):
         if first == 4:
             next_began.set()
-        return generating(plan, parts, first, count, progress)
+        return generating(plan, parts, seed, first, count, progress)
 
     def writes(path, first, images, labels):
         if first == 0:
@@ -101,8 +103,8 @@ def test_damaged_missing_and_doubled_chunks(tmp_path):
 
 def test_the_folder_name_depends_on_everything_that_decides_the_pixels():
     plan = all_compute(protocol(2), BRANCHES)
-    names = {generate.folder_name(p, "x") for p in (plan, plan.with_origin(seed=1), plan.with_protocol(cfg=2.0))}
-    assert len(names) == 3 and generate.folder_name(plan.with_origin(method="other"), "x") in names
+    names = {generate.folder_name(p, "x", seed=k) for p in (plan, plan.with_protocol(cfg=2.0)) for k in (0, 1)}
+    assert len(names) == 4 and generate.folder_name(plan.with_origin(method="other", seed=1), "x") in names
 
 
 def measured(folder, keep=None, extractor="fashion-mnist-cnn", **sizes):
@@ -122,15 +124,24 @@ def test_images_are_dropped_after_their_features(tmp_path):
     assert sorted(p.name for p in (tmp_path / "some").iterdir()) == [
         "000000-000003.features.npz", "000000-000003.npz", "000004-000007.features.npz",
     ]  # fmt: skip
-    a, b = (evaluate.results(evaluate.gather("x", files, every, extract, reference, about)) for files in (every, some))
-    assert a.pop("N_pairs") == 8 and b.pop("N_pairs") == 4 and a == b
+    targets = evaluate.Targets(measured(tmp_path / "uncached"), converged=255 - generate.read(every)[0][:6])
+    base = evaluate.gather("full", targets.uncached, targets, extract, reference, about)
+    targets = replace(targets, base=base)
+    a, b = (
+        evaluate.results(evaluate.gather("x", files, targets, extract, reference, about)) for files in (every, some)
+    )
+    assert [(m.pop("N"), m.pop("N_pairs"), m.pop("N_converged")) for m in (a, b)] == [(8, 8, 6), (8, 4, 4)]
+    assert a["PSNR"] == b["PSNR"] > 70 and a["SSIM"] == b["SSIM"] == 1 and a["PSNR_converged"] < 20
+    of_all = [k for k, m in METRICS.items() if k in a and m.needs in ("features", "uncached", "labels")]
+    assert len(of_all) == 9 and all(a[k] == b[k] and a["blocks"].get(k) == b["blocks"].get(k) for k in of_all)
+    assert {"PSNR", "PSNR_converged"} & set(evaluate.results(base)) == {"PSNR_converged"}  # none to itself
     times = {p: p.stat().st_mtime_ns for p in (tmp_path / "some").iterdir()}
     assert measured(tmp_path / "some", keep=4) == some
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "some").iterdir()} == times
     with pytest.raises(UserError, match="were dropped after their features"):
         generate.read(some)
     with pytest.raises(UserError, match="dropped after features by fashion-mnist-cnn"):
-        evaluate.gather("x", some, every, extract, reference, {"extractor": "another"})
+        evaluate.gather("x", some, targets, extract, reference, {"extractor": "another"})
 
 
 def test_features_of_another_network_are_not_used(tmp_path):
@@ -138,8 +149,8 @@ def test_features_of_another_network_are_not_used(tmp_path):
     files = measured(tmp_path, extractor="another")
     about, extract = {"extractor": "fashion-mnist-cnn"}, get_extractor("fashion-mnist-cnn")
     own = evaluate.extractor("fashion-mnist-cnn", extract)
-    found = evaluate.results(evaluate.gather("x", files, files, own, get_reference("fashion-mnist-cnn", None), about))
-    assert found["N"] == 8 and found["PSNR"] == float("inf")
+    reference, targets = get_reference("fashion-mnist-cnn", None), evaluate.Targets(files)
+    assert evaluate.results(evaluate.gather("x", files, targets, own, reference, about))["N"] == 8
 
 
 def test_a_damaged_file_of_features_is_made_again(tmp_path):

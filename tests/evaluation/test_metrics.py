@@ -19,7 +19,7 @@ from harmonica.evaluation.distances import (
     precision_recall,
     psnr,
     radii,
-    squared_error,
+    ssim,
 )
 from harmonica.evaluation.features.base import Features
 from harmonica.evaluation.metrics import METRICS, Evidence, Metric, measure
@@ -150,13 +150,65 @@ def test_precision_and_recall_agree_with_torch_fidelity():
 
 def test_psnr():
     a = RNG.integers(0, 256, (3, 8, 8, 1), dtype=np.uint8)
-    assert psnr(squared_error(a, a)) == float("inf")
     b = a.copy()
     b[0, 0, 0] ^= 255
-    error = (float(a[0, 0, 0, 0]) - float(b[0, 0, 0, 0])) ** 2 / a.size
-    assert psnr(squared_error(a, b)) == pytest.approx(10 * np.log10(255**2 / error), rel=1e-6)
+    error = (float(a[0, 0, 0, 0]) - float(b[0, 0, 0, 0])) ** 2 / a[0].size
+    most = 10 * np.log10(255**2 * 64)  # one value of 64 differs by one
+    np.testing.assert_allclose(psnr(a, b), [10 * np.log10(255**2 / error), most, most])
     with pytest.raises(UserError, match="one shape"):
-        squared_error(a, a[:2])
+        psnr(a, a[:2])
+
+
+def test_ssim_by_hand():
+    """By a filter of scipy's, in the window's interior, as Wang et al. define it."""
+    from scipy.ndimage import gaussian_filter
+
+    a = RNG.integers(0, 256, (2, 24, 24, 1), dtype=np.uint8)
+    b = np.clip(a.astype(int) + RNG.integers(-30, 30, a.shape), 0, 255).astype(np.uint8)
+    np.testing.assert_allclose(ssim(a, a), 1)
+    for own, x, y in zip(ssim(a, b), a[..., 0].astype(float), b[..., 0].astype(float), strict=True):
+        mx, my, mxx, myy, mxy = (gaussian_filter(z, 1.5, truncate=3.5) for z in (x, y, x * x, y * y, x * y))
+        c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+        map_ = (2 * mx * my + c1) * (2 * (mxy - mx * my) + c2)
+        map_ /= (mx**2 + my**2 + c1) * (mxx - mx**2 + myy - my**2 + c2)
+        assert own == pytest.approx(map_[5:-5, 5:-5].mean(), rel=1e-6)
+
+
+def test_lpips_runs_alexnet_as_torchvision_does(tmp_path):
+    """Its layers are torchvision's after every ReLU, with the weights of the file; equal images are at distance 0."""
+    import lpips
+    from torchvision.models import alexnet
+
+    from harmonica.evaluation.features.lpips import get_lpips
+
+    torch.manual_seed(0)
+    network = alexnet(weights=None).eval()
+    torch.save(network.state_dict(), tmp_path / "alexnet.pth")
+    distance = get_lpips(tmp_path / "alexnet.pth")
+    a = RNG.integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
+    b = np.clip(a.astype(int) + RNG.integers(-9, 9, a.shape), 0, 255).astype(np.uint8)
+    assert distance(a, a).tolist() == [0, 0, 0] and (distance(a, b) > 0).all()
+    assert distance(a[..., :1], a[..., :1]).shape == (3,)
+    heads = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
+
+    def layers(images):
+        x = torch.from_numpy(images).permute(0, 3, 1, 2) / 127.5 - 1
+        x, found = (x - heads.scaling_layer.shift) / heads.scaling_layer.scale, []
+        for layer in network.features:
+            x = layer(x)
+            found += [x / x.norm(dim=1, keepdim=True)] * isinstance(layer, torch.nn.ReLU)
+            x = x.clone()
+        return found
+
+    with torch.no_grad():
+        parts = [
+            head.model((x - y).square()).mean((1, 2, 3))
+            for head, x, y in zip(heads.lins, layers(a), layers(b), strict=True)
+        ]
+    np.testing.assert_allclose(distance(a, b), sum(parts).numpy(), rtol=1e-4)
+    torch.save({"features.0.weight": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(UserError, match="does not have AlexNet's weights"):
+        get_lpips(tmp_path / "other.pth")
 
 
 def test_too_few_samples():

@@ -127,7 +127,7 @@ def test_coverage_on_gaussian_features():
         found["mean"].append((x[:, 0].mean(), s.block_means(s.of_mean(x[:, 0]))))
     for name, pairs in found.items():
         expected = np.mean([value for value, _ in pairs])
-        intervals = [s.interval(value, blocks) for value, blocks in pairs]
+        intervals = [s.Estimate(value, blocks).interval() for value, blocks in pairs]
         hits[name] = np.mean([low <= expected <= high for low, high in intervals])
     assert all(0.93 <= share <= 0.97 for share in hits.values()), hits
 
@@ -138,25 +138,31 @@ def test_every_interval_of_a_row():
     x, z = gaussians(10, 300, 8).astype(np.float32), gaussians(11, 300, 8).astype(np.float32)
     reference = Reference(REFERENCE, REFERENCE, gaussians(12, 200, 8))
     base = Evidence(Features(x, x, rng.standard_normal((300, 5))), reference, labels=rng.integers(0, 5, 300))
-    base = Evidence(base.features, reference, base, base.labels)
-    other = Evidence(Features(z, z, rng.standard_normal((300, 5))), reference, base, base.labels)
+    base = Evidence(base.features, reference, base, labels=base.labels)
+    compared = {k: rng.uniform(0.1, 30, 200) for k in ("psnr", "ssim", "lpips", "psnr_converged")}
+    features = Features(z, z, rng.standard_normal((300, 5)))
+    other = Evidence(features, reference, base, base, labels=base.labels, **compared)
     for row in (base, other):
         values, blocks = measure(row), block_means(row)
         assert set(blocks) == {k for k in values if METRICS[k].influence}
         assert all(len(b) == s.BLOCKS and abs(np.mean(b)) < 1e-3 * (1 + abs(values[k])) for k, b in blocks.items())
     assert measure(base)["FID_uncached"] == pytest.approx(0, abs=1e-9)
     np.testing.assert_allclose(block_means(base)["FID_uncached"], 0, atol=1e-6)
-    assert measure(other)["FID_uncached"] > 0
+    assert measure(other)["FID_uncached"] == measure(other)["FID_converged"] > 0
+    assert set(METRICS) - set(measure(other)) == {"CLIP"}
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([1, -1]))
 def test_ties_contain_the_best_and_ignore_the_order_of_rows(seed, sign):
     rng = np.random.default_rng(seed)
-    values, blocks = rng.standard_normal(5), rng.standard_normal((5, 20))
-    tied = s.tied_with_best(values, blocks, sign)
-    assert tied[(sign * values).argmax()]
+    rows = [
+        s.Estimate(value, blocks)
+        for value, blocks in zip(rng.standard_normal(5), rng.standard_normal((5, 20)), strict=True)
+    ]
+    tied = s.tied_with_best(rows, sign)
+    assert tied[np.argmax([sign * row.value for row in rows])]
     order = rng.permutation(5)
-    assert (s.tied_with_best(values[order], blocks[order], sign) == tied[order]).all()
+    assert (s.tied_with_best([rows[k] for k in order], sign) == tied[order]).all()
 
 
 def test_ties_by_hand():
@@ -164,13 +170,55 @@ def test_ties_by_hand():
     noise = np.random.default_rng(0).standard_normal((3, 50))
     values = [1.0, 1.01, 5.0, float("nan")]
     blocks = [noise[0], noise[1], noise[2] * 0.1, np.zeros(50)]
-    assert s.tied_with_best(values, blocks, -1).tolist() == [True, True, False, False]
-    assert s.tied_with_best(values, blocks, 1).tolist() == [False, False, True, False]
+    rows = [s.Estimate(*row) for row in zip(values, blocks, strict=True)]
+    assert s.tied_with_best(rows, -1).tolist() == [True, True, False, False]
+    assert s.tied_with_best(rows, 1).tolist() == [False, False, True, False]
 
 
 def test_p_values_at_the_ends():
-    assert s.p_value(0.0, np.zeros(50)) == 1.0 and s.p_value(0.1, np.zeros(50)) == 0.0
-    assert s.p_value(1.0, np.random.default_rng(0).standard_normal(50)) < 1e-6
+    assert s.Estimate(0.0, np.zeros(50)).p_value() == 1.0 and s.Estimate(0.1, np.zeros(50)).p_value() == 0.0
+    assert s.Estimate(1.0, np.random.default_rng(0).standard_normal(50)).p_value() < 1e-6
+
+
+def test_training_seeds_widen_an_interval():
+    """With equal seeds nothing changes; with different ones their spread is added, with its few degrees of freedom."""
+    blocks = np.random.default_rng(0).standard_normal(50)
+    plain, equal = s.Estimate(1.0, blocks), s.Estimate(1.0, blocks, (np.full(3, 1.0),))
+    assert equal.interval() == pytest.approx(plain.interval())
+    spread = s.Estimate(1.0, 0 * blocks, (np.array([0.0, 1.0, 2.0]),))
+    assert spread.error == pytest.approx(1 / 3**0.5) and spread.freedom == pytest.approx(2)
+    gap = spread - s.Estimate(0.0, blocks, (np.array([-1.0, 1.0]),))
+    assert gap.error == pytest.approx((1 / 3 + 1 + s.standard_error(blocks) ** 2) ** 0.5)
+
+
+@pytest.mark.slow
+def test_coverage_over_training_seeds():
+    """The mean of three seeds, each measured on images of its own spread."""
+    rng, hits, runs = np.random.default_rng(1), 0, 4000
+    for _ in range(runs):
+        seeds, shared = rng.standard_normal(3), 0.5 * rng.standard_normal(1000)
+        value = seeds.mean() + shared.mean()
+        low, high = s.Estimate(value, s.block_means(s.of_mean(shared)), (seeds + shared.mean(),)).interval()
+        hits += low <= 0 <= high
+    assert 0.93 <= hits / runs <= 0.97
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(20, 400))
+def test_the_worst_images_by_sorting(seed, n):
+    values = np.random.default_rng(seed).standard_normal(n)
+    assert s.worst(values) == pytest.approx(np.mean(sorted(values)[: max(1, round(0.05 * n))]))
+
+
+def test_interval_of_the_worst_images_is_the_jackknifes():
+    values = np.random.default_rng(2).standard_normal(4000)
+    fast = s.standard_error(s.block_means(s.of_worst(values)))
+    slow = jackknife_error(deleted(lambda kept: s.worst(values[kept]), len(values)))
+    assert fast == pytest.approx(slow, rel=0.05)
+
+
+def test_rounds_settle_when_quartiles_are_close():
+    assert s.settled([1.0, 1.01, 0.99], [0.5, 0.505, 0.495], 0.03)
+    assert not s.settled([1.0, 1.5, 0.7], [0.5, 0.5, 0.5], 0.03)
 
 
 def test_speed_up_is_the_ratio_of_medians():

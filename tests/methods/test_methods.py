@@ -62,7 +62,9 @@ def test_contract(name, tmp_path, monkeypatch):
     p, o = plan.protocol, plan.origin
     assert plan.branches == len(e.model.layout.branches) and plan.steps <= STEPS
     assert (plan.actions[0] == COMPUTE).all()
-    assert (p.model, p.sampler, p.cfg, p.steps) == (e.protocol.model, e.protocol.sampler, e.protocol.cfg, plan.steps)
+    sampler = p.sampler if cls.plain else e.protocol.sampler  # a rival of caching may be another solver
+    assert (p.model, p.sampler, p.cfg, p.steps) == (e.protocol.model, sampler, e.protocol.cfg, plan.steps)
+    assert not cls.plain or (plan.actions == COMPUTE).all()
     assert o.method == name and parse(cls, name, o.settings) == e.method
     plan.save(tmp_path / "p.safetensors")
     reread = Plan.load(tmp_path / "p.safetensors")

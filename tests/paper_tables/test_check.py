@@ -9,7 +9,7 @@ from harmonica.utils import write_json
 
 SLUG = "dit-xl-2-256_ddim50_full"
 CONFIG = {
-    "scale": "paper", "seed": 0, "sampler": "ddim", "cfg": 1.5, "methods": ["full"],
+    "scale": "paper", "seed": 0, "seeds": [0], "sampler": "ddim", "cfg": 1.5, "methods": ["full"],
     "cases": {"50": {"model": "dit-xl-2-256", "steps": 50}, "7": {"model": "dit-xl-2-256", "steps": 7}},
 }  # fmt: skip
 

@@ -9,7 +9,7 @@ import torch
 from harmonica.experiments import Experiment, Row
 from harmonica.training import iepo
 from harmonica.utils.memory import Peak
-from paper_tables.layout import Measured
+from paper_tables.measured import Measured
 from paper_tables.tables import get_table
 
 

@@ -42,7 +42,7 @@ def test_nothing_is_trained_before_the_uncached_rows_are_checked(config):
         for begins in ("Comparing the uncached row", "Training the router", "Generating")
     )
     assert len(checks) == 4 and all("_full.json" in waits for _, waits in checks)
-    assert len(trainings) == 12 and all("results/paper/checked/table1/" in waits for _, waits in trainings)
+    assert len(trainings) == 16 and all("results/paper/checked/table1/" in waits for _, waits in trainings)
     first = [message for message, waits in sampled if "/checked/" not in waits]
     assert len(sampled) == 76 and len(first) == 8 and all("_full, from image" in message for message in first)
 

@@ -14,7 +14,7 @@ sys.path.insert(0, str(ROOT))
 import yaml
 
 from harmonica.evaluation import generate
-from harmonica.evaluation.features import clip, networks
+from harmonica.evaluation.features import clip, lpips, networks
 from harmonica.experiments import Row, config as configuration, sharding
 from harmonica.methods.registry import source_file
 from harmonica.models import downloads, get_model
@@ -46,6 +46,10 @@ def load_config() -> dict:
 try:
     TABLES = load_config()
     ROWS = {table: configuration.rows(about) for table, about in TABLES.items()}
+    CONVERGED = {
+        table: [] if about.get("costs") else configuration.converged(about)
+        for table, about in TABLES.items()
+    }
     for job in ("training", "sampling", "latency"):
         if len({str(about["precision"][job]) for about in TABLES.values()}) > 1:
             raise UserError(
@@ -65,7 +69,7 @@ shell.prefix(
 SCALE = config["scale"]
 OUT = f"results/{SCALE}"
 GPU = int(SCALE == "paper")
-BY_SLUG = {r.slug: r for rows in ROWS.values() for r in rows}
+BY_SLUG = {r.slug: r for t in TABLES for r in [*CONVERGED[t], *ROWS[t]]}
 
 
 def is_learned(row: Row) -> bool:
@@ -131,11 +135,11 @@ def training_options(row: Row) -> str:
 
 
 def drift_plans(case: str) -> list[str]:
-    """Plans of a case of table 1 with all its steps."""
+    """Plans of a case of table 1 that have a cache, of the first training seed."""
     return [
-        plan_file(r.slug)
-        for r in rows_of_case("table1", case)
-        if r.experiment.name not in ("full", "fewer_steps")
+        plan_file(rows[0].slug)
+        for rows in configuration.by_method(rows_of_case("table1", case))
+        if not rows[0].experiment.method.plain
     ]
 
 
@@ -143,7 +147,10 @@ def extra_figures() -> dict[str, dict]:
     """The figures of no single table: their command, and its files."""
     first = ROWS["table1"][0].experiment.protocol.model
     harmonica = [
-        plan_file(r.slug) for r in ROWS["table1"] if r.experiment.name == "harmonica"
+        plan_file(r.slug)
+        for r in ROWS["table1"]
+        if r.experiment.name == "harmonica"
+        and r.experiment.seed == TABLES["table1"]["seeds"][0]
     ]
     out = {
         "sweep": {"what": "sweep", "files": [f"{OUT}/sweep.csv"]},
@@ -196,20 +203,29 @@ def routers_of(table: str) -> list[str]:
     return [f"{OUT}/plans/{slug}.router.safetensors" for slug in learned]
 
 
+SOLUTIONS = "converged"  # the group of the converged solutions
+
+
 def group_of(table: str, row: Row) -> str:
+    if row in CONVERGED[table]:
+        return SOLUTIONS
     return "all" if TABLES[table]["sampling"]["grouping"] == "all" else row.slug
 
 
 def rows_of_group(table: str, group: str) -> list[Row]:
     """Rows that one sampling job generates; an experiment in several blocks once."""
-    by_slug = {r.slug: r for r in ROWS[table] if group_of(table, r) == group}
+    rows = CONVERGED[table] if group == SOLUTIONS else ROWS[table]
+    by_slug = {r.slug: r for r in rows if group_of(table, r) == group}
     return list(by_slug.values())
 
 
-def sharding_of(table: str) -> tuple[int, int, int]:
-    """Images, chunk and shards of a table, as harmonica.experiments.sharding takes them."""
+def sharding_of(table: str, group: str) -> tuple[int, int, int]:
+    """Images, chunk and shards of a group, as harmonica.experiments.sharding takes them."""
     about = TABLES[table]
-    return about["images"], about["sampling"]["chunk"], about["sampling"]["shards"]
+    images = about["images"]
+    if group == SOLUTIONS:
+        images = min(images, about["converged"]["images"])
+    return images, about["sampling"]["chunk"], about["sampling"]["shards"]
 
 
 def manifests_of(table: str, rows: list[Row]) -> list[str]:
@@ -217,12 +233,12 @@ def manifests_of(table: str, rows: list[Row]) -> list[str]:
     return [
         f"{OUT}/samples/{table}/{g}/shard{i}.json"
         for g in groups
-        for i in range(sharding.shard_count(*sharding_of(table)))
+        for i in range(sharding.shard_count(*sharding_of(table, g)))
     ]
 
 
-def shard_range(table: str, shard: int) -> tuple[int, int]:
-    return sharding.shard_range(*sharding_of(table), shard)
+def shard_range(table: str, group: str, shard: int) -> tuple[int, int]:
+    return sharding.shard_range(*sharding_of(table, group), shard)
 
 
 def plan_priority(slug: str) -> int:
@@ -284,6 +300,17 @@ def rows_of_case(table: str, case: str) -> list[Row]:
 
 def uncached_row(table: str, case: str) -> Row:
     return configuration.uncached(ROWS[table], case)
+
+
+def converged_row(table: str, case: str) -> list[Row]:
+    """The converged solution of a case, if it has one."""
+    return [r for r in CONVERGED[table] if r.case == case]
+
+
+def target_options(table: str, case: str) -> str:
+    """What a case's rows are compared with, besides the uncached row."""
+    out = [f"--converged {r.slug}" for r in converged_row(table, case)]
+    return " ".join(out + ["--lpips"] * bool(TABLES[table].get("lpips")))
 
 
 def case_model(table: str, case: str):
@@ -353,14 +380,15 @@ def network_options(table: str, case: str) -> str:
     )
 
 
-def sampling_options(table: str, rows: list[Row]) -> str:
+def sampling_options(table: str, group: str) -> str:
     """Of a sampling job besides its images: precision, memory, batch, and what is measured and kept."""
-    about = TABLES[table]["sampling"]
+    about, rows = TABLES[table]["sampling"], rows_of_group(table, group)
     out = [compute_options("sampling", table, models_of(rows))]
     if "batch" in about:
         out.append(f"--batch {about['batch']}")
     if features_while_sampling(table):
-        out.append(f"{network_options(table, rows[0].case)} --keep {about['keep']}")
+        kept = sharding_of(table, group)[0] if group == SOLUTIONS else about["keep"]
+        out.append(f"{network_options(table, rows[0].case)} --keep {kept}")
     return " ".join(out)
 
 

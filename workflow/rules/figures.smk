@@ -17,11 +17,12 @@ rule drift:
         options=lambda w: compute_options(
             "sampling", "table1", models_of(rows_of_case("table1", w.case))
         ),
+        seed=TABLES["table1"]["seed"],
         code=files.source_hash("evaluation/drift.py", *files.SAMPLING),
     message:
         "Measuring the drift of the latents, case {wildcards.case}"
     shell:
-        "harmonica drift {input} {params.options} -o {output} > {log} 2>&1"
+        "harmonica drift {input} --seed {params.seed} {params.options} -o {output} > {log} 2>&1"
 
 
 rule figure:

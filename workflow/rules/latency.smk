@@ -17,10 +17,16 @@ rule latency:
     params:
         batch=lambda w: TABLES[w.table]["latency"]["batch"],
         options=lambda w: compute_options("latency", w.table, models_of(ROWS[w.table])),
-        rounds=lambda w: TABLES[w.table]["latency"]["rounds"],
-        code=files.source_hash("evaluation/latency.py", *files.SAMPLING),
+        rounds=lambda w: (
+            "--rounds {rounds} --max-rounds {max_rounds} --tolerance {tolerance}".format(
+                **TABLES[w.table]["latency"]
+            )
+        ),
+        code=files.source_hash(
+            "evaluation/latency.py", "evaluation/statistics.py", *files.SAMPLING
+        ),
     message:
         "Timing all rows of {wildcards.table}, alone on the machine"
     shell:
-        "harmonica latency {input.plans} --batch {params.batch} --rounds {params.rounds} {params.options} "
+        "harmonica latency {input.plans} --batch {params.batch} {params.rounds} {params.options} "
         "-o {output} > {log} 2>&1"

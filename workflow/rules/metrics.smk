@@ -4,10 +4,14 @@ rule metrics:
             w.table,
             [
                 uncached_row(w.table, w.case),
+                *converged_row(w.table, w.case),
                 *measured_rows(w.table, w.case, w.group),
             ],
         ),
         reference=lambda w: reference_of(w.table, w.case),
+        lpips=lambda w: (
+            fetched(lpips.ALEXNET_WEIGHTS) if TABLES[w.table].get("lpips") else []
+        ),
     output:
         f"{OUT}/metrics/{{table}}/{{case}}/{{group}}.json",
     log:
@@ -23,6 +27,7 @@ rule metrics:
     params:
         uncached=lambda w: uncached_row(w.table, w.case).slug,
         rows=lambda w: [r.slug for r in measured_rows(w.table, w.case, w.group)],
+        targets=lambda w: target_options(w.table, w.case),
         networks=lambda w: network_options(w.table, w.case),
         shipped=lambda w: networks.fingerprint(case_model(w.table, w.case).extractor),
         clip_network=lambda w: clip.fingerprint(TABLES[w.table].get("clip")),
@@ -30,13 +35,16 @@ rule metrics:
             f"--reference {input.reference}" if input.reference else ""
         ),
         code=files.source_hash(
-            *(f"evaluation/{f}.py" for f in ("distances", "evaluate", "metrics")),
+            *(
+                f"evaluation/{f}.py"
+                for f in ("distances", "evaluate", "metrics", "statistics")
+            ),
             "evaluation/features",
         ),
     message:
         "Measuring the images of {wildcards.table}, case {wildcards.case}: {wildcards.group}"
     shell:
-        "harmonica metrics {input.manifests} --uncached {params.uncached} --only {params.rows} "
+        "harmonica metrics {input.manifests} --uncached {params.uncached} {params.targets} --only {params.rows} "
         "{params.networks} {params.option} -o {output} > {log} 2>&1"
 
 

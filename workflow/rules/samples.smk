@@ -21,14 +21,15 @@ rule sample:
     resources:
         gpu=GPU,
     params:
-        first=lambda w: shard_range(w.table, int(w.shard))[0],
-        images=lambda w: shard_range(w.table, int(w.shard))[1],
+        first=lambda w: shard_range(w.table, w.group, int(w.shard))[0],
+        images=lambda w: shard_range(w.table, w.group, int(w.shard))[1],
         chunk=lambda w: TABLES[w.table]["sampling"]["chunk"],
-        options=lambda w: sampling_options(w.table, rows_of_group(w.table, w.group)),
+        options=lambda w: sampling_options(w.table, w.group),
+        seed=lambda w: TABLES[w.table]["seed"],
         folder=f"{OUT}/samples/images",
         code=files.source_hash(*generate.SOURCES),
     message:
         "Generating {params.images} images per method for {wildcards.table}: {wildcards.group}, from image {params.first}"
     shell:
         "harmonica sample {input.plans} --first {params.first} --images {params.images} "
-        "--chunk {params.chunk} {params.options} -o {params.folder} --manifest {output} > {log} 2>&1"
+        "--chunk {params.chunk} --seed {params.seed} {params.options} -o {params.folder} --manifest {output} > {log} 2>&1"

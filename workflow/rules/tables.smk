@@ -38,14 +38,14 @@ rule table:
         figures=report(
             expand(
                 f"{OUT}/figures/{{{{table}}}}-{{what}}.png",
-                what=["speedup", "router", "samples"],
+                what=["speedup", "real", "router", "samples"],
             ),
             caption="../report/figure.rst",
             category="Figures of tables",
         ),
         pdf=expand(
             f"{OUT}/figures/{{{{table}}}}-{{what}}.pdf",
-            what=["speedup", "router", "samples"],
+            what=["speedup", "real", "router", "samples"],
         ),
     log:
         f"{OUT}/logs/table/{{table}}.log",

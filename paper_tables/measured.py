@@ -1,0 +1,54 @@
+"""What a table is laid out from."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harmonica.evaluation.statistics import Estimate
+from harmonica.experiments import Row
+from harmonica.experiments.config import by_method, uncached
+from harmonica.plan import Plan
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The inputs of a table's layout. `routers`, `metrics` and `images` are by slug of the experiment."""
+
+    scale: str
+    rows: list[Row]
+    plans: dict[str, Plan]
+    device: str
+    routers: dict[str, Path]
+    metrics: dict[str, dict[str, dict]]  # by case, then slug
+    latency: dict[str, Any]
+    images: dict[str, tuple[np.ndarray, np.ndarray]]  # the first of each row, with their labels
+
+    @cached_property
+    def lines(self) -> list[list[Row]]:
+        """The rows as a table shows them: a learned method's training seeds are one."""
+        return by_method(self.rows)
+
+    def of(self, row: Row) -> dict[str, Any]:
+        """The metrics of a row, with their block means."""
+        return self.metrics[row.case][row.slug]
+
+    def base(self, line: list[Row]) -> Row:
+        """The uncached row of a line's case."""
+        return uncached(self.rows, line[0].case)
+
+    def estimate(self, line: list[Row], metric: str) -> Estimate | None:
+        """A metric of a line: the mean over its training seeds. None if it was not measured, or has no interval."""
+        found = [self.of(r) for r in line]
+        if not all(metric in m and metric in m["blocks"] for m in found):
+            return None
+        values = np.array([m[metric] for m in found])
+        blocks = np.mean([m["blocks"][metric] for m in found], 0)
+        return Estimate(float(values.mean()), blocks, (values,) if len(line) > 1 else ())
+
+    def plan_mean(self, line: Iterable[Row], value) -> float:
+        """The mean over a line's plans of a function of them."""
+        return float(np.mean([value(self.plans[r.slug]) for r in line]))
