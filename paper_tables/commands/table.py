@@ -10,7 +10,8 @@ EXAMPLE = "harmonica table table6 --config table6.json --plans results/pocket/pl
 PAGE = """<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
 article {{ font: 14px/1.4 sans-serif; margin: 1.5em; overflow-x: auto; }}
 article table {{ border-collapse: collapse; margin: 1em 0; }}
-article td, article th {{ border-bottom: 1px solid #ccc; padding: 0.2em 0.6em; text-align: right; white-space: nowrap; }}
+article td, article th {{ border-bottom: 1px solid #ccc; padding: 0.2em 0.6em; text-align: right; }}
+article tr {{ white-space: nowrap; }}
 article td:first-child, article th:first-child {{ text-align: left; }}</style></head><body><article>
 {body}<p>Commit {commit}, torch {torch}, written {written}. Plans, seeds and settings are in
 <code>{name}.provenance.json</code>.</p></article></body></html>

@@ -6,11 +6,14 @@ import torch
 from conftest import TINY_BRANCHES, protocol
 
 from harmonica.execution import Guided, Plain, Planned, denoise
-from harmonica.plan import Plan
+from harmonica.experiments import Experiment
+from harmonica.methods import Task
+from harmonica.plan import Origin, Plan
 from harmonica.samplers.ddim import DDIM
-from harmonica.training import iepo
+from harmonica.training import iepo, sdt
 from harmonica.training.logits import Logits
 from harmonica.training.soft import Soft
+from harmonica.training.starts import random_starts
 
 T, TAU = 6, 0.3
 
@@ -41,6 +44,27 @@ def test_official(parts, cfg):
     fast = iepo.official(model, sampler, logits, Soft(tiny), TAU, noise)
     torch.testing.assert_close(fast, slow, rtol=1e-3, atol=1e-9)
     assert (fast[1:] > 0).all()
+
+
+def test_lambda_is_smallest_where_reuse_changes_the_image_most():
+    """On the shipped model, from initial logits: per error of the predicted noise, early steps change the image far more
+    than late ones, but λ, which has that error in it, weights them least (docs/reading_results.md)."""
+    e = Experiment.of("pocket-dit", "ddim", 20, 1.3, "harmonica", {})
+    task = Task(e.protocol, Origin("harmonica"))
+    g = torch.Generator().manual_seed(0)
+    logits = Logits(torch.randn(20, len(task.layout.branches), generator=g), range(1, 20), lr=0.1)
+    starts = random_starts(task, 4, 4, g)
+    lam = iepo.measure(task, "official", starts, logits, TAU, [Soft(task.backbone)])[1:].numpy()
+    errors: list[float] = []
+
+    def visit(s, parts):
+        errors.extend(float(p.error.detach()) for p in parts)
+
+    sdt.walk(starts, task.sampler, logits, [Soft(task.backbone)], TAU, visit, stale=False)
+    gain = lam / np.array(errors)
+    assert errors[0] < 1e-3 * errors[-1]
+    assert gain[:3].min() > 20 * gain[-5:].max()
+    assert lam[:2].max() < 0.2 * lam[5:15].mean()
 
 
 @torch.no_grad()
