@@ -162,7 +162,8 @@ def train(task, settings: LearnedSettings, form: str, stale: bool = True) -> Rou
 
     def guess(logits: Logits, g: torch.Generator) -> np.ndarray:
         starts = random_starts(task, recipe.batch, split.part, g)
-        weights = image_error(starts, logits)
+        # the paper's λ is 0 at steps where nothing is reused yet, from which no β can be guessed
+        weights = torch.ones(task.steps) if form == "paper" else image_error(starts, logits)
         return balances(starts, task.sampler, logits, students([{} for _ in own]), tau, weights)
 
     def one_round(k: int, logits: Logits, search: BetaSearch, g: torch.Generator) -> list[Loss]:

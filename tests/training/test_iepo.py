@@ -47,7 +47,7 @@ def test_official(parts, cfg):
 
 
 def test_lambda_is_smallest_where_reuse_changes_the_image_most():
-    """On the shipped model, from initial logits: per error of the predicted noise, early steps change the image far more
+    """On the shipped model, from initial logits: per error of the predicted noise, early steps change the image more
     than late ones, but λ, which has that error in it, weights them least (docs/reading_results.md)."""
     e = Experiment.of("pocket-dit", "ddim", 20, 1.3, "harmonica", {})
     task = Task(e.protocol, Origin("harmonica"))

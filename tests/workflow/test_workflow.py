@@ -1,6 +1,9 @@
 """The workflow refuses a wrong configuration in one sentence, and plans the paper scale."""
 
+import json
+import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -44,7 +47,8 @@ def test_nothing_is_trained_before_the_uncached_rows_are_checked(config):
     assert len(checks) == 4 and all("_full.json" in waits for _, waits in checks)
     assert len(trainings) == 16 and all("results/paper/checked/table1/" in waits for _, waits in trainings)
     first = [message for message, waits in sampled if "/checked/" not in waits]
-    assert len(sampled) == 76 and len(first) == 8 and all("_full, from image" in message for message in first)
+    assert len(sampled) == 113 and len(first) == 9
+    assert sum("_full, from image" in message for message in first) == 8  # and the converged solutions
 
 
 def test_environment_file_and_lock_hold_together():
@@ -52,3 +56,33 @@ def test_environment_file_and_lock_hold_together():
     assert {"pip": ["-r requirements.txt", "-e ."]} in environment["dependencies"]
     lock = (ROOT / "requirements.txt").read_text()
     assert "://" not in lock and all("==" in line for line in lock.splitlines() if line.strip())
+
+
+def commands_of(*args: str, **environment: str) -> list[list[str]]:
+    """The words of every command that a dry run would give to the shell."""
+    command = [sys.executable, "-m", "snakemake", "-n", "-p", "--forceall", *args]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, **environment})
+    assert done.returncode == 0, done.stdout + done.stderr
+    start = "Shell command: "
+    return [shlex.split(line.removeprefix(start)) for line in done.stdout.splitlines() if line.startswith(start)]
+
+
+def test_no_configured_string_or_path_reaches_the_shell(tmp_path):
+    """A name may hold any characters: it is one word of a command, or refused."""
+    hostile = "$(touch pwned) `id` '; rm -rf x # \""
+    clip = json.dumps({"model": hostile, "pretrained": hostile})
+    metrics = [c for c in commands_of("results/table2.csv", "--config", f"clip={clip}") if c[1] == "metrics"]
+    assert metrics and all(c[c.index("--clip") + 1] == c[c.index("--clip-pretrained") + 1] == hostile for c in metrics)
+    weights = tmp_path / hostile.replace("/", "")
+    weights.mkdir()
+    (weights / "DDIM20_router.pt").touch()
+    figure = [c for c in commands_of("figures", HARMONICA_WEIGHTS=str(weights)) if c[1:3] == ["figure", "routers"]]
+    assert len(figure) == 1 and figure[0][3] == str(weights / "DDIM20_router.pt")
+    references = commands_of("results/table1.csv", "--config", "scale=paper", HARMONICA_WEIGHTS=str(weights))
+    assert all(c[2].startswith(str(weights)) for c in references if c[1] == "reference")
+    for key in ("model", "sampler"):
+        cases = {"4": {"model": "pocket-dit", "steps": 4} | {key: hostile}}
+        (tmp_path / "mine.yaml").write_text(json.dumps({"tables": {"table1": {"cases": cases}}}))
+        command = [sys.executable, "-m", "snakemake", "-n", "--configfile", str(tmp_path / "mine.yaml")]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode != 0 and f"unknown {key}" in done.stdout + done.stderr

@@ -63,7 +63,7 @@ except UserError as e:
 
 os.environ[job_log.RUN] = str(time.time())
 shell.prefix(
-    f'export PATH="{Path(sys.executable).parent}:$PATH"; '
+    f'export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"; '
 )  # the rules' `harmonica` is this environment's
 
 SCALE = config["scale"]
@@ -179,7 +179,7 @@ def extra_figures() -> dict[str, dict]:
     if names:
         routers = [str(files.weights_folder() / n) for n in names]
         out["released-routers"] = {
-            "what": f"routers {' '.join(routers)}",
+            "what": shlex.join(["routers", *routers]),
             "files": [],
             "others": released,
         }
@@ -396,8 +396,9 @@ def clip_options(table: str, case: str) -> str:
     clip = TABLES[table].get("clip")
     if not clip:
         return ""
-    tag = f"--clip-pretrained {clip['pretrained']}" if clip["pretrained"] else ""
-    return f"--clip {clip['model']} {tag} --captions {case_model(table, case).name}"
+    tag = ["--clip-pretrained", clip["pretrained"]] if clip["pretrained"] else []
+    captions = ["--captions", case_model(table, case).name]
+    return shlex.join(["--clip", clip["model"], *tag, *captions])
 
 
 FIGURES = extra_figures()

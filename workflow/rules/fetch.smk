@@ -90,4 +90,4 @@ rule reference:
     message:
         "Features of the reference images in {wildcards.name}"
     shell:
-        "harmonica reference {params.file} -o {output} > {log} 2>&1"
+        "harmonica reference {params.file:q} -o {output} > {log} 2>&1"

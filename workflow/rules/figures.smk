@@ -50,7 +50,7 @@ rule figure:
         what=lambda w: FIGURES[w.figure]["what"],
         more=lambda w, input: FIGURES[w.figure]
         .get("more", "")
-        .format(others=input.others),
+        .format(others=shlex.join(input.others)),
         code=TABLE_CODE,
     message:
         "Drawing {wildcards.figure}"
