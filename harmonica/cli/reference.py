@@ -17,7 +17,7 @@ def add_arguments(parser) -> None:
 
 
 def run(args) -> None:
-    from harmonica.evaluation.features.networks import get_extractor
+    from harmonica.evaluation.features.networks import fingerprint, get_extractor
     from harmonica.evaluation.references import adm_reference, folder_reference
 
     extract = get_extractor(args.extractor)
@@ -27,5 +27,10 @@ def run(args) -> None:
             f"{args.source} is missing: pass one of ADM's files (`harmonica fetch`), or a folder of pictures"
         )
     of_folder = args.source.is_dir()
-    made = folder_reference(args.source, extract, args.side) if of_folder else adm_reference(args.source, extract)
+    network = fingerprint(args.extractor)
+    made = (
+        folder_reference(args.source, extract, args.side, network=network)
+        if of_folder
+        else adm_reference(args.source, extract, network=network)
+    )
     made.save(args.out)

@@ -19,6 +19,8 @@ def extractor(name: str, extract: Callable, clip=None, captions=()) -> generate.
 
     def stored(images: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
         f = extract(images)
+        if not all(np.isfinite(x).all() for x in (f.pooled, f.spatial, f.logits)):
+            raise UserError(f"features of {name} are not finite: its weights are damaged")
         out = {"pooled": f.pooled, "spatial": f.spatial, "logits": f.logits, "extractor": np.array(name)}
         if clip:
             out |= {"cosines": clip.cosines(images, [captions[k] for k in labels]), "clip": np.array(clip.name)}

@@ -16,6 +16,7 @@ from harmonica.execution.seeds import StepSeeds, noise_and_labels
 from harmonica.plan import Plan
 from harmonica.samplers import Seeds, make_sampler
 from harmonica.samplers.prior_noise import PriorNoise
+from harmonica.utils import UserError
 
 Decode = Callable[[Tensor], Tensor]  # latents (n, 4, h, w), unit variance, to images (n, C, H, W) in [-1, 1]
 
@@ -68,12 +69,31 @@ def run(
     decode: Decode | None = None,
     callback: Callback | None = None,
 ) -> Tensor:
-    """Latents (n, C, H, W) of a batch under a plan, see `Run`; with `decode`, images uint8 (n, H, W, C) on the CPU."""
+    """Latents (n, C, H, W) of a batch under a plan, see `Run`; with `decode`, images uint8 (n, H, W, C) on the CPU.
+
+    Raises UserError, with the step, if latents are not finite.
+    """
     latents = Run(backbone, plan, batch.labels, policy)(batch.noise, batch.seeds, callback)
+    if not torch.isfinite(latents).all():
+        raise _not_finite(backbone, plan, batch)
     if decode is None:
         return latents
     with torch.inference_mode():
         return to_pixels(decode(latents)).cpu()
+
+
+def _not_finite(backbone: Backbone, plan: Plan, batch: Batch) -> UserError:
+    """The error for latents that are not finite: run again, to name the step."""
+    bad: list[int] = []
+
+    def look(s: int, x: Tensor) -> None:
+        if not torch.isfinite(x).all():
+            bad.append(s)
+
+    Run(backbone, plan, batch.labels)(batch.noise, batch.seeds, look)
+    where = f"from step {bad[0]} of {plan.steps} on" if bad else f"after {plan.steps} steps"
+    name = f"the plan of {plan.origin.method} for {plan.protocol.model}"
+    return UserError(f"latents under {name} are not finite {where}: weights, precision or guidance scale are wrong")
 
 
 def to_pixels(decoded: Tensor) -> Tensor:

@@ -1,6 +1,5 @@
 """Loading weights: backbones, autoencoders, text encoders, on the GPU if there is one."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from harmonica.backbones.uvit import UViT
 from harmonica.models.embeddings import embedded
 from harmonica.models.spec import Model
 from harmonica.samplers.schedules import get_schedule
-from harmonica.utils import UserError
+from harmonica.utils import UserError, read_json
 from harmonica.utils.devices import default_device, require_gpu
 from harmonica.utils.precision import dtype_of
 
@@ -37,7 +36,8 @@ def load_backbone(model: Model, precision: str = "float32") -> Backbone:
 
     Raises UserError if weights or embedded captions are missing or damaged.
     """
-    config = json.loads(_require(model.folder("transformer") / "config.json", model.title).read_text())
+    path = _require(model.folder("transformer") / "config.json", model.title)
+    config = read_json(path, f"the configuration of {model.title}")
     if model.hub:
         require_gpu(model.title)
     check_schedule(model.folder("transformer").parent, model)
@@ -55,7 +55,7 @@ def check_schedule(pipeline: Path, model: Model) -> None:
     path = pipeline / "scheduler" / "scheduler_config.json"
     if not path.is_file():
         return
-    found, own = json.loads(path.read_text()), get_schedule(model.schedule).diffusers
+    found, own = read_json(path, "a scheduler's configuration"), get_schedule(model.schedule).diffusers
     wrong = {k: found[k] for k in own if k in found and found[k] != own[k]}
     if wrong:
         raise UserError(
@@ -73,6 +73,7 @@ def _require(path: Path, title: str) -> Path:
 def load_weights(backbone: Backbone, folder: Path, title: str, device: torch.device | str = "cpu") -> Backbone:
     """Load a backbone's weights from a `transformer/` folder to a device. Raises UserError if the file is missing or
     does not fit."""
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     from harmonica.utils.torch_files import load_torch
@@ -83,9 +84,15 @@ def load_weights(backbone: Backbone, folder: Path, title: str, device: torch.dev
     _require(weights, title)
     try:
         state = load_torch(weights) if weights.suffix == ".bin" else load_file(weights, str(device))
-        return backbone.load_weights(state)
+        loaded = backbone.load_weights(state)
     except (KeyError, RuntimeError) as e:
         raise UserError(f"{weights} does not contain the weights that its config.json describes ({e})") from None
+    except SafetensorError as e:
+        raise UserError(f"{weights} is not a complete safetensors file ({e})") from None
+    for name, x in loaded.named_parameters():
+        if not torch.isfinite(x).all():
+            raise UserError(f"{weights} has weights that are not finite numbers (in {name}): it is damaged")
+    return loaded
 
 
 def load_autoencoder(model: Model):

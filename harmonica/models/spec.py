@@ -1,14 +1,13 @@
 """A model's specification: where its weights are, and its official protocol. No torch: a plan is made, checked and
 costed without weights."""
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from harmonica.models.captions import SHARD, TRAINING_CAPTIONS, CaptionList
 from harmonica.plan.branches import BranchLayout, dit_layout, pixart_layout, uvit_layout
-from harmonica.utils import UserError, content_hash, digest, weights_folder
+from harmonica.utils import UserError, content_hash, digest, read_json, weights_folder
 
 # of Stable Diffusion's autoencoder in float32, counted on fake tensors (tests/gpu); decoding is per pixel
 AUTOENCODER_BYTES, DECODING_BYTES = 335_000_000, 3400
@@ -50,7 +49,7 @@ class Model:
         path = Path(self.source) / "transformer" / "config.json"
         if not path.is_file():
             raise UserError(f"{path} is missing: make the pocket models with `harmonica pocket train`")
-        return json.loads(path.read_text())
+        return read_json(path, "the configuration of a transformer")
 
     @cached_property
     def layout(self) -> BranchLayout:

@@ -12,6 +12,11 @@ from harmonica.utils import UserError, write_atomic
 VERSION = 2
 
 
+def _refused(constant: str):
+    """NaN and infinite numbers, which are no JSON."""
+    raise ValueError(f"it has {constant}")
+
+
 def write_tables(path: str | Path, kind: str, tables: dict[str, np.ndarray], protocol: Protocol, origin: Origin):
     """Write the arrays of a `kind` ("plan" or "router"), atomically."""
     from safetensors.numpy import save
@@ -45,8 +50,8 @@ def read_tables(path: str | Path, kind: str, dtypes: dict[str, Any]) -> tuple[di
     if {k: v.dtype for k, v in tables.items()} != {k: np.dtype(v) for k, v in dtypes.items()}:
         raise UserError(f"{path} contains {sorted(tables)}, not a {kind}'s {sorted(dtypes)}")
     try:
-        about = {k: json.loads(metadata[k]) for k in ("protocol", "origin") if k in metadata}
+        about = {k: json.loads(metadata[k], parse_constant=_refused) for k in ("protocol", "origin") if k in metadata}
         protocol, origin = from_json(split_version_1(about["origin"]) if version == "1" else about)
-    except (json.JSONDecodeError, jsonschema.ValidationError, KeyError, TypeError, AttributeError) as e:
+    except (ValueError, jsonschema.ValidationError, KeyError, TypeError, AttributeError, RecursionError) as e:
         raise UserError(f"{path}: the origin in its metadata is damaged ({str(e).splitlines()[0]})") from None
     return tables, protocol, origin

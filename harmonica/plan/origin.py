@@ -42,11 +42,14 @@ def _object(required: list[str], **properties) -> dict:
 _COST = dict.fromkeys(("training_s", "images", "updates", "rounds", "generation_passes", "peak_MB"), _NUMBER)
 PROTOCOL_SCHEMA = _object(
     ["model", "sampler", "steps", "cfg"],
-    model=_TEXT, sampler=_TEXT, steps={"type": "integer", "minimum": 1}, cfg=_NUMBER, prior_noise=_NUMBER,
+    model=_TEXT, sampler=_TEXT, steps={"type": "integer", "minimum": 1, "maximum": 1000},
+    cfg={"type": "number", "minimum": 1, "maximum": 1000},
+    prior_noise={"type": "number", "minimum": 0, "exclusiveMaximum": 1},
 )  # fmt: skip
 ORIGIN_SCHEMA = _object(
     ["method"],
-    method=_TEXT, settings=_OBJECT, seed={"type": "integer"}, versions=_OBJECT | {"additionalProperties": _TEXT},
+    method=_TEXT, settings=_OBJECT, seed={"type": "integer", "minimum": 0, "exclusiveMaximum": 2**31},
+    versions=_OBJECT | {"additionalProperties": _TEXT},
     cost=_object([], **_COST), notes=_OBJECT, hardware=_OBJECT | {"additionalProperties": _TEXT},
 )  # fmt: skip
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import pickle
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -19,15 +20,16 @@ from harmonica.training.settings import SOURCES, Recipe
 from harmonica.utils import digest, source_hash
 from harmonica.utils.torch_files import save_torch
 
+STATE = {"round", "loss", "kept", "spent_s", "logits", "search", "generator", "pieces"}
 Caches = tuple[Sequence[tuple[int, int]], list[dict[int, Tensor]]]  # (first, stop) of every part, {branch: (h·n, N, D)}
 
 
 def identity(task, recipe: Recipe) -> str:
-    """Hash of everything but the number of rounds: a training resumes only if it is unchanged."""
-    settings = {k: v for k, v in task.origin.settings.items() if k not in ("rounds", "checkpointing")}
+    """Hash of all that the result depends on: a training resumes only if the same one is requested."""
+    settings = {k: v for k, v in task.origin.settings.items() if k != "checkpointing"}
     p = task.protocol
     about = [p.model, p.sampler, p.steps, p.cfg, task.origin.method, task.precision]
-    return digest([about, settings, recipe.batch, recipe.lr, task.seed, task.model.fingerprint, source_hash(*SOURCES)])
+    return digest([about, settings, asdict(recipe), task.seed, task.model.fingerprint, source_hash(*SOURCES)])
 
 
 def _file(plan_file: Path, identity: str, part: str = "") -> Path:
@@ -39,13 +41,17 @@ def load(plan_file: Path | None, identity: str) -> dict | None:
     path = plan_file and _file(plan_file, identity)
     if path is None or not path.is_file():
         return None
-    return _read(path)
+    state = _read(path)
+    if state is not None and not (isinstance(state, dict) and STATE <= set(state)):
+        print(f"the checkpoint {path} is incomplete: starting from scratch", file=sys.stderr)
+        return None
+    return state
 
 
 def _read(path: Path) -> dict | None:
     try:
         return torch.load(path, weights_only=True, map_location="cpu", mmap=True)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as e:
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, TypeError, pickle.UnpicklingError) as e:
         print(f"the checkpoint {path} cannot be read ({type(e).__name__}): starting from scratch", file=sys.stderr)
         return None
 

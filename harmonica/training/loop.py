@@ -1,6 +1,7 @@
 """The training loop of all learned methods: rounds of updates, the search for β on the way, checkpoints to resume
 from."""
 
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -76,6 +77,10 @@ def _train(task, settings, recipe, routed, guess, one_round, kept, caches, notes
     while not search.finished(k - 1):
         losses = one_round(k, logits, search, g)
         loss = float(distributed.mean(torch.stack([loss.total for loss in losses]).mean()))
+        if not math.isfinite(loss):
+            raise UserError(
+                f"{task.name}: the loss of round {k + 1} is {loss}: weights, latents or learning rate are wrong"
+            )
         search.update(k, logits, tau)
         bar.set_postfix(CUR=f"{search.cur:.1f}", beta=f"{search.beta:.2e}", refresh=False)
         bar.update()

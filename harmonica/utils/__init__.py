@@ -9,6 +9,7 @@ from harmonica.utils.files import (
     content_hash,
     digest,
     file_hash,
+    read_json,
     source_hash,
     weights_folder,
     write_atomic,
@@ -19,6 +20,6 @@ from harmonica.utils.settings import described, parse, setting, spelled
 
 __all__ = [
     "DAMAGED_NPZ", "POCKET", "ROOT", "SAMPLING", "UserError", "content_hash", "described", "digest",
-    "file_hash", "guarded", "parse", "setting", "source_hash", "spelled", "unknown", "weights_folder",
+    "file_hash", "guarded", "parse", "read_json", "setting", "source_hash", "spelled", "unknown", "weights_folder",
     "write_atomic", "write_json", "write_npz",
 ]  # fmt: skip

@@ -1,11 +1,15 @@
 """Files and hashes: atomic writes, and short digests of what a result depends on."""
 
+import glob
 import hashlib
 import io
 import json
 import os
+import platform
 from pathlib import Path
 from typing import Any
+
+from harmonica.utils.errors import UserError
 
 PACKAGE = Path(__file__).resolve().parent.parent
 ROOT = PACKAGE.parent
@@ -47,15 +51,53 @@ def file_hash(path: str | Path) -> str:
 
 
 def write_atomic(path: str | Path, data: bytes | str) -> None:
-    """Write a file that takes its final name only when it is complete."""
+    """Write a file that takes its final name only when it is complete and on the disk; what a killed process of this
+    machine left of an earlier attempt is removed. Raises OSError that names the file."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name(f".{path.name}.{os.getpid()}")
+    host = platform.node()
+    for left in path.parent.glob(f".{glob.escape(path.name)}.{glob.escape(host)}-*"):
+        if not _is_alive(left.name.rpartition("-")[2]):
+            left.unlink(missing_ok=True)
+    tmp = path.with_name(f".{path.name}.{host}-{os.getpid()}")
     try:
-        tmp.write_bytes(data.encode() if isinstance(data, str) else data)
+        with open(tmp, "wb") as f:
+            f.write(data.encode() if isinstance(data, str) else data)
+            f.flush()
+            os.fsync(f.fileno())
         os.replace(tmp, path)
+    except OSError as e:
+        if e.filename is None and e.errno is not None:  # a full disk, which Python reports without a name
+            e.filename = str(path)
+        raise
     finally:
         tmp.unlink(missing_ok=True)
+
+
+def _is_alive(pid: str) -> bool:
+    """Whether a process of this machine has this number; True for what is no number."""
+    try:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except (ValueError, PermissionError):
+        return True
+    return True
+
+
+def read_json(path: str | Path, what: str) -> Any:
+    """The content of a JSON file; numbers that are not finite are refused. Raises UserError, with the file's name, if
+    it is missing or not complete JSON; `what` says what it should be."""
+
+    def refused(constant: str):
+        raise ValueError(f"it has {constant}")
+
+    try:
+        return json.loads(Path(path).read_text("utf-8"), parse_constant=refused)
+    except FileNotFoundError:
+        raise UserError(f"{path}, {what}, is missing") from None
+    except (OSError, ValueError, RecursionError) as e:
+        raise UserError(f"{path} is not {what} ({type(e).__name__}: {str(e).splitlines()[0]})") from None
 
 
 def write_npz(path: str | Path, **arrays) -> None:

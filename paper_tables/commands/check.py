@@ -1,6 +1,5 @@
 """`harmonica check`"""
 
-import json
 import sys
 from pathlib import Path
 
@@ -21,12 +20,15 @@ def add_arguments(parser) -> None:
 
 def run(args) -> None:
     from harmonica.experiments import config as configuration
-    from harmonica.utils import UserError, write_json
+    from harmonica.utils import UserError, read_json, write_json
     from paper_tables.tables import get_table
 
     config = configuration.from_text(args.config)
     row = configuration.uncached(configuration.rows(config), args.case)
-    measured = json.loads(args.metrics.read_text())[row.slug]
+    found = read_json(args.metrics, "a file of metrics")
+    if row.slug not in found:
+        raise UserError(f"{args.metrics} has no metrics of {row.slug}")
+    measured = found[row.slug]
     published = get_table(args.table).published(row.experiment, row.experiment.protocol.steps)
     gaps = compared(measured, published)
     needed = PROTOCOL_IMAGES[bool(row.experiment.model.captions)]

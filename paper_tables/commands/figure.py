@@ -1,6 +1,5 @@
 """`harmonica figure`"""
 
-import json
 from pathlib import Path
 
 HELP = "Draw a figure that belongs to no single table."
@@ -42,11 +41,11 @@ def drift(args) -> None:
     from harmonica.methods import get_method
     from harmonica.models import get_model
     from harmonica.plan import Plan
-    from harmonica.utils import parse
+    from harmonica.utils import parse, read_json
     from paper_tables import figures
 
     plans = {p.stem: Plan.load(p) for p in args.plans}
-    errors = json.loads(args.files[0].read_text())["drift"]
+    errors = read_json(args.files[0], "made by `harmonica drift`")["drift"]
     titles = {}
     for name in errors:
         o = plans[name].origin

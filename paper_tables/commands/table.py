@@ -33,7 +33,7 @@ def run(args) -> None:
     from harmonica.evaluation import generate
     from harmonica.experiments import config as configuration
     from harmonica.plan import Plan
-    from harmonica.utils import provenance
+    from harmonica.utils import provenance, read_json
     from paper_tables.measured import Measured
     from paper_tables.tables import get_table
 
@@ -49,14 +49,14 @@ def run(args) -> None:
         "protocols": {slug: plan.protocol.__dict__ for slug, plan in plans.items()},
         "origins": {slug: plan.origin.__dict__ for slug, plan in plans.items()},
     }  # fmt: skip
-    latency = json.loads(args.latency.read_text()) if args.latency else {}
+    latency = read_json(args.latency, "a file of latencies") if args.latency else {}
     if latency:
         record["latency_made_on"] = {k: latency[k] for k in ("device", "precision")}
     record["images_made_on"] = generate.made_on(args.manifests)
     files = generate.read_manifests(args.manifests)
     metrics: dict[str, dict] = {}
     for path in args.metrics:  # <case>/<group>.json
-        metrics.setdefault(path.parent.name, {}).update(json.loads(path.read_text()))
+        metrics.setdefault(path.parent.name, {}).update(read_json(path, "a file of metrics"))
     measured = Measured(
         config["scale"], rows, plans, device,
         routers={p.name.removesuffix(".router.safetensors"): p for p in args.routers},

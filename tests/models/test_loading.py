@@ -1,0 +1,61 @@
+"""Weights that are damaged are refused before anything is computed with them."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from harmonica.execution import Batch, run
+from harmonica.models import MODELS
+from harmonica.models.loading import load_backbone
+from harmonica.plan import Protocol, all_compute
+from harmonica.utils.errors import UserError
+
+MODEL = MODELS["pocket-dit"]
+WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """The pocket model in a folder of its own."""
+    shutil.copytree(Path(MODEL.source), tmp_path / "m", ignore=shutil.ignore_patterns("*.npz"))
+    return replace(MODEL, source=str(tmp_path / "m"))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite(copy, value):
+    path = Path(copy.source) / WEIGHTS
+    state = load_file(path)
+    name = sorted(state)[-1]
+    state[name].view(-1)[3] = value
+    save_file(state, path)
+    with pytest.raises(UserError, match="weights that are not finite numbers"):
+        load_backbone(copy)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        (WEIGHTS, b"version https://git-lfs.github.com/spec/v1", "not a complete safetensors file"),
+        ("transformer/config.json", b'{"num_layers": 1', "is not the configuration of pocket DiT"),
+        ("transformer/config.json", b'{"num_layers": NaN}', "it has NaN"),
+    ],
+)
+def test_truncated_files(copy, name, content, says):
+    (Path(copy.source) / name).write_bytes(content)
+    with pytest.raises(UserError, match=says):
+        load_backbone(copy)
+
+
+def test_latents_that_are_not_finite_name_the_step():
+    """As after a weight that overflows: black images, and a FID of them, said nothing."""
+    backbone = load_backbone(MODEL)
+    plan = all_compute(Protocol("pocket-dit", "ddim", 4, 1.5), len(MODEL.layout.branches))
+    last = [p for p in backbone.parameters() if p.ndim == 1][-1]
+    with torch.no_grad():
+        last.fill_(float("nan"))
+    with pytest.raises(UserError, match="under the plan of .* are not finite from step 0 of 4 on"):
+        run(backbone, plan, Batch.of(backbone, 0, 0, 2))
