@@ -21,4 +21,4 @@ def run(args) -> None:
     folder = embed(_shared.captioned(args.model))
     print(folder)
     if args.done:
-        write_json(args.done, json.loads((folder / "index.json").read_text()))
+        write_json(args.done, json.loads((folder / "index.json").read_text("utf-8")))

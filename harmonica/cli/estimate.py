@@ -38,13 +38,13 @@ def run(args) -> None:
     given = {} if args.configfile is None else config.from_yaml(args.configfile)
     given |= config.from_text(args.config) if args.config else {}
     given |= {"scale": args.scale} | ({} if args.images is None else {"images": args.images})
-    known = config.tables(yaml.safe_load(path.read_text()), given)
+    known = config.tables(yaml.safe_load(path.read_text("utf-8")), given)
     names = [Path(t).stem for t in args.targets]
     for name in names:
         if name not in known:
             raise unknown("table", name, known)
     tables = {n: known[n] for n in names}
-    schema = yaml.safe_load((ROOT / "workflow" / "schemas" / "config.schema.yaml").read_text())
+    schema = yaml.safe_load((ROOT / "workflow" / "schemas" / "config.schema.yaml").read_text("utf-8"))
     for about in tables.values():
         config.check(about, schema)
     if not args.measure and args.scale == "paper":

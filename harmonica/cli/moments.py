@@ -23,4 +23,4 @@ def run(args) -> None:
     folder = store_moments(get_model(args.model), args.workers)
     print(folder)
     if args.done:
-        write_json(args.done, json.loads((folder / "index.json").read_text()))
+        write_json(args.done, json.loads((folder / "index.json").read_text("utf-8")))

@@ -215,7 +215,7 @@ def read_manifests(paths: Sequence[str | Path]) -> dict[str, list[str]]:
     merged: dict[str, list[str]] = {}
     for path in paths:
         try:
-            manifest = json.loads(Path(path).read_text())
+            manifest = json.loads(Path(path).read_text("utf-8"))
             for name, files in manifest["images"].items():
                 merged.setdefault(name, []).extend(files)
         except (ValueError, KeyError, AttributeError, TypeError) as e:
@@ -225,5 +225,5 @@ def read_manifests(paths: Sequence[str | Path]) -> dict[str, list[str]]:
 
 def made_on(paths: Sequence[str | Path]) -> list[dict[str, str]]:
     """The different devices and precisions in the manifests of shards."""
-    found = [{k: v for k, v in json.loads(Path(p).read_text()).items() if k != "images"} for p in paths]
+    found = [{k: v for k, v in json.loads(Path(p).read_text("utf-8")).items() if k != "images"} for p in paths]
     return [x for i, x in enumerate(found) if x not in found[:i]]

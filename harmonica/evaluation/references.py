@@ -11,7 +11,7 @@ from harmonica.evaluation.distances import Gaussian, radii
 from harmonica.evaluation.features.base import Features
 from harmonica.evaluation.features.networks import SHIPPED, check_name, fingerprint
 from harmonica.utils import DAMAGED_NPZ, UserError, write_npz
-from harmonica.utils.images import PICTURES
+from harmonica.utils.images import PICTURES, pictures_in, read_picture
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,16 +79,12 @@ def folder_reference(
     from PIL import Image, ImageOps
     from tqdm import tqdm
 
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in PICTURES)
+    files = pictures_in(folder) if folder.is_dir() else []
     if len(files) < 2:
         raise UserError(f"{folder} has {len(files)} pictures ({', '.join(PICTURES)}); a reference needs at least 2")
 
     def read(path: Path) -> np.ndarray:
-        try:
-            with Image.open(path) as f:
-                return np.asarray(ImageOps.fit(f.convert("RGB"), (side, side), Image.Resampling.BICUBIC))
-        except OSError as e:
-            raise UserError(f"{path} is not a complete picture ({e})") from None
+        return np.asarray(ImageOps.fit(read_picture(path), (side, side), Image.Resampling.BICUBIC))
 
     starts = tqdm(range(0, len(files), chunk), desc="reference", mininterval=5)
     parts = (extract(np.stack([read(p) for p in files[i : i + chunk]])) for i in starts)

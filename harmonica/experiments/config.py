@@ -55,7 +55,7 @@ def check(config: dict[str, Any], schema: dict[str, Any]) -> None:
 def from_text(text: str) -> dict[str, Any]:
     """A configuration from JSON, or from a file with it. Raises UserError for anything else."""
     try:
-        found = json.loads(text if text.lstrip().startswith("{") else Path(text).read_text())
+        found = json.loads(text if text.lstrip().startswith("{") else Path(text).read_text("utf-8"))
     except (OSError, ValueError) as e:
         raise UserError(f"the configuration {text[:60]} is not JSON ({type(e).__name__}: {e})") from None
     if not isinstance(found, dict):
@@ -68,7 +68,7 @@ def from_yaml(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        found = yaml.safe_load(path.read_text()) or {}
+        found = yaml.safe_load(path.read_text("utf-8")) or {}
     except (OSError, ValueError, yaml.YAMLError) as e:
         raise UserError(f"{path} is not a configuration in YAML ({type(e).__name__}: {e})") from None
     if not isinstance(found, dict):

@@ -5,6 +5,7 @@ for training routers.
 """
 
 import csv
+import io
 import json
 from dataclasses import dataclass
 from functools import cached_property
@@ -35,9 +36,17 @@ class CaptionList:
             raise UserError(f"{self.path} (the captions {self.name}) is missing: see `harmonica captions --help`")
         if self.sha256 and self.hash != self.sha256:
             raise UserError(f"{self.path} is not the list {self.name}: its sha256 begins with {self.hash[:12]}")
-        text = self.path.read_text()
-        rows = csv.DictReader(text.splitlines()) if self.path.suffix == ".csv" else None
-        captions = [row["caption"] for row in rows] if rows else [line for line in text.split("\n") if line.strip()]
+        try:
+            text = self.path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
+        except UnicodeDecodeError as e:
+            raise UserError(f"{self.path} is not UTF-8 text (byte {e.start}): convert it") from None
+        if self.path.suffix == ".csv":
+            rows = csv.DictReader(io.StringIO(text, newline=""))
+            if "caption" not in (rows.fieldnames or ()):
+                raise UserError(f"{self.path} has no column `caption`")
+            captions = [row["caption"] for row in rows]
+        else:  # a caption may have any other separator of lines, such as U+2028
+            captions = [line for line in text.split("\n") if line.strip()]
         if len(captions) <= self.images:
             raise UserError(
                 f"{self.path} has {len(captions)} captions: {self.images} are for tables, none is left to train with"
@@ -58,7 +67,7 @@ def write_coco(annotations: Path, out: Path, seed: int = 0) -> int:
     import numpy as np
 
     try:
-        found = json.loads(annotations.read_text())["annotations"]
+        found = json.loads(annotations.read_text("utf-8"))["annotations"]
         by_image: dict[int, list[tuple[int, str]]] = {}
         for a in found:
             by_image.setdefault(int(a["image_id"]), []).append((int(a["id"]), " ".join(a["caption"].split())))

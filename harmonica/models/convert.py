@@ -151,7 +151,7 @@ def to_original_file(folder: str | Path, path: str | Path) -> None:
     """Write a diffusers `transformer/` folder as an original checkpoint. Raises UserError if it does not fit."""
     folder = Path(folder)
     try:
-        config = json.loads((folder / "config.json").read_text())
+        config = json.loads((folder / "config.json").read_text("utf-8"))
         state = load_file(folder / "diffusion_pytorch_model.safetensors")
         out = diffusers_to_original(state)
         width = config["num_attention_heads"] * config["attention_head_dim"]

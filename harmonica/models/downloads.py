@@ -177,7 +177,7 @@ def _whole(folder: Path) -> bool:
     if not (folder / "config.json").is_file():
         return False
     for index in folder.glob("*.index.json"):  # weights in several files
-        return all((folder / name).is_file() for name in json.loads(index.read_text())["weight_map"].values())
+        return all((folder / name).is_file() for name in json.loads(index.read_text("utf-8"))["weight_map"].values())
     names = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin", "model.safetensors",
              "pytorch_model.bin")  # fmt: skip
     return any((folder / name).is_file() for name in names)

@@ -24,7 +24,7 @@ class EmbeddedCaptions(Captions):
 
     def __init__(self, folder: Path, count: int):
         try:
-            about = json.loads((folder / "index.json").read_text())
+            about = json.loads((folder / "index.json").read_text("utf-8"))
             super().__init__(count, int(about["captions"]))
             self.length = int(about["length"])
         except (OSError, ValueError, KeyError, TypeError) as e:

@@ -55,7 +55,7 @@ def check_schedule(pipeline: Path, model: Model) -> None:
     path = pipeline / "scheduler" / "scheduler_config.json"
     if not path.is_file():
         return
-    found, own = read_json(path, "a scheduler's configuration"), get_schedule(model.schedule).diffusers
+    found, own = read_json(path, "a scheduler's configuration", finite=False), get_schedule(model.schedule).diffusers
     wrong = {k: found[k] for k in own if k in found and found[k] != own[k]}
     if wrong:
         raise UserError(

@@ -51,6 +51,13 @@ class Model:
             raise UserError(f"{path} is missing: make the pocket models with `harmonica pocket train`")
         return read_json(path, "the configuration of a transformer")
 
+    @property
+    def classes(self) -> int:
+        """The classes that the model was trained on, without the null class; 0 for a text-to-image model."""
+        if self.captions:
+            return 0
+        return self.config["num_classes"] - 1 if self.kind == "uvit" else self.config["num_embeds_ada_norm"]
+
     @cached_property
     def layout(self) -> BranchLayout:
         """The branches and their MACs."""

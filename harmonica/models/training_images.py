@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from harmonica.models.spec import Model
 from harmonica.utils import UserError, digest, provenance, weights_folder, write_atomic, write_json
 from harmonica.utils.devices import require_gpu
-from harmonica.utils.images import PICTURES, pad_to_32, to_float
+from harmonica.utils.images import pad_to_32, pictures_in, read_picture, to_float, visible
 
 SHARD = 5000  # images in one file of moments
 BATCH_PIXELS = 32 * 256**2  # encoded at a time
@@ -57,7 +57,7 @@ class Moments:
 
     def __init__(self, folder: Path, command: str):
         try:
-            about = json.loads((folder / "index.json").read_text())
+            about = json.loads((folder / "index.json").read_text("utf-8"))
             images, self.scale = int(about["images"]), float(about["scaling_factor"])
             self.labels = torch.from_numpy(np.load(folder / "labels.npy"))
         except (OSError, ValueError, KeyError, TypeError, EOFError):
@@ -149,7 +149,7 @@ def store_moments(model: Model, workers: int = 0) -> Path:
     path = _images(model)
     if not model.hub:
         raise UserError(f"{model.title} is shipped with its training images, there is nothing to encode")
-    files, labels = pictures(path)
+    files, labels = pictures(path, model.classes)
     folder = moments_folder(model)
     found = digest([str(f.relative_to(path)) for f in files])
     shards = [range(i, min(i + SHARD, len(files))) for i in range(0, len(files), SHARD)]
@@ -180,7 +180,7 @@ def store_moments(model: Model, workers: int = 0) -> Path:
 def _written(folder: Path) -> dict:
     """What is known of the shards in a folder."""
     try:
-        return json.loads((folder / "index.json").read_text())
+        return json.loads((folder / "index.json").read_text("utf-8"))
     except (OSError, ValueError):
         return {}
 
@@ -198,25 +198,23 @@ def posterior(vae, pixels: Tensor) -> Tensor:
     return torch.cat([found.mean, found.std], 1).half().cpu()
 
 
-def pictures(folder: Path) -> tuple[list[Path], Tensor]:
+def pictures(folder: Path, count: int | None = None) -> tuple[list[Path], Tensor]:
     """The pictures in a folder of class folders, in order, and their classes (n,): the folders that contain pictures,
-    counted in the order of their names. Hidden files and folders are ignored. Raises UserError if there are none."""
-    found = [_pictures_in(p) for p in _visible(folder) if p.is_dir()] if folder.is_dir() else []
-    classes = [own for own in found if own]
+    counted in the order of their names. Hidden files and folders are ignored.
+
+    Raises UserError if there are none, or not `count` classes: one more or less shifts all labels.
+    """
+    classes = (
+        [own for p in visible(folder.iterdir()) if p.is_dir() and (own := pictures_in(p))] if folder.is_dir() else []
+    )
     if not classes:
         raise UserError(
             f"a method that trains on images needs ImageNet's: link the folder of its class folders to {folder}"
         )
+    if count is not None and len(classes) != count:
+        raise UserError(f"{folder} has {len(classes)} folders with pictures, and the model has {count} classes")
     labels = torch.arange(len(classes)).repeat_interleave(torch.tensor([len(own) for own in classes]))
     return [p for own in classes for p in own], labels
-
-
-def _pictures_in(folder: Path) -> list[Path]:
-    return [p for p in _visible(folder) if p.suffix.lower() in PICTURES]
-
-
-def _visible(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if not p.name.startswith("."))
 
 
 class Pictures(Dataset):
@@ -243,13 +241,7 @@ class Pictures(Dataset):
             yield batch
 
     def _read(self, i: int) -> np.ndarray:
-        from PIL import Image
-
-        try:
-            with Image.open(self.files[i]) as opened:
-                image = centre_crop(opened.convert("RGB"), self.size)
-        except (OSError, SyntaxError, ValueError) as e:
-            raise UserError(f"{self.files[i]} is a damaged picture ({type(e).__name__})") from None
+        image = centre_crop(read_picture(self.files[i]), self.size)
         return image[:, ::-1] if np.random.default_rng([FLIP_SEED, i]).random() < 0.5 else image
 
 

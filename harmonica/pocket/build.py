@@ -174,7 +174,7 @@ def quality_rows(q: dict) -> str:
 def fill_card(name: str, record: dict, **more) -> str:
     """The model card from its template in cards/; `record` has what was measured."""
     stages = (f"| {k} | {v['steps']} | {v['minutes']} | {v['loss']:.4f} |" for k, v in record["training"].items())
-    template = (Path(__file__).parent / "cards" / f"{name}.md").read_text()
+    template = (Path(__file__).parent / "cards" / f"{name}.md").read_text("utf-8")
     return template.format(record=record, q=record["quality"], stages="\n".join(stages), **more)
 
 

@@ -32,7 +32,7 @@ class Caption:
 def read_captions(path: Path = CAPTIONS) -> list[Caption]:
     """All captions in the file's order, which is a pseudo-random one. Raises UserError if it is another file."""
     try:
-        return [Caption(**row) for row in csv.DictReader(io.StringIO(path.read_text()))]
+        return [Caption(**row) for row in csv.DictReader(io.StringIO(path.read_text("utf-8")))]
     except (OSError, TypeError, UnicodeDecodeError) as e:
         raise UserError(f"{path} is not a file of captions ({type(e).__name__}: {e})") from None
 
@@ -68,7 +68,7 @@ def make_captions(package: Path, path: Path = CAPTIONS) -> None:
     from emoji import EMOJI_DATA
 
     rows = []
-    for about in json.loads((package / "emoji.json").read_text()):
+    for about in json.loads((package / "emoji.json").read_text("utf-8")):
         for one in [about, *about.get("skin_variations", {}).values()]:
             character = "".join(chr(int(x, 16)) for x in one["unified"].split("-"))
             known = next(EMOJI_DATA[c] for c in (character, character.replace("\ufe0f", "")) if c in EMOJI_DATA)

@@ -85,15 +85,15 @@ def _is_alive(pid: str) -> bool:
     return True
 
 
-def read_json(path: str | Path, what: str) -> Any:
-    """The content of a JSON file; numbers that are not finite are refused. Raises UserError, with the file's name, if
-    it is missing or not complete JSON; `what` says what it should be."""
+def read_json(path: str | Path, what: str, finite: bool = True) -> Any:
+    """The content of a JSON file; with `finite`, NaN and infinite numbers are refused. Raises UserError, with the file's
+    name, if it is missing or not complete JSON; `what` says what it should be."""
 
     def refused(constant: str):
         raise ValueError(f"it has {constant}")
 
     try:
-        return json.loads(Path(path).read_text("utf-8"), parse_constant=refused)
+        return json.loads(Path(path).read_text("utf-8"), parse_constant=refused if finite else None)
     except FileNotFoundError:
         raise UserError(f"{path}, {what}, is missing") from None
     except (OSError, ValueError, RecursionError) as e:

@@ -81,7 +81,7 @@ class Peak:
 def _allocated() -> int:
     """Anonymous memory of this process in bytes, from /proc; 0 without /proc."""
     try:
-        lines = Path("/proc/self/status").read_text().splitlines()
+        lines = Path("/proc/self/status").read_text("utf-8").splitlines()
     except OSError:
         return 0
     return next((1024 * int(line.split()[1]) for line in lines if line.startswith("RssAnon:")), 0)

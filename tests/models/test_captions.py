@@ -194,3 +194,15 @@ def test_reference_of_a_folder(tmp_path):
     assert made.features.shape == (5, 3)
     with pytest.raises(UserError, match="none has 0 pictures"):
         folder_reference(tmp_path / "none", centre, 16)
+
+
+@pytest.mark.parametrize("name", ["c.txt", "c.csv"])
+def test_captions_of_other_editors(tmp_path, name):
+    """A byte-order mark is no part of the first caption, a separator of lines within one does not end it."""
+    lines = ["a heart", "one\u2028two", "naïve"] + [f"caption {k}" for k in range(3)]
+    head = "caption\r\n" if name.endswith("csv") else ""
+    (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + (head + "\r\n".join(lines) + "\r\n").encode())
+    assert CaptionList("c", str(tmp_path / name), 2).read() == lines
+    (tmp_path / name).write_bytes("caption\nfünf\n".encode("latin-1"))
+    with pytest.raises(UserError, match="is not UTF-8 text"):
+        CaptionList("c", str(tmp_path / name), 0).read()

@@ -1,6 +1,7 @@
 """ImageNet's moments, stored once and drawn from in trainings, and the latents of shipped images."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -22,7 +23,9 @@ SIZES = {"n01": 4, "n02": 3, "n03": 4}  # pictures of each class
 def model(tmp_path, monkeypatch):
     """A small hub model with eleven pictures, of which five fill a shard, and the shipped autoencoder of colour
     images."""
-    model = replace(get_model("dit-xl-2-256"), name="tiny", resolution=32)
+    about = get_model("dit-xl-2-256")
+    config = tuple((about.config | {"num_embeds_ada_norm": len(SIZES)}).items())
+    model = replace(about, name="tiny", resolution=32, hub_config=config)
     monkeypatch.setenv("HARMONICA_WEIGHTS", str(tmp_path))
     monkeypatch.setenv("HARMONICA_DEVICE", "cpu")
     monkeypatch.setattr(training_images, "SHARD", 5)
@@ -37,6 +40,19 @@ def model(tmp_path, monkeypatch):
             colours = Image.fromarray(rng.integers(0, 256, (4, 5, 3), dtype=np.uint8))
             colours.resize((50, 40)).save(folder / name / f"{k}.{'png' if k % 2 else 'JPEG'}")
     return model
+
+
+@pytest.mark.parametrize("change", ["more", "fewer"])
+def test_another_number_of_classes_is_refused(model, change):
+    """A folder too many, such as a copy, shifts the labels of all that follow."""
+    if change == "more":
+        shutil.copytree(model.training_images / "n02", model.training_images / "n02 copy")
+    else:
+        shutil.rmtree(model.training_images / "n02")
+    with pytest.raises(UserError, match="folders with pictures, and the model has 3 classes"):
+        store_moments(model)
+    assert (get_model("dit-xl-2-512").classes, get_model("uvit-h-2-256").classes) == (1000, 1000)
+    assert (get_model("pocket-dit").classes, get_model("pocket-uvit").classes) == (10, 10)
 
 
 def shards(folder):
