@@ -11,7 +11,7 @@ from harmonica.experiments.experiment import Experiment
 from harmonica.models import Model
 from harmonica.plan import Plan
 from harmonica.samplers import make_sampler
-from harmonica.utils import UserError, unknown
+from harmonica.utils import UserError, digest, unknown
 
 MERGED = ("precision", "sampling", "latency", "converged")  # sections of the configuration
 
@@ -25,7 +25,8 @@ class Row:
 
     @property
     def slug(self) -> str:
-        return self.experiment.slug
+        """Names the files of this row; plans of one experiment that start from different plans differ."""
+        return self.experiment.slug + (f"-of-{digest(self.requires)[:8]}" if self.requires else "")
 
     @property
     def arguments(self) -> str:
