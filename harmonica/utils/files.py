@@ -86,7 +86,7 @@ def _is_alive(pid: str) -> bool:
 
 
 def read_json(path: str | Path, what: str, finite: bool = True) -> Any:
-    """The content of a JSON file; with `finite`, NaN and infinite numbers are refused. Raises UserError, with the file's
+    """The content of a JSON file; with `finite`, NaN and infinities are refused. Raises UserError, with the file's
     name, if it is missing or not complete JSON; `what` says what it should be."""
 
     def refused(constant: str):

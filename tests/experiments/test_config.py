@@ -61,3 +61,28 @@ def test_shipped_configurations(scale):
         rows = config.rows(about)
         expected = sum(len(config._cases(about, entry)) for entry in about["methods"])
         assert len({(r.case, r.slug) for r in rows}) == len(rows) == expected >= 5
+
+
+def test_plans_that_start_from_different_plans_are_different_experiments():
+    """A random plan has the reuses of the router of its own case and training seed."""
+    about = {
+        "scale": "pocket", "seeds": [0, 1], "sampler": "ddim", "cfg": 1.5,
+        "cases": {k: {"model": "pocket-dit", "steps": 6} for k in ("a", "b")},
+        "methods": ["full", "fora", {"harmonica": {"target_cur": {"a": 20, "b": 40}}}, "random_plan"],
+    }  # fmt: skip
+    rows = config.rows(about)
+    random = [r for r in rows if r.experiment.name == "random_plan"]
+    assert len({r.slug for r in random}) == 4
+    for r in random:
+        source = next(x for x in rows if x.slug == r.requires)
+        assert (source.case, source.experiment.seed) == (r.case, r.experiment.seed)
+    assert len({r.slug for r in rows if r.experiment.name == "fora"}) == 1  # a heuristic has no seed
+    assert [len(line) for line in config.by_method(rows)] == [1, 1, 2, 2] * 2
+
+
+def test_converged_solutions_are_of_deterministic_samplers():
+    about = config.tables(read_scale("pocket"), {"scale": "pocket"})["table2"]
+    found = {r.case: r.experiment.protocol for r in config.converged(about)}
+    assert set(found) == {"dpm-20", "dpm-20-3x"}
+    assert all((p.sampler, p.steps, p.cfg) == ("dpmsolver++", 150, about["cfg"]) for p in found.values())
+    assert config.converged(about | {"converged": None}) == []

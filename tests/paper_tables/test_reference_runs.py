@@ -23,10 +23,23 @@ def reference() -> pd.DataFrame:
 
 def test_rows(reference):
     shipped = yaml.safe_load((ROOT / "workflow" / "config" / "pocket.yaml").read_text())
-    rows = config.rows(config.tables(shipped, {})["table1"])
-    assert len(reference) == len(rows) and (reference.samples >= 5000).all()
+    rows = config.rows(config.tables(shipped, {"seeds": [0, 1, 2]})["table1"])
+    assert len(reference) == len(config.by_method(rows)) and (reference.samples >= 1000).all()
+    assert (reference.seeds > 1).sum() == sum(len(line) > 1 for line in config.by_method(rows)) > 10
     record = json.loads((REFERENCE / "table1.provenance.json").read_text())
     assert set(record["origins"]) == {r.slug for r in rows} and len(record["commit"]) >= 12
+
+
+def test_what_a_benchmark_must_show(reference):
+    """The control row is at distance 0, random reuse is further from the uncached images than HarmoniCa's reuse, and
+    DPM-Solver++ is closer to the converged solution than the uncached sampler it replaces."""
+    full = reference[reference.method == "Full"]
+    assert (full.FID_uncached.abs() < 1e-6).all() and full.PSNR.isna().all()
+    by = reference.set_index(["case", "method"])
+    for case in full.case:
+        assert by.FID_uncached[case, "Random plan"] > by.FID_uncached[case, "HarmoniCa"]
+    for case in ("50", "20", "10"):
+        assert by.PSNR_converged[case, "DPM-Solver++"] > by.PSNR_converged[case, "Full"] + 1
 
 
 def test_readme_shows_it(reference):
