@@ -2,9 +2,9 @@
 
 import errno
 import json
+import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from conftest import protocol
@@ -100,12 +100,13 @@ def test_a_plan_with_the_branches_of_another_model(capsys, tmp_path):
 
 
 def test_no_disk_space(capsys, tmp_path, monkeypatch):
-    def full(self, data):
-        raise OSError(errno.ENOSPC, "No space left on device", str(self))
+    def full(file):
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(os, "fsync", full)
     status, err = run(capsys, "plan", "fora", "-o", tmp_path / "p.safetensors")
-    assert status == 2 and "No space left on device" in err and not list(tmp_path.iterdir())
+    assert status == 2 and f"No space left on device: {tmp_path / 'p.safetensors'}" in err
+    assert not list(tmp_path.iterdir())
 
 
 def test_sample_and_measure(capsys, tmp_path):

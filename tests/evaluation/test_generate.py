@@ -81,12 +81,12 @@ def test_a_chunk_is_written_while_the_next_is_generated(tmp_path, monkeypatch):
 
 def test_a_full_disk_leaves_no_partial_file(tmp_path, monkeypatch):
     import errno
-    from pathlib import Path
+    import os
 
-    def full(self, data):
-        raise OSError(errno.ENOSPC, "No space left on device", str(self))
+    def full(file):
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         images_of(tmp_path)
     assert not list(tmp_path.iterdir())

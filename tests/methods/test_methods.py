@@ -15,6 +15,7 @@ from harmonica.models import MODELS
 from harmonica.plan import COMPUTE, Plan, Protocol, Router, macs
 from harmonica.training import loop
 from harmonica.training.beta_search import BetaSearch
+from harmonica.training.checkpoint import remove
 from harmonica.training.settings import LearnedSettings
 from harmonica.utils.errors import UserError
 from harmonica.utils.settings import described, parse
@@ -315,14 +316,15 @@ def test_a_stopped_training_resumes(name, tmp_path, monkeypatch):
     assert one_checkpoint(tmp_path)  # kept until the plan is written
 
 
-def test_a_training_that_missed_its_target_can_be_prolonged(tmp_path):
-    """What was trained is not lost: with more rounds the same command resumes from it."""
-    settings = {"beta": None, "target_cur": 30.0, "rounds": 2}
-    with pytest.raises(UserError, match="train for more rounds"):
-        experiment("sdt_ltc", **settings).make(checkpoint=tmp_path / "p.safetensors")
-    with pytest.raises(UserError, match="train for more rounds"):
-        experiment("sdt_ltc", **{**settings, "rounds": 4}).make(checkpoint=tmp_path / "p.safetensors")
-    assert one_checkpoint(tmp_path)
+def test_a_training_that_missed_its_target_starts_anew_with_more_rounds(tmp_path):
+    """The search for β depends on the number of rounds: what resumes is what was requested."""
+    settings = {"beta": None, "target_cur": 30.0}
+    for count, rounds in enumerate((2, 4), 1):
+        with pytest.raises(UserError, match="train for more rounds"):
+            experiment("sdt_ltc", **settings, rounds=rounds).make(checkpoint=tmp_path / "p.safetensors")
+        assert len([p for p in tmp_path.iterdir() if ".round" not in p.name]) == count
+    remove(tmp_path / "p.safetensors")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_transferred_plan_takes_the_nearest_rows():

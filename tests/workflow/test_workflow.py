@@ -47,7 +47,7 @@ def test_nothing_is_trained_before_the_uncached_rows_are_checked(config):
     assert len(checks) == 4 and all("_full.json" in waits for _, waits in checks)
     assert len(trainings) == 16 and all("results/paper/checked/table1/" in waits for _, waits in trainings)
     first = [message for message, waits in sampled if "/checked/" not in waits]
-    assert len(sampled) == 113 and len(first) == 9
+    assert len(sampled) == 117 and len(first) == 9
     assert sum("_full, from image" in message for message in first) == 8  # and the converged solutions
 
 
