@@ -57,8 +57,8 @@ reference: setup
 	for t in $(TABLES); do \
 		cp $(POCKET)/$$t.csv $(POCKET)/$$t.md $(POCKET)/$$t.provenance.json results/reference/pocket/; \
 		cp $(POCKET)/figures/$$t-*.png results/reference/pocket/figures/ 2>/dev/null || true; done
-	$(BIN)/snakemake --cores $(CORES) --config images=5000 '$(SEEDS)' -- $(addprefix $(POCKET)/figures/,sweep.png memory.png \
-		lambda.png drift-50.png drift-20.png drift-10.png)
+	$(BIN)/snakemake --cores $(CORES) $(addprefix $(POCKET)/figures/,sweep.png memory.png lambda.png drift-50.png \
+		drift-20.png drift-10.png) --config images=5000 '$(SEEDS)'
 	cp $(POCKET)/figures/sweep.png $(POCKET)/figures/memory.png $(POCKET)/figures/lambda.png \
 		$(POCKET)/figures/drift-*.png results/reference/pocket/figures/
 

@@ -79,5 +79,5 @@ class CostTable:
             parts += [f"## {block.model.iloc[0]}, case {case}", rows_of_table(heads.values(), cells)]
         return "\n\n".join(parts) + "\n"
 
-    def draw(self, table: pd.DataFrame, measured: Measured, stem: Path) -> None:
+    def draw(self, table: pd.DataFrame, seeds: pd.DataFrame, measured: Measured, stem: Path) -> None:
         """It has no figures."""

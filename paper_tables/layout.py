@@ -190,10 +190,10 @@ class Table:
                 parts.append("The paper's claims here (difference and its 95 % interval):\n\n" + "\n".join(lines))
         return "\n\n".join(parts) + "\n"
 
-    def draw(self, table: pd.DataFrame, measured: Measured, stem: Path) -> None:
-        """Write the figures of the table: `stem`-speedup (against MACs), -real (against measured time), -router and
-        -samples, .png and .pdf."""
-        panels, seeds = table.assign(panel=self._panels(table, measured)), self.build(measured, seeds=True)
+    def draw(self, table: pd.DataFrame, seeds: pd.DataFrame, measured: Measured, stem: Path) -> None:
+        """Write the figures of the table, with the training seeds of its lines: `stem`-speedup (against MACs), -real
+        (against measured time), -router and -samples, .png and .pdf."""
+        panels = table.assign(panel=self._panels(table, measured))
         for name, x in (("speedup", "theoretical_speedup"), ("real", "speedup")):
             figures.speedup(panels, seeds, self.figure, x, stem.with_name(f"{stem.name}-{name}.png"))
         figures.routers(measured.lines, measured.plans, measured.routers, stem.with_name(f"{stem.name}-router.png"))

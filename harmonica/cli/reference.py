@@ -17,6 +17,8 @@ def add_arguments(parser) -> None:
 
 
 def run(args) -> None:
+    from dataclasses import replace
+
     from harmonica.evaluation.features.networks import fingerprint, get_extractor
     from harmonica.evaluation.references import adm_reference, folder_reference
 
@@ -27,10 +29,5 @@ def run(args) -> None:
             f"{args.source} is missing: pass one of ADM's files (`harmonica fetch`), or a folder of pictures"
         )
     of_folder = args.source.is_dir()
-    network = fingerprint(args.extractor)
-    made = (
-        folder_reference(args.source, extract, args.side, network=network)
-        if of_folder
-        else adm_reference(args.source, extract, network=network)
-    )
-    made.save(args.out)
+    made = folder_reference(args.source, extract, args.side) if of_folder else adm_reference(args.source, extract)
+    replace(made, network=fingerprint(args.extractor)).save(args.out)

@@ -2,7 +2,6 @@
 with the missing chunks, and a longer run adds to a shorter one."""
 
 import io
-import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import numpy as np
 from harmonica.models import get_model
 from harmonica.plan import Plan
 from harmonica.plan.costs import images_that_fit, weight_bytes
-from harmonica.utils import DAMAGED_NPZ, SAMPLING, UserError, digest, source_hash, write_atomic, write_npz
+from harmonica.utils import DAMAGED_NPZ, SAMPLING, UserError, digest, read_json, source_hash, write_atomic, write_npz
 from harmonica.utils.precision import itemsize_of
 
 SOURCES = (*SAMPLING, "models/loading.py", "evaluation/generate.py")
@@ -214,16 +213,16 @@ def read_manifests(paths: Sequence[str | Path]) -> dict[str, list[str]]:
     """Chunk files by experiment, from the manifests of all shards."""
     merged: dict[str, list[str]] = {}
     for path in paths:
+        manifest = read_json(path, "a manifest of images")
         try:
-            manifest = json.loads(Path(path).read_text("utf-8"))
             for name, files in manifest["images"].items():
                 merged.setdefault(name, []).extend(files)
-        except (ValueError, KeyError, AttributeError, TypeError) as e:
+        except (KeyError, AttributeError, TypeError) as e:
             raise UserError(f"{path} is not a manifest of images ({type(e).__name__})") from None
     return merged
 
 
 def made_on(paths: Sequence[str | Path]) -> list[dict[str, str]]:
     """The different devices and precisions in the manifests of shards."""
-    found = [{k: v for k, v in json.loads(Path(p).read_text("utf-8")).items() if k != "images"} for p in paths]
+    found = [{k: v for k, v in read_json(p, "a manifest of images").items() if k != "images"} for p in paths]
     return [x for i, x in enumerate(found) if x not in found[:i]]

@@ -52,9 +52,7 @@ class Reference:
                   features=self.features, network=self.network)  # fmt: skip
 
 
-def adm_reference(
-    path: str | Path, extract: Callable[[np.ndarray], Features], chunk: int = 500, network: str = ""
-) -> Reference:
+def adm_reference(path: str | Path, extract: Callable[[np.ndarray], Features], chunk: int = 500) -> Reference:
     """The reference in one of ADM's files: statistics of the full set (mu, sigma, mu_s, sigma_s) as stored, and the
     features of its images (arr_0). Raises UserError for another file."""
     try:
@@ -66,12 +64,10 @@ def adm_reference(
     pooled = np.concatenate([extract(images[i : i + chunk]).pooled for i in range(0, len(images), chunk)])
     if pooled.shape[1] != len(stored[0]):
         raise UserError(f"{path} has {len(stored[0])} features per image, but the network gives {pooled.shape[1]}")
-    return Reference(Gaussian(*stored[:2]), Gaussian(*stored[2:]), pooled, network)
+    return Reference(Gaussian(*stored[:2]), Gaussian(*stored[2:]), pooled)
 
 
-def folder_reference(
-    folder: Path, extract: Callable[[np.ndarray], Features], side: int, chunk: int = 250, network: str = ""
-) -> Reference:
+def folder_reference(folder: Path, extract: Callable[[np.ndarray], Features], side: int, chunk: int = 250) -> Reference:
     """The reference of a folder's pictures: short side resized to `side` pixels, centre crop, ordered by name.
 
     Features of 10 000 evenly spaced ones are kept. Raises UserError for fewer than two pictures, or a damaged one.
@@ -90,7 +86,7 @@ def folder_reference(
     parts = (extract(np.stack([read(p) for p in files[i : i + chunk]])) for i in starts)
     pooled, spatial = (np.concatenate(x) for x in zip(*((f.pooled, f.spatial) for f in parts), strict=True))
     kept = np.linspace(0, len(files) - 1, min(len(files), 10_000)).round().astype(int)
-    return Reference(Gaussian.of(pooled), Gaussian.of(spatial), pooled[kept], network)
+    return Reference(Gaussian.of(pooled), Gaussian.of(spatial), pooled[kept])
 
 
 def get_reference(name: str, path: Path | None) -> Reference:

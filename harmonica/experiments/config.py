@@ -188,10 +188,15 @@ def _rows(config: dict[str, Any], case: str, about: dict[str, Any], entry: str |
             value = {str(k): v for k, v in value.items()}.get(case)
         if value is not None:
             settings[key] = value
-    sampler, cfg = about.get("sampler", config["sampler"]), about.get("cfg", config["cfg"])
+    sampler, cfg = _sampler_and_cfg(config, about)
     first = Experiment.of(about["model"], sampler, about["steps"], cfg, name, settings)
     seeds = config["seeds"] if first.method.seeded else [0]
     return [Row(case, replace(first, seed=seed), tuple(settings.items())) for seed in seeds]
+
+
+def _sampler_and_cfg(config: dict[str, Any], about: dict[str, Any]) -> tuple[str, float]:
+    """A case's own, or the table's."""
+    return about.get("sampler", config["sampler"]), about.get("cfg", config["cfg"])
 
 
 def by_method(table: list[Row]) -> list[list[Row]]:
@@ -207,8 +212,8 @@ def converged(config: dict[str, Any]) -> list[Row]:
     if not about:
         return out
     for case, own in config["cases"].items():
-        if not make_sampler(own.get("sampler", config["sampler"]), own["steps"]).stochastic:
-            cfg = own.get("cfg", config["cfg"])
+        sampler, cfg = _sampler_and_cfg(config, own)
+        if not make_sampler(sampler, own["steps"]).stochastic:
             out.append(Row(case, Experiment.of(own["model"], about["sampler"], about["steps"], cfg, "full", {}), ()))
     return out
 

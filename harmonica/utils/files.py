@@ -95,7 +95,7 @@ def read_json(path: str | Path, what: str, finite: bool = True) -> Any:
     try:
         return json.loads(Path(path).read_text("utf-8"), parse_constant=refused if finite else None)
     except FileNotFoundError:
-        raise UserError(f"{path}, {what}, is missing") from None
+        raise UserError(f"No such file: {path}, which should be {what}") from None
     except (OSError, ValueError, RecursionError) as e:
         raise UserError(f"{path} is not {what} ({type(e).__name__}: {str(e).splitlines()[0]})") from None
 

@@ -65,9 +65,10 @@ def run(args) -> None:
         images={slug: generate.read(sorted(files[slug])[:1]) for slug in lines if files},
     )  # fmt: skip
     table = about.build(measured)
-    if table.seeds.max() > 1 and args.metrics:
-        record["by_training_seed"] = json.loads(about.build(measured, seeds=True).to_json(orient="records"))
-    about.draw(table, measured, args.out / "figures" / args.table)
+    each = about.build(measured, seeds=True) if args.metrics else table
+    if len(each) > len(table):
+        record["by_training_seed"] = json.loads(each.to_json(orient="records"))
+    about.draw(table, each, measured, args.out / "figures" / args.table)
     write(args.out, args.table, table, about.markdown(table, measured), record)
 
 
