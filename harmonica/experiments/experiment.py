@@ -95,4 +95,8 @@ class Experiment:
             hardware = {"device": device(), "precision": precision}
             router = replace(router, origin=replace(router.origin, hardware=hardware))
             return router.plan(router.origin.notes["threshold"]), router
+        if task.clock:  # it ran the model
+            spent = round(time.perf_counter() - task.clock[0], 2)
+            cost = made.origin.cost | {"training_s": spent, "peak_MB": round(task.peak[0].megabytes(), 1)}
+            made = made.with_origin(cost=cost, hardware={"device": device(), "precision": precision})
         return made, None
