@@ -16,6 +16,7 @@ import yaml
 from harmonica.evaluation import generate
 from harmonica.evaluation.features import clip, lpips, networks
 from harmonica.experiments import Row, config as configuration, sharding
+from harmonica.methods import Reads
 from harmonica.methods.registry import source_file
 from harmonica.models import downloads, get_model
 from harmonica.training import LearnedSettings
@@ -81,6 +82,17 @@ def one_of(names: list[str]) -> str:
     return "|".join(map(re.escape, names)) or "none"
 
 
+def reads_nothing(row: Row) -> bool:
+    """Whether the plan is made from settings alone, as those of most heuristics."""
+    if is_learned(row) or row.requires:
+        return False
+    try:
+        return row.experiment.reads == Reads()
+    except UserError:
+        return False  # the plan's own job says why, if it is needed
+
+
+HEURISTIC = {slug: r for slug, r in BY_SLUG.items() if reads_nothing(r)}
 LEARNED = one_of([slug for slug, r in BY_SLUG.items() if is_learned(r)])
 COSTS = one_of([t for t in TABLES if TABLES[t].get("costs")])
 OF_IMAGES = one_of([t for t in TABLES if not TABLES[t].get("costs")])
@@ -134,10 +146,10 @@ def training_options(row: Row) -> str:
     )
 
 
-def drift_plans(case: str) -> list[str]:
-    """Plans of a case of table 1 that have a cache, of the first training seed."""
+def drift_slugs(case: str) -> list[str]:
+    """Rows of a case of table 1 that have a cache, of the first training seed."""
     return [
-        plan_file(rows[0].slug)
+        rows[0].slug
         for rows in configuration.by_method(rows_of_case("table1", case))
         if not rows[0].experiment.method.plain
     ]
@@ -163,11 +175,11 @@ def extra_figures() -> dict[str, dict]:
     if harmonica:
         out["lambda"] = {"what": "lambdas", "files": harmonica}
     for case in TABLES["table1"]["cases"]:
-        if drift_plans(case):
+        if drift_slugs(case):
             out[f"drift-{case}"] = {
                 "what": "drift",
                 "files": [f"{OUT}/drift/{case}.json"],
-                "others": drift_plans(case),
+                "others": plans(drift_slugs(case)),
                 "more": "--plans {others}",
             }
     names = [n for n in downloads.FILES if "router" in n]
@@ -194,8 +206,27 @@ def slugs_of(table: str) -> list[str]:
     return list(dict.fromkeys(r.slug for r in ROWS[table]))
 
 
+def plans(slugs: list[str]) -> list[str]:
+    """Plan files as inputs. All heuristics' plans are one job, whose other plans must not renew what depends on one:
+    `made_from` does."""
+    return [
+        ancient(plan_file(slug)) if slug in HEURISTIC else plan_file(slug)
+        for slug in slugs
+    ]
+
+
+def made_from(slugs: list[str]) -> str:
+    """Changes with what the heuristics' plans are made from: the rerun trigger of the jobs that read them."""
+    return files.digest([made_by(HEURISTIC[s]) for s in slugs if s in HEURISTIC])
+
+
+def made_by(row: Row) -> list[str]:
+    """Arguments, code and data of a plan."""
+    return [row.arguments, plan_code(row), plan_data(row)]
+
+
 def plans_of(table: str) -> list[str]:
-    return [plan_file(slug) for slug in slugs_of(table)]
+    return plans(slugs_of(table))
 
 
 def routers_of(table: str) -> list[str]:
@@ -279,7 +310,7 @@ def moments_of(row: Row) -> list[str]:
 def plan_needs(row: Row) -> list[str]:
     """A plan's inputs: the plan it starts from, and what its method reads."""
     reads = row.experiment.reads
-    needs = [plan_file(row.requires)] if row.requires else []
+    needs = plans([row.requires]) if row.requires else []
     needs += moments_of(row) if reads.images else []
     needs += checked(row) if reads.weights else []
     return needs + (parts_of([row]) if reads.weights else []) + fetched(*reads.files)

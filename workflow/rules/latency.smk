@@ -22,6 +22,7 @@ rule latency:
                 **TABLES[w.table]["latency"]
             )
         ),
+        made_from=lambda w: made_from(slugs_of(w.table)),
         code=files.source_hash(
             "evaluation/latency.py", "evaluation/statistics.py", *files.SAMPLING
         ),

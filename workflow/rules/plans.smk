@@ -1,4 +1,25 @@
-# A heuristic needs no weights, at most files or a plan; a learned method also writes a router.
+# All heuristics that read nothing, in one process: each takes milliseconds.
+rule plans:
+    output:
+        [plan_file(slug) for slug in HEURISTIC],
+    log:
+        f"{OUT}/logs/plans/all.log",
+    benchmark:
+        f"{OUT}/benchmarks/plans.tsv"
+    priority: 20
+    conda:
+        "../../environment.yml"
+    threads: 1
+    params:
+        plans=json.dumps({plan_file(s): r.arguments for s, r in HEURISTIC.items()}),
+        made_from=made_from(list(HEURISTIC)),
+    message:
+        "Making the plans of all heuristics"
+    shell:
+        "harmonica plans {params.plans:q} > {log} 2>&1"
+
+
+# Other heuristics read files or a plan; a learned method also writes a router.
 rule plan:
     input:
         lambda w: plan_needs(BY_SLUG[w.experiment]),
@@ -9,7 +30,9 @@ rule plan:
     benchmark:
         f"{OUT}/benchmarks/plan/{{experiment}}.tsv"
     wildcard_constraints:
-        experiment=one_of([slug for slug, r in BY_SLUG.items() if not is_learned(r)]),
+        experiment=one_of(
+            [s for s, r in BY_SLUG.items() if not (is_learned(r) or s in HEURISTIC)]
+        ),
     priority: lambda w: plan_priority(w.experiment)
     conda:
         "../../environment.yml"
@@ -21,6 +44,7 @@ rule plan:
             if BY_SLUG[w.experiment].requires
             else ""
         ),
+        source_made_from=lambda w: made_from([BY_SLUG[w.experiment].requires]),
         options=lambda w: training_options(BY_SLUG[w.experiment]),
         code=lambda w: plan_code(BY_SLUG[w.experiment]),
         data=lambda w: plan_data(BY_SLUG[w.experiment]),

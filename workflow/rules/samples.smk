@@ -1,6 +1,6 @@
 rule sample:
     input:
-        plans=lambda w: [plan_file(r.slug) for r in rows_of_group(w.table, w.group)],
+        plans=lambda w: plans([r.slug for r in rows_of_group(w.table, w.group)]),
         parts=lambda w: parts_of(rows_of_group(w.table, w.group)),
         networks=lambda w: networks_while_sampling(
             w.table, rows_of_group(w.table, w.group)
@@ -27,6 +27,7 @@ rule sample:
         options=lambda w: sampling_options(w.table, w.group),
         seed=lambda w: TABLES[w.table]["seed"],
         folder=f"{OUT}/samples/images",
+        made_from=lambda w: made_from([r.slug for r in rows_of_group(w.table, w.group)]),
         code=files.source_hash(*generate.SOURCES),
     message:
         "Generating {params.images} images per method for {wildcards.table}: {wildcards.group}, from image {params.first}"
