@@ -24,7 +24,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("--from", dest="sources", action="append", default=[], metavar="PLAN",
                         help="a plan that the method starts from")  # fmt: skip
     parser.add_argument("--processes", type=int, default=1, metavar="N",
-                        help="that share a training, each with a GPU; default: %(default)s")  # fmt: skip
+                        help="that share a training, each with a GPU; default: this one")  # fmt: skip
     _shared.compute_arguments(parser)
     parser.add_argument(
         "-o", "--out", type=Path, required=True, help="plan file; a trained router is written beside it"

@@ -105,7 +105,8 @@ def _train(task, settings, recipe, routed, guess, one_round, kept, caches, notes
         "beta_moves": search.moves,
         "recipe": recipe.__dict__ | {"betas": list(recipe.betas)},
     }
-    cost = {"training_s": spent - world * stalled, "images": 0, "updates": k * len(routed), "rounds": k, "generation_passes": 0}
+    cost = {"training_s": spent - world * stalled, "images": 0}
+    cost |= {"updates": k * len(routed), "rounds": k, "generation_passes": 0}
     if isinstance(weights := kept.get("weights"), Tensor):
         notes["lambda_by_step"] = weights.tolist()
     return task.router(logits.numpy(), cost, {**found, "loss": loss, **notes})

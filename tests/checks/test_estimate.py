@@ -21,7 +21,7 @@ ABOUT = {
     "scale": "pocket", "images": 40, "seed": 0, "seeds": [0], "sampler": "ddim", "cfg": 1.5,
     "cases": {"10": {"model": "pocket-dit", "steps": 10}},
     "precision": dict.fromkeys(("training", "sampling", "latency"), "float32"),
-    "sampling": {"grouping": "all", "shards": 2, "chunk": 20, "batch": 10},
+    "sampling": {"grouping": "all", "minutes": 0.01, "chunk": 20, "batch": 10},
     "latency": {"batch": 8, "rounds": 2, "max_rounds": 3},
 }  # fmt: skip
 

@@ -4,6 +4,7 @@ import re
 import shlex
 import sys
 import time
+from functools import cache
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -13,6 +14,7 @@ sys.path.insert(0, str(ROOT))
 
 import yaml
 
+from harmonica.checks import estimate
 from harmonica.evaluation import generate
 from harmonica.evaluation.features import clip, lpips, networks
 from harmonica.experiments import Row, config as configuration, sharding
@@ -62,7 +64,7 @@ try:
 except UserError as e:
     raise WorkflowError(str(e)) from None
 
-os.environ[job_log.RUN] = str(time.time())
+os.environ.setdefault(job_log.RUN, str(time.time()))  # jobs on other machines keep it
 shell.prefix(
     f'export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"; '
 )  # the rules' `harmonica` is this environment's
@@ -105,6 +107,7 @@ wildcard_constraints:
     table="[a-z0-9]+",
     case="[A-Za-z0-9@-]+",
     shard=r"\d+",
+    part=r"\d+",
 
 
 def all_cores() -> int:
@@ -250,13 +253,16 @@ def rows_of_group(table: str, group: str) -> list[Row]:
     return list(by_slug.values())
 
 
+@cache
 def sharding_of(table: str, group: str) -> tuple[int, int, int]:
     """Images, chunk and shards of a group, as harmonica.experiments.sharding takes them."""
-    about = TABLES[table]
+    about, every = TABLES[table], ROWS[table]
     images = about["images"]
     if group == SOLUTIONS:
         images = min(images, about["converged"]["images"])
-    return images, about["sampling"]["chunk"], about["sampling"]["shards"]
+        every = CONVERGED[table]
+    shards = estimate.shard_count(about, rows_of_group(table, group), every, images)
+    return images, about["sampling"]["chunk"], shards
 
 
 def manifests_of(table: str, rows: list[Row]) -> list[str]:
@@ -270,17 +276,6 @@ def manifests_of(table: str, rows: list[Row]) -> list[str]:
 
 def shard_range(table: str, group: str, shard: int) -> tuple[int, int]:
     return sharding.shard_range(*sharding_of(table, group), shard)
-
-
-def plan_priority(slug: str) -> int:
-    """Plans come before everything else, and the longest trainings first, so that no core waits for the last one."""
-    row = BY_SLUG[slug]
-    return 10 + (row.experiment.protocol.steps if is_learned(row) else 0)
-
-
-def uncached_priority(rows: list[Row]) -> int:
-    """At the paper scale, what `check` needs comes before everything else that takes time."""
-    return 15 * all(r.experiment.name == "full" for r in rows) if GPU else 0
 
 
 def plan_code(row: Row) -> str:
@@ -300,10 +295,25 @@ def fetched(*names: str) -> list[str]:
 
 def moments_of(row: Row) -> list[str]:
     """The posterior moments of ImageNet, for a method that trains on images."""
-    return (
-        [f"{OUT}/moments/{row.experiment.protocol.model}.json"]
-        if row.experiment.model.hub
-        else []
+    model = row.experiment.model
+    parts = moments_parts(model.name) if model.hub else 0
+    return [f"{OUT}/moments/{model.name}/{k}.json" for k in range(parts)]
+
+
+def moments_parts(model: str) -> int:
+    """Jobs that share the encoding of ImageNet."""
+    about = TABLES[table_of(model)]
+    return estimate.moments_parts(get_model(model), about)
+
+
+def table_of(name: str) -> str:
+    """The table of that name, or the first with a row or a model of it."""
+    if name in TABLES:
+        return name
+    return next(
+        table
+        for table, rows in ROWS.items()
+        if any(name in (r.slug, r.experiment.protocol.model) for r in rows)
     )
 
 

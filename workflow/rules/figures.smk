@@ -23,7 +23,7 @@ rule drift:
     message:
         "Measuring the drift of the latents, case {wildcards.case}"
     shell:
-        "harmonica drift {input} --seed {params.seed} {params.options} -o {output} > {log} 2>&1"
+        "HARMONICA_GPUS={resources.gpu} harmonica drift {input} --seed {params.seed} {params.options} -o {output} > {log} 2>&1"
 
 
 rule figure:

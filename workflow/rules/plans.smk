@@ -6,7 +6,7 @@ rule plans:
         f"{OUT}/logs/plans/all.log",
     benchmark:
         f"{OUT}/benchmarks/plans.tsv"
-    priority: 20
+    priority: FIRST
     conda:
         "../../environment.yml"
     threads: 1
@@ -33,10 +33,11 @@ rule plan:
         experiment=one_of(
             [s for s, r in BY_SLUG.items() if not (is_learned(r) or s in HEURISTIC)]
         ),
-    priority: lambda w: plan_priority(w.experiment)
     conda:
         "../../environment.yml"
     threads: 1
+    resources:
+        gpu=0,
     params:
         arguments=lambda w: BY_SLUG[w.experiment].arguments,
         source=lambda w: (
@@ -51,7 +52,8 @@ rule plan:
     message:
         "Making the plan {wildcards.experiment}"
     shell:
-        "harmonica plan {params.arguments} {params.source} {params.options} -o {output.plan} > {log} 2>&1"
+        "HARMONICA_GPUS={resources.gpu} harmonica plan {params.arguments} {params.source} {params.options} "
+        "--processes {resources.gpu} -o {output.plan} > {log} 2>&1"
 
 
 use rule plan as train with:
@@ -60,7 +62,10 @@ use rule plan as train with:
         router=f"{OUT}/plans/{{experiment}}.router.safetensors",
     wildcard_constraints:
         experiment=LEARNED,
+    priority: lambda w: priority("train", w.experiment)
     resources:
-        gpu=GPU,
+        gpu=lambda w: gpus_of(w.experiment),
+        runtime=lambda w, attempt: attempt * minutes("train", w.experiment),
+        mem_mb=lambda w, attempt: attempt * memory_mb("train", w.experiment),
     message:
         "Training the router {wildcards.experiment}"
