@@ -16,6 +16,7 @@ from harmonica.utils.errors import UserError
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 REQUESTED = "HARMONICA_GPUS"  # set by the workflow: how many GPUs a command takes
+_TAKEN = "HARMONICA_GPUS_TAKEN"  # by this process, or by the one that shares its work
 POLL_S = 1.0
 
 
@@ -49,6 +50,12 @@ def take_requested() -> None:
     if count > len(devices):
         raise UserError(f"a job needs {count} GPUs and this machine has {len(devices)}: run with --resources gpu=1")
     os.environ[VISIBLE] = ",".join(_take(count, devices))
+    os.environ[_TAKEN] = str(count)
+
+
+def taken() -> int:
+    """GPUs that this command has taken."""
+    return int(os.environ.get(_TAKEN, 0))
 
 
 def _take(count: int, devices: list[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The workflow on a cluster: Slurm's own daemons on this machine, with one node of four cores that are really shared."""
+"""The workflow on a cluster: Slurm's own daemons on this machine, with one node of four cores."""
 
 import json
 import os

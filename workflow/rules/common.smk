@@ -71,6 +71,7 @@ shell.prefix(
 
 SCALE = config["scale"]
 OUT = f"results/{SCALE}"
+SAMPLES = os.environ.get("HARMONICA_SAMPLES", f"{OUT}/samples/images")
 GPU = int(SCALE == "paper")
 BY_SLUG = {r.slug: r for t in TABLES for r in [*CONVERGED[t], *ROWS[t]]}
 

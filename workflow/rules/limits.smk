@@ -37,7 +37,9 @@ def priority(rule: str, *wildcards: str) -> int:
     job = estimated(rule, *wildcards)
     if job:
         return round(urgency(table_of(wildcards[0]))[job] / 60)
-    return 10 + BY_SLUG[wildcards[0]].experiment.protocol.steps if rule == "train" else 0
+    return (
+        10 + BY_SLUG[wildcards[0]].experiment.protocol.steps if rule == "train" else 0
+    )
 
 
 def minutes(rule: str, *wildcards: str) -> int:

@@ -30,7 +30,7 @@ rule sample:
         chunk=lambda w: TABLES[w.table]["sampling"]["chunk"],
         options=lambda w: sampling_options(w.table, w.group),
         seed=lambda w: TABLES[w.table]["seed"],
-        folder=f"{OUT}/samples/images",
+        folder=SAMPLES,
         made_from=lambda w: made_from([r.slug for r in rows_of_group(w.table, w.group)]),
         code=files.source_hash(*generate.SOURCES),
     message:
