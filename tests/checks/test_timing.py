@@ -41,7 +41,7 @@ def test_a_run_on_a_cluster(tmp_path):
     assert line(text, "sample") == ["sample", "2", "5400.0", "2.0", "3600.0", "5.0", "1.500", "1"]
     assert line(text, "train") == ["train", "1", "10.0", "1.0", "10.0", "0.0", "0.006", "0"]
     assert line(text, "check")[-1] == "1"
-    assert "on 2 machines of a cluster" in text and "1.506 GPU-hours" in text
+    assert "on 2 machine(s) of a cluster" in text and "1.506 GPU-hours" in text
 
 
 def test_a_run_of_one_machine(tmp_path):

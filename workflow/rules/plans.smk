@@ -65,6 +65,7 @@ use rule plan as train with:
     priority: lambda w: priority("train", w.experiment)
     resources:
         gpu=lambda w: gpus_of(w.experiment),
+        nodes=1,
         runtime=lambda w, attempt: attempt * minutes("train", w.experiment),
         mem_mb=lambda w, attempt: attempt * memory_mb("train", w.experiment),
     message:
