@@ -11,7 +11,7 @@ import bisect
 import heapq
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,6 +23,7 @@ from harmonica.experiments import config as configuration
 from harmonica.models import Model, get_model
 from harmonica.models.captions import TRAINING_CAPTIONS
 from harmonica.plan import REUSE, Plan, macs
+from harmonica.plan import Protocol as SamplingProtocol
 from harmonica.plan.costs import run_bytes, weight_bytes
 from harmonica.training import LearnedSettings
 from harmonica.training.memory import Split
@@ -77,6 +78,10 @@ class Estimate:
     speed: Callable[[Model], Speed]
     start_up_s: float = START_UP_S
 
+    @cached_property
+    def rows(self) -> dict[str, list[Row]]:
+        return {table: configuration.rows(about) for table, about in self.tables.items()}
+
     def jobs(self) -> list[Job]:
         """All jobs, those that others wait for first. Raises UserError if a job does not fit into gpu_memory."""
         out: list[Job] = []
@@ -86,16 +91,16 @@ class Estimate:
         for table, about in self.tables.items():
             if not about.get("costs"):
                 self._images(out, table, about, plans, first, prepared)
-        for about in self.tables.values():
-            for row in configuration.rows(about):
+        for table in self.tables:
+            for row in self.rows[table]:
                 if row.slug not in plans:
                     waits = prepared[row.experiment.protocol.model]
-                    self._plan(out, about, row, plans, waits + _of(first, row))
+                    self._plan(out, table, row, plans, waits + _of(first, row))
         return out
 
     def _prepared(self, out: list[Job]) -> dict[str, list[Job]]:
         """What comes before a model's jobs: embedded captions, and encoded images if a method reads them."""
-        rows = [(about, r) for about in self.tables.values() for r in configuration.rows(about)]
+        rows = [(about, r) for table, about in self.tables.items() for r in self.rows[table]]
         done: dict[str, list[Job]] = {r.experiment.protocol.model: [] for _, r in rows}
         for name in done:
             model, speed = get_model(name), self.speed(get_model(name))
@@ -117,13 +122,13 @@ class Estimate:
         out += [job for jobs in done.values() for job in jobs]
         return done
 
-    def _plan(self, out: list[Job], about: dict, row: Row, plans: dict[str, Job], after: list[Job]) -> None:
+    def _plan(self, out: list[Job], table: str, row: Row, plans: dict[str, Job], after: list[Job]) -> None:
         """The training of a row; other plans cost nothing, but wait for the plan they start from."""
-        e = row.experiment
+        e, about = row.experiment, self.tables[table]
         if not isinstance(e.method, LearnedSettings):
-            source = next((r for r in configuration.rows(about) if r.slug == row.requires), None)
+            source = next((r for r in self.rows[table] if r.slug == row.requires), None)
             if source and source.slug not in plans:
-                self._plan(out, about, source, plans, after)
+                self._plan(out, table, source, plans, after)
             plans[row.slug] = plans[source.slug] if source else Job("plan", 0.0)
             return
         precision = configuration.precision(about, "training", e.model)
@@ -159,7 +164,7 @@ class Estimate:
         prepared: dict[str, list[Job]],
     ) -> None:
         """Sampling, metrics and latency of a table."""
-        rows, sampling, every = configuration.rows(about), about["sampling"], about["images"]
+        rows, sampling, every = self.rows[table], about["sampling"], about["images"]
         once = sorted({r.slug: r for r in rows}.values(), key=lambda r: r.experiment.name != "full")
         with_features = "keep" in sampling
         solutions = list({r.slug: r for r in configuration.converged(about)}.values())
@@ -173,7 +178,7 @@ class Estimate:
                 e, model = row.experiment, row.experiment.model
                 own = prepared[e.protocol.model] + _of(first, row)
                 if row.slug not in plans:
-                    self._plan(out, about, row, plans, own)
+                    self._plan(out, table, row, plans, own)
                 waits += [*own, plans[row.slug]]
                 speed, precision = self.speed(model), configuration.precision(about, "sampling", model)
                 plan = stand_in(row)
@@ -274,9 +279,15 @@ def stand_in(row: Row) -> Plan:
     e = row.experiment
     if not _is_predicted(row):
         return _made(e)
-    actions = np.zeros((e.protocol.steps, len(e.model.layout.branches)), np.uint8)
+    return _alternating(e.protocol)
+
+
+@cache
+def _alternating(protocol: SamplingProtocol) -> Plan:
+    """Every branch is computed and reused in turn, so that the cache has all of them."""
+    actions = np.zeros((protocol.steps, len(get_model(protocol.model).layout.branches)), np.uint8)
     actions[1::2] = REUSE
-    return Plan(actions, e.protocol)
+    return Plan(actions, protocol)
 
 
 def _evaluations(row: Row, table: list[Row]) -> float:

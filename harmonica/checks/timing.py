@@ -46,7 +46,9 @@ def report(folder: Path) -> str:
     if any(t["scheduled"] for _, t in jobs):
         machines = len({t["machine"] for _, t in jobs})
         gpu_hours = sum(t["gpus"] * t["total_s"] for _, t in jobs) / 3600
-        out.append(f"the workflow's last run: {wall:.0f} s on {machines} machine(s) of a cluster, {busy / wall:.1f} jobs")
+        out.append(
+            f"the workflow's last run: {wall:.0f} s on {machines} machine(s) of a cluster, {busy / wall:.1f} jobs"
+        )
         out.append(
             f"side by side on average, {gpu_hours:.3f} GPU-hours, {100 * start / busy:.1f} % of the jobs start-up"
         )

@@ -82,15 +82,11 @@ def slurm(tmp_path):
         CONF.unlink()
 
 
-def kill(*words: str) -> bool:
-    """Kill a process whose command line has all the words."""
-    for process in psutil.process_iter(["cmdline"]):
+def kill(folder: Path, *words: str) -> bool:
+    """Kill the process that runs in this folder and whose command line has all the words."""
+    for process in psutil.process_iter(["cmdline", "cwd"]):
         command = " ".join(process.info["cmdline"] or ())
-        if (
-            "-m snakemake" not in command
-            and "sh" != Path(command.split(" ")[0]).name
-            and all(w in command for w in words)
-        ):
+        if process.info["cwd"] == str(folder) and all(w in command for w in words):
             process.kill()
             return True
     return False
@@ -113,7 +109,7 @@ def test_a_table_on_a_cluster(slurm, tmp_path):
         run = subprocess.Popen(command, cwd=project.folder, env=env, stdout=log, stderr=log)
         killed, most = False, 0
         while run.poll() is None:
-            killed = killed or kill("harmonica sample", "all/shard1.json")
+            killed = killed or kill(project.folder, "bin/harmonica sample", "all/shard1.json")
             running = subprocess.run(["squeue", "-h", "-t", "R"], capture_output=True, text=True).stdout
             most = max(most, len(running.splitlines()))
             time.sleep(0.3)
