@@ -47,11 +47,10 @@ def report(folder: Path) -> str:
         machines = len({t["machine"] for _, t in jobs})
         gpu_hours = sum(t["gpus"] * t["total_s"] for _, t in jobs) / 3600
         out.append(
-            f"the workflow's last run: {wall:.0f} s on {machines} machine(s) of a cluster, {busy / wall:.1f} jobs"
+            f"the workflow's last run: {wall:.0f} s on {machines} machine(s) of a cluster, {gpu_hours:.3f} GPU-hours"
         )
-        out.append(
-            f"side by side on average, {gpu_hours:.3f} GPU-hours, {100 * start / busy:.1f} % of the jobs start-up"
-        )
+        out.append(f"  jobs side by side, on average: {busy / wall:.1f}")
+        out.append(f"  imports and loading in the jobs: {100 * start / busy:.1f} %")
         return "\n".join(out)
     alone = sum(t["total_s"] for name, t in jobs if name == "latency")  # has all cores
     cores = len(os.sched_getaffinity(0))
