@@ -6,12 +6,13 @@ trained by gradients through whole trajectories under the plan, on the error of 
 search that is judged in the same way (training/step_search.py); a budget in MACs takes the place of β.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from harmonica.methods import Method, Reads, Task, setting
 from harmonica.plan import Plan, Protocol
-from harmonica.training.step_search import SearchSettings, searched
+from harmonica.training import Work
+from harmonica.training.step_search import FORECASTS, SearchSettings, searched
 from harmonica.utils import UserError
 
 LARGEST = {"outputs": 4, "candidates": 1000, "rounds": 100_000, "fit_images": 100_000, "batch": 1024}
@@ -20,6 +21,7 @@ LARGEST = {"outputs": 4, "candidates": 1000, "rounds": 100_000, "fit_images": 10
 @dataclass(frozen=True, kw_only=True)
 class HarmoniCaForecast(SearchSettings, Method):
     title = "HarmoniCa-Forecast"
+    heading = FORECASTS
     seeded = True
 
     outputs: int = setting(3, "computed outputs that a forecast takes, 1 to 4")
@@ -48,6 +50,19 @@ class HarmoniCaForecast(SearchSettings, Method):
 
     def reads(self, protocol: Protocol) -> Reads:
         return Reads(weights=True)
+
+    def work(self, protocol: Protocol, scale: str) -> Work:
+        keys = self.key_steps(protocol)
+        updates = self.rounds * (1 + self.candidates / 5) * keys
+        evaluated = self.fit_images * ((self.candidates + 1) * keys + protocol.steps)
+        searched = super().work(protocol, scale)
+        return replace(
+            searched,
+            updates=updates * self.batch,
+            evaluations=searched.evaluations + evaluated,
+            batch=self.batch,
+            graph_steps=round(keys),
+        )
 
     def make(self, task: Task) -> Plan:
         from harmonica.training.closed_loop import ClosedLoop

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 
 from harmonica.methods import Method, Reads, Task
 from harmonica.plan import Plan, Protocol
-from harmonica.training.step_search import SearchSettings, searched
+from harmonica.training.step_search import FORECASTS, SearchSettings, searched
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepSearch(SearchSettings, Method):
     title = "Step search"
+    heading = FORECASTS
     seeded = True
 
     def label(self) -> str:

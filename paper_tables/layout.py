@@ -93,7 +93,8 @@ class Table:
         return {
             "scale": measured.scale, "model": model.title, "resolution": model.resolution,
             "sampler": SAMPLERS[plan.protocol.sampler], "cfg": e.protocol.cfg, "case": line[0].case,
-            "method": e.method.label(), **({"settings": _settings(line[0])} if self.settings else {}),
+            "heading": e.method.heading, "method": e.method.label(),
+            **({"settings": _settings(line[0])} if self.settings else {}),
             "steps": plan.steps, "seeds": len(line), **self._with_intervals(line, measured),
             "CUR": measured.plan_mean(line, lambda p: p.cur), "GMACs": halves * own_macs / 1e9,
             "theoretical_speedup": macs(plans[base.slug], model.layout) / own_macs,
@@ -305,7 +306,11 @@ def _block(block: pd.DataFrame, heads: dict[str, str], published: bool = False) 
     best = {k: m.sign * (m.sign * rivals[k]).max() for k, m in METRICS.items() if k in block}
     rows = []
     beside = _beside(block, heads) if published else [{}] * len(block)
+    under = ""
     for i, (_, row) in enumerate(block.iterrows()):
+        if isinstance(row.get("heading"), str) and row.heading != under:
+            under = row.heading
+            rows.append([f"*{under}*", *[""] * (len(heads) - 1)])
         cells = []
         for k in heads:
             text = _cell(k, row[k]) + _half_width(k, row)

@@ -40,6 +40,7 @@ class Method(ABC):
     title: ClassVar[str]  # as tables print it
     kinds: ClassVar[tuple[str, ...]] = ()  # of backbone it is for ("dit", "pixart", "uvit"); () is all
     requires: ClassVar[str] = ""  # the method whose plan it starts from, in task.plans
+    heading: ClassVar[str] = ""  # of the rows of a table that it stands under, after those without one
     plain: ClassVar[bool] = False  # every branch is computed at every step: a rival of caching
     seeded: ClassVar[bool] = False  # its plan depends on the seed
 

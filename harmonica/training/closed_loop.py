@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 
+from harmonica.backbones.base import Backbone
 from harmonica.execution import Guided, Planned, denoise
 from harmonica.execution.denoise import under_policy
 from harmonica.plan import COMPUTE, FORECASTS, Plan, Protocol, all_compute
@@ -64,7 +67,9 @@ class ClosedLoop:
     def _run(self, plan: Plan, rows: slice, weights: Tensor | None = None) -> Tensor:
         model = Guided.by(plan.protocol, self.backbone, self.labels[rows])
         sampler = make_sampler(plan.protocol.sampler, plan.steps, self.backbone.schedule)
-        policy = Planned(self.backbone, plan, weights=weights)
+        recomputed = weights is not None and self.backbone.device.type != "cpu"
+        branches: Any = _Recomputed(self.backbone) if recomputed else self.backbone
+        policy = Planned(branches, plan, weights=weights)
         output = under_policy(model, sampler, policy)
         noise = self.start.noise[rows]
         self.evaluations += float((plan.actions == COMPUTE).mean(axis=1).sum()) * len(noise)
@@ -104,6 +109,20 @@ class ClosedLoop:
         for k in range(rounds):
             first = k % count * batch
             yield slice(first, first + batch)
+
+
+class _Recomputed:
+    """A backbone whose branches are computed again for their gradients instead of keeping activations: the graph of a
+    whole trajectory would not fit into a GPU."""
+
+    def __init__(self, backbone: Backbone):
+        self._backbone = backbone
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backbone, name)
+
+    def delta(self, i: int, x: Tensor, ctx: Any) -> Tensor:
+        return checkpoint(self._backbone.delta, i, x, ctx, use_reentrant=False)
 
 
 def _widened(plan: Plan, outputs: int) -> tuple[np.ndarray, np.ndarray]:

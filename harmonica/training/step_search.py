@@ -16,11 +16,12 @@ import numpy as np
 from harmonica.plan import COMPUTE, FORECAST, SPAN_FORECAST, Plan, Protocol, macs, macs_at
 from harmonica.plan.forecast import extrapolation
 from harmonica.samplers import make_sampler
-from harmonica.training.key_search import Keys, search, starts
+from harmonica.training.key_search import BENDS, Keys, search, starts
 from harmonica.training.settings import Work
 from harmonica.utils import UserError, setting
 
 FORMS = {"last": SPAN_FORECAST, "branches": FORECAST}
+FORECASTS = "Forecasts, this suite's own"  # the heading of the methods built on the search, in tables
 ROUNDS = 2  # forms and orders that are searched, those with the best starts
 
 
@@ -50,8 +51,17 @@ class SearchSettings:
 
     def work(self, protocol: Protocol, scale: str) -> Work:
         """What a search computes."""
-        computed = protocol.steps * (1 - self.target_cur / 100)
-        return Work(evaluations=self.images * (self.evaluations * computed), batch=self.images)
+        return Work(evaluations=self.judged * self.images * self.key_steps(protocol), batch=self.images)
+
+    @property
+    def judged(self) -> int:
+        """Sets of key steps that are judged, those that the search begins with among them."""
+        combinations = (len(FORMS) if self.form == "best" else 1) * (3 if self.order is None else 1)
+        return self.evaluations + combinations * 2 * len(BENDS)
+
+    def key_steps(self, protocol: Protocol) -> float:
+        """Key steps that the budget pays for, about."""
+        return max(1.0, protocol.steps * (1 - self.target_cur / 100))
 
 
 def searched(task, settings: SearchSettings) -> list[Plan]:

@@ -95,7 +95,20 @@ def reads_nothing(row: Row) -> bool:
         return False  # the plan's own job says why, if it is needed
 
 
+def runs_model(row: Row) -> bool:
+    """Whether making the plan runs the model."""
+    try:
+        return row.experiment.reads.weights
+    except UserError:
+        return False  # as above
+
+
 HEURISTIC = {slug: r for slug, r in BY_SLUG.items() if reads_nothing(r)}
+SEARCHED = {
+    slug
+    for slug, r in BY_SLUG.items()
+    if slug not in HEURISTIC and not is_learned(r) and runs_model(r)
+}
 LEARNED = one_of([slug for slug, r in BY_SLUG.items() if is_learned(r)])
 COSTS = one_of([t for t in TABLES if TABLES[t].get("costs")])
 OF_IMAGES = one_of([t for t in TABLES if not TABLES[t].get("costs")])
@@ -146,7 +159,7 @@ def training_options(row: Row) -> str:
     """Precision and memory of a training; the tables of a run agree."""
     table = next(iter(TABLES))
     return (
-        compute_options("training", table, models_of([row])) if is_learned(row) else ""
+        compute_options("training", table, models_of([row])) if runs_model(row) else ""
     )
 
 
@@ -281,7 +294,7 @@ def shard_range(table: str, group: str, shard: int) -> tuple[int, int]:
 
 def plan_code(row: Row) -> str:
     """Changes with the code that makes this plan."""
-    common = TRAINING if is_learned(row) else ("plan", "samplers")
+    common = TRAINING if runs_model(row) else ("plan", "samplers")
     return files.source_hash(source_file(row.experiment.name), "methods", *common)
 
 
