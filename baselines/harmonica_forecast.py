@@ -70,9 +70,8 @@ class HarmoniCaForecast(SearchSettings, Method):
         plans = searched(task, self)
         loop = ClosedLoop(task, plans[0].protocol, self.fit_images, self.against)
         fit = partial(loop.fit, outputs=self.outputs, batch=min(self.batch, self.fit_images), rate=self.rate)
-        tried = [
-            fit(p, rounds=self.rounds // 5, name=f"{task.name}, {k}") for k, p in enumerate(plans[: self.candidates])
-        ]
+        few = partial(fit, rounds=max(1, self.rounds // 5))
+        tried = [few(p, name=f"{task.name}, {k}") for k, p in enumerate(plans[: self.candidates])]
         best = max(tried, key=loop.value)
         plan = fit(best, rounds=self.rounds, name=task.name)
         notes = best.origin.notes | {"dB_searched": best.origin.notes["dB"], "dB": round(loop.value(plan), 2)}
