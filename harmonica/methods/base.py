@@ -159,8 +159,8 @@ class Task:
         weights: np.ndarray | None = None,
         **notes,
     ) -> Plan:
-        """The plan of actions (steps, branches), maybe for another sampler, with the `weights` of forecasts; `notes` are
-        the method's findings."""
+        """The plan of actions (steps, branches), maybe for another sampler, with the `weights` of forecasts; `notes`
+        are the method's findings."""
         protocol = replace(
             self.protocol, steps=len(actions), prior_noise=prior_noise, sampler=sampler or self.protocol.sampler
         )

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from harmonica.experiments import Experiment
 from harmonica.plan import COMPUTE, FORECAST, FORECASTS, SPAN_FORECAST, Plan
 from harmonica.plan.forecast import extrapolation, lagrange
+from harmonica.utils import UserError
 
 
 def forecast_of(plan: Plan, branch: int, values: np.ndarray) -> np.ndarray:
@@ -74,5 +75,5 @@ def test_orders_may_differ_by_step_and_times_by_schedule():
     ("settings", "says"), [({"order": 4}, "order must be in"), ({"interval": 0}, "interval must be")]
 )
 def test_settings_out_of_range(settings, says):
-    with pytest.raises(Exception, match=says):
+    with pytest.raises(UserError, match=says):
         Experiment.of("pocket-dit", "ddim", 20, 1.5, "taylorseer", settings)
