@@ -87,7 +87,8 @@ class Table:
         model, plan, first = e.model, plans[line[0].slug], measured.of(line[0])
         halves = 1 if e.protocol.cfg == 1 else 2
         own_macs = measured.plan_mean(line, lambda p: macs(p, model.layout))
-        timed = measured.latency["plans"]
+        assert measured.latency
+        timed = measured.latency.plans
         full, own = timed[base.slug]["rounds_s"], [timed[r.slug]["rounds_s"] for r in line]
         paper = self.published(e, plan.steps) if published else {}
         return {
@@ -139,6 +140,7 @@ class Table:
     def markdown(self, table: pd.DataFrame, measured: Measured) -> str:
         """One readable table per case; the best value of each metric among the accelerated rows is bold."""
         first, latency, scale = table.iloc[0], measured.latency, measured.scale
+        assert latency
         extractor = f"**{first.extractor}**"
         if scale == "pocket":
             extractor += " (not Inception: comparable only with each other, at equal N)"
@@ -154,7 +156,7 @@ class Table:
             "spread is in the intervals; the CSV has their standard deviations (`_sd`)." if table.seeds.max() > 1 else
             " Learned methods have one training seed, so intervals do not say how much another seed would change."
         )  # fmt: skip
-        batches = " or ".join(str(b) for b in sorted({r["batch"] for r in latency["plans"].values()}))
+        batches = " or ".join(str(b) for b in sorted({r["batch"] for r in latency.plans.values()}))
         features = [k for k in self.shown if METRICS[k].needs == "features"]
         clip = (
             f" CLIP is 100·max(cos, 0) by open_clip's **{first.clip_model}**, without prefix."
@@ -168,8 +170,8 @@ class Table:
             f"# {self.title}, {scale} scale",
             f"{first['samples']} images per row, guidance scale {first.cfg:g}. {', '.join(features)}: in the features "
             f"of {extractor}.{clip} PSNR, SSIM: to the uncached image of the same seed{kept['N_pairs']}.{converged}",
-            f"Latency: a batch of {batches} from noise to latents on {latency['device']} ({latency['threads']} "
-            f"threads, {latency['precision']}), median of {latency['rounds']} interleaved rounds{_spread(table)}. "
+            f"Latency: a batch of {batches} from noise to latents on {latency.device} ({latency.threads} "
+            f"threads, {latency.precision}), median of {latency.rounds} interleaved rounds{_spread(table)}. "
             "GMACs and cache: one image, both guidance halves. Theory × and Real × are against the case's uncached "
             f"row; Real × is the ratio of median latencies.{source}",
             f"±: 95 % intervals over the images.{seeds} Bold: the best accelerated row, and those that do not differ "

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from harmonica.models.shipped import verified
 from harmonica.utils import UserError, file_hash, weights_folder, write_atomic
 
 SHARD = 500  # captions in one file of embeddings
@@ -37,7 +38,7 @@ class CaptionList:
         if self.sha256 and self.hash != self.sha256:
             raise UserError(f"{self.path} is not the list {self.name}: its sha256 begins with {self.hash[:12]}")
         try:
-            text = self.path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
+            text = verified(self.path).read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
         except UnicodeDecodeError as e:
             raise UserError(f"{self.path} is not UTF-8 text (byte {e.start}): convert it") from None
         if self.path.suffix == ".csv":

@@ -2,19 +2,8 @@
 
 import difflib
 import os
-import struct
 import sys
-import tokenize
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable
-
-# what numpy raises for an .npz with flipped bits: its header is Python source, its sizes may be absurd
-DAMAGED_NPZ = (
-    OSError, ValueError, KeyError, EOFError, TypeError, IndexError, SyntaxError, MemoryError, OverflowError,
-    RecursionError, NotImplementedError, AttributeError, tokenize.TokenError, struct.error, zlib.error,
-    zipfile.BadZipFile,
-)  # fmt: skip
 
 
 class UserError(Exception):

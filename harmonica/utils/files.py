@@ -2,7 +2,6 @@
 
 import glob
 import hashlib
-import io
 import json
 import os
 import platform
@@ -98,15 +97,6 @@ def read_json(path: str | Path, what: str, finite: bool = True) -> Any:
         raise UserError(f"No such file: {path}, which should be {what}") from None
     except (OSError, ValueError, RecursionError) as e:
         raise UserError(f"{path} is not {what} ({type(e).__name__}: {str(e).splitlines()[0]})") from None
-
-
-def write_npz(path: str | Path, **arrays) -> None:
-    """Write compressed arrays, atomically."""
-    import numpy as np
-
-    data = io.BytesIO()
-    np.savez_compressed(data, **arrays)
-    write_atomic(path, data.getvalue())
 
 
 def write_json(path: str | Path, obj: Any) -> None:

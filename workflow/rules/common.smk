@@ -93,6 +93,7 @@ wildcard_constraints:
     table="[a-z0-9]+",
     case="[A-Za-z0-9@-]+",
     shard=r"\d+",
+    side=r"\d+",
 
 
 def all_cores() -> int:
@@ -319,8 +320,9 @@ def case_model(table: str, case: str):
 
 def reference_of(table: str, case: str) -> list[str]:
     """The reference of a case's metrics, if the extractor has none of its own."""
-    name = case_model(table, case).reference
-    return [f"{OUT}/reference/{name}"] if name else []
+    model = case_model(table, case)
+    path = f"{OUT}/reference/{model.resolution}/{model.reference}"
+    return [path] if model.reference else []
 
 
 def captions_of(*models: str) -> list[str]:
