@@ -40,5 +40,5 @@ def run(args) -> None:
         times = f"{ratio:5.2f} x the first ({q1:.2f} … {q3:.2f})"
         print(f"{name:60} {1000 * row['latency_s']:9.1f} ms  {times}", file=sys.stderr)
     if args.out:
-        about = _shared.hardware(args.precision) | {"threads": torch.get_num_threads()}
-        Latency(**about, batch=args.batch, rounds=len(first), plans=result).save(args.out)
+        about, threads = _shared.hardware(args.precision), torch.get_num_threads()
+        Latency(**about, batch=args.batch, rounds=len(first), threads=threads, plans=result).save(args.out)

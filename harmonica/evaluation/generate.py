@@ -66,7 +66,9 @@ def generate(
             size = min(chunk, first + count - start)
             files.append(folder / f"{start:06d}-{start + size - 1:06d}.npz")
             kept = keep is None or start < keep
-            if (not kept or _complete(files[-1], start, size)) and (extract is None or _measured(files[-1], start, size)):
+            if (not kept or _complete(files[-1], start, size)) and (
+                extract is None or _measured(files[-1], start, size)
+            ):
                 progress(size)
                 continue
             parts = parts or load_parts(plan.protocol.model)
@@ -76,7 +78,9 @@ def generate(
             ]
             images, labels = (np.concatenate(x) for x in zip(*batches, strict=True))
             if extract:
-                write_npz(features_file(files[-1]), labels=labels, first=start, **extract(images, labels))
+                write_npz(
+                    features_file(files[-1]), extract(images, labels) | {"labels": labels, "first": np.array(start)}
+                )
             if writing:
                 writing.result()
             if kept:
@@ -136,7 +140,7 @@ _SCORES = {"cosines": Form("f", (1,)), "clip": Form("U", (0,))}  # with captions
 
 
 def _write(path: Path, first: int, images: np.ndarray, labels: np.ndarray) -> None:
-    write_npz(path, compressed=False, images=images, labels=labels, first=first)
+    write_npz(path, {"images": images, "labels": labels, "first": first}, compressed=False)
 
 
 def _open(path: Path) -> tuple[np.ndarray, np.ndarray, int]:

@@ -86,7 +86,7 @@ _ROW = {
 class Metrics(Record):
     """The metrics of a case's rows, by name of the plan: see `evaluate.results`; with what they were compared with."""
 
-    kind = "metrics"
+    kind = "a file of metrics"
     properties = {
         "device": _TEXT,
         "images_made_on": {"type": "array", "items": _by_name(_TEXT)},
@@ -103,7 +103,7 @@ class Metrics(Record):
 class Latency(Record):
     """What `latency.measure` returns, by name of the plan, with the requested batch and the rounds that were done."""
 
-    kind = "latencies"
+    kind = "a file of latencies"
     properties = _HARDWARE | {
         "batch": _COUNT, "rounds": _COUNT, "threads": _COUNT,
         "plans": _by_name({
@@ -123,7 +123,7 @@ class Latency(Record):
 class Drift(Record):
     """What `drift.measure` returns, over this many images."""
 
-    kind = "drifts"
+    kind = "a file of drifts"
     properties = _HARDWARE | {"images": _COUNT, "drift": _by_name(_list({"type": "number"}), 1)}
     device: str
     precision: str

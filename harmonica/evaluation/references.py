@@ -16,7 +16,6 @@ from harmonica.utils import UserError
 from harmonica.utils.arrays import Form, read_npz, write_npz
 from harmonica.utils.images import PICTURES, pictures_in, read_picture
 
-
 _WHAT = "a reference of the metrics"
 _STATISTICS = {k: Form("f", (n,)) for k, n in (("mu", 1), ("sigma", 2), ("mu_s", 1), ("sigma_s", 2), ("features", 2))}
 _IDENTITY = {"network": Form("U", (0,)), "data": Form("U", (0,)), "source": Form("U", (0,)), "side": Form("iu", (0,)),
@@ -64,8 +63,8 @@ class Reference:
     def save(self, path: str | Path) -> None:
         """Write a reference file, atomically."""
         assert self.about
-        write_npz(path, mu=self.pooled.mu, sigma=self.pooled.sigma, mu_s=self.spatial.mu, sigma_s=self.spatial.sigma,
-                  features=self.features, **asdict(self.about))  # fmt: skip
+        own = (self.pooled.mu, self.pooled.sigma, self.spatial.mu, self.spatial.sigma, self.features)
+        write_npz(path, dict(zip(_STATISTICS, own, strict=True)) | asdict(self.about))
 
 
 def _checked(path: str | Path, stored: dict[str, np.ndarray], about: Identity) -> Reference:
@@ -141,8 +140,8 @@ def get_reference(name: str, path: Path | None, model: Model) -> Reference:
     again = "make one with `harmonica reference"
     if about.network != fingerprint(name):
         raise UserError(
-            f"{where} was made by {about.network or 'a network that it does not name'}, not by {name}: distances between "
-            f"features of two networks mean nothing; {again} --extractor {name}`"
+            f"{where} was made by {about.network or 'a network that it does not name'}, not by {name}: distances "
+            f"between features of two networks mean nothing; {again} --extractor {name}`"
         )
     if about.data != model.data_set:
         raise UserError(

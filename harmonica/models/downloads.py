@@ -61,10 +61,12 @@ FILES = {
 
 
 def require(name: str) -> Path:
-    """The path of a fetched file. If it is missing, raises UserError that says where to get and put it."""
+    """The path of a fetched file, compared with its checksum if one is known. If it is missing or another file, raises
+    UserError that says where to get and put it."""
     path = weights_folder() / name
     if not path.is_file():
         raise _missing(FILES[name], f"run `harmonica fetch {name}`")
+    _verify(FILES[name], path, "delete it and fetch it again")
     return path
 
 

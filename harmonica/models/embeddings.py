@@ -23,7 +23,7 @@ from harmonica.utils.records import Record
 class EmbeddingsIndex(Record):
     """What the shards of a folder are."""
 
-    kind = "embedded captions"
+    kind = "an index of embedded captions"
     properties = {
         "captions": {"type": "integer", "minimum": 1}, "length": {"type": "integer", "minimum": 1},
         "list": {"type": "string"}, "list_sha256": {"type": "string"}, "device": {"type": "string"},
@@ -64,7 +64,9 @@ class EmbeddedCaptions(Captions):
             self._open[shard] = tokens, [0, *lengths.cumsum(0).tolist()]
         tokens, starts = self._open[shard]
         if k + 1 >= len(starts):
-            raise UserError(f"{path} has {len(starts) - 1} captions, not caption {k}: delete {self.folder} and run again")
+            raise UserError(
+                f"{path} has {len(starts) - 1} captions, not caption {k}: delete {self.folder} and run again"
+            )
         tokens = tokens[starts[k] : starts[k + 1]]
         return F.pad(tokens, (0, 0, 0, self.length - len(tokens))), (torch.arange(self.length) < len(tokens)).long()
 
@@ -74,7 +76,8 @@ def _shard_name(k: int) -> str:
 
 
 def _read_shard(path: Path) -> tuple[Tensor, Tensor]:
-    """Tokens (Σ lengths, C), mapped into memory, and lengths (n,). Raises UserError if the shard is missing or damaged."""
+    """Tokens (Σ lengths, C), mapped into memory, and lengths (n,). Raises UserError if the shard is missing or
+    damaged."""
     from safetensors import safe_open
 
     again = f"delete {path.parent} and run again"

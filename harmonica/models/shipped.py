@@ -17,7 +17,7 @@ LOADED = ("transformer/*", "vae/*", "text_encoder/*", "tokenizer/*", "classifier
 class Checksums(Record):
     """sha256 of files, by their path below the folder of shipped models."""
 
-    kind = "checksums of the shipped models"
+    kind = "the record of checksums"
     properties = {"files": {"type": "object", "additionalProperties": {"type": "string"}}}
     files: dict[str, str]
 

@@ -18,9 +18,9 @@ from harmonica.models.shipped import verified
 from harmonica.models.spec import Model
 from harmonica.utils import UserError, digest, provenance, weights_folder
 from harmonica.utils.arrays import Form, read_npy, read_npz, write_npy
-from harmonica.utils.records import Record
 from harmonica.utils.devices import require_gpu
 from harmonica.utils.images import pad_to_32, pictures_in, read_picture, to_float, visible
+from harmonica.utils.records import Record
 
 SHARD = 5000  # images in one file of moments
 BATCH_PIXELS = 32 * 256**2  # encoded at a time
@@ -57,7 +57,7 @@ class Samples:
 class MomentsIndex(Record):
     """What the shards of a folder are."""
 
-    kind = "moments of training images"
+    kind = "an index of moments"
     properties = {
         "images": {"type": "integer", "minimum": 1}, "scaling_factor": {"type": "number", "exclusiveMinimum": 0},
         "pictures": {"type": "string"}, "device": {"type": "string"}, "precision": {"type": "string"},

@@ -68,7 +68,7 @@ def build(data: Path, out: Path, work: Path, steps: int | None = None, images: i
     save_pipeline(new, vae, model, scale)
     write_classifier(new, net)
     own = slice(SHIPPED_IMAGES)
-    write_npz(new / "train_images.npz", images=pictures[own, 2:-2, 2:-2], labels=labels[own])
+    write_npz(new / "train_images.npz", {"images": pictures[own, 2:-2, 2:-2], "labels": labels[own]})
     write_reference(new, pictures, "fashion-mnist")
     runs = {
         "classifier": classifier_run,

@@ -63,7 +63,8 @@ def build(data: Path, out: Path, work: Path, steps: int | None = None, images: i
     save_pipeline(new, vae, model, text_encoder, tokenizer, scale)
     save_clip(new / "clip", clip)
     write_classifier(new, net)
-    write_npz(new / "train_images.npz", images=seen[:SHIPPED_IMAGES], labels=np.arange(SHIPPED_IMAGES) + HELD_OUT)
+    shipped = {"images": seen[:SHIPPED_IMAGES], "labels": np.arange(SHIPPED_IMAGES) + HELD_OUT}
+    write_npz(new / "train_images.npz", shipped)
     write_reference(new, pictures, "noto-emoji")
     runs = {"classifier": classifier_run, "clip": clip_run, "autoencoder": autoencoder_run, "text-to-image": run}
     finish(new, out, {"training": trained(runs), "quality": measure_quality(new, pictures, labels, images)}, card)

@@ -7,7 +7,7 @@ import io
 import zipfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
@@ -29,12 +29,15 @@ def of_arrays(arrays: Mapping[str, np.ndarray]) -> str:
     return h.hexdigest()
 
 
-def write_npz(path: str | Path, compressed: bool = True, **arrays) -> None:
+def write_npz(path: str | Path, arrays: Mapping[str, Any], compressed: bool = True) -> None:
     """Write arrays with their checksum, atomically."""
     data = io.BytesIO()
     content = {k: np.asarray(x) for k, x in arrays.items()}
-    save = np.savez_compressed if compressed else np.savez
-    save(data, **content, **{CHECKSUM: np.array(of_arrays(content))})
+    content[CHECKSUM] = np.array(of_arrays(content))
+    if compressed:
+        np.savez_compressed(data, allow_pickle=False, **content)
+    else:
+        np.savez(data, allow_pickle=False, **content)
     write_atomic(path, data.getvalue())
 
 
@@ -107,7 +110,7 @@ def _header(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, form: Form) -> _He
     return _Header(shape, fortran, dtype, size)
 
 
-def _read_header(f: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
+def _read_header(f: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
     version = np.lib.format.read_magic(f)
     if version == (1, 0):
         return np.lib.format.read_array_header_1_0(f)
@@ -137,7 +140,8 @@ def write_npy(path: str | Path, array: np.ndarray) -> None:
 
 
 def read_npy(path: str | Path) -> np.ndarray:
-    """The array of a file that `write_npy` wrote, mapped into memory, after its bytes were compared with their checksum.
+    """The array of a file that `write_npy` wrote, mapped into memory after its bytes were compared with their checksum.
+
     Raises UserError if the file is missing or damaged."""
     try:
         h, left = hashlib.sha256(), Path(path).stat().st_size - hashlib.sha256().digest_size

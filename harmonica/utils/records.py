@@ -24,12 +24,14 @@ class Record:
     properties: ClassVar[dict[str, Any]]
 
     def save(self, path: str | Path) -> None:
-        """Write the record, atomically. Raises UserError, before anything is written, for a number that is not finite."""
+        """Write the record, atomically. Raises UserError, and writes nothing, if a number is not finite."""
         own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         try:
             content = json.loads(json.dumps(own, allow_nan=False))
         except ValueError:
-            raise UserError(f"{self.kind} with numbers that are not finite are not written to {path}") from None
+            raise UserError(
+                f"{path} is not written: {self.kind} must have finite numbers, and this has others"
+            ) from None
         write_atomic(path, json.dumps(content | {CHECKSUM: _of_json(content)}, indent=1) + "\n")
 
     @classmethod
@@ -37,14 +39,16 @@ class Record:
         """Read a record. Raises UserError if the file is missing, damaged, of another kind, or without a checksum."""
         import jsonschema
 
-        what = f"a file of {cls.kind}"
+        what = cls.kind
         content = read_json(path, what)
         if not isinstance(content, dict):
             raise UserError(f"{path} is not {what}")
         if CHECKSUM not in content:
             raise UserError(f"{path} is not {what}, or an older version wrote it, without checksum: make it again")
         if content.pop(CHECKSUM) != _of_json(content):
-            raise UserError(f"{path} is not {what} as it was written: its checksum differs; delete it and make it again")
+            raise UserError(
+                f"{path} is not {what} as it was written: its checksum differs; delete it and make it again"
+            )
         schema = {"type": "object", "additionalProperties": False, "required": list(cls.properties),
                   "properties": cls.properties}  # fmt: skip
         try:
