@@ -17,7 +17,7 @@ from harmonica.utils.files import write_atomic
 CHECKSUM = "sha256"  # the array with the checksum of the others
 # What arrays may take in memory: bytes, or multiples of the file's size. Features of images that are alike are
 # compressed 4 times, a bomb 1000 times.
-SMALL, RATIO = 1 << 24, 50
+SMALL, RATIO = 1 << 28, 50
 
 
 def of_arrays(arrays: Mapping[str, np.ndarray]) -> str:
