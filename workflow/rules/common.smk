@@ -20,7 +20,7 @@ from harmonica.methods.registry import source_file
 from harmonica.models import downloads, get_model
 from harmonica.training import LearnedSettings
 from harmonica.training.settings import SOURCES as TRAINING
-from harmonica.utils import UserError, files, job_log, unknown
+from harmonica.utils import UserError, files, job_log, run_lock, unknown
 
 
 def load_config() -> dict:
@@ -61,6 +61,7 @@ try:
 except UserError as e:
     raise WorkflowError(str(e)) from None
 
+run_lock.begin(Path(".snakemake"), may_remove=workflow.is_main_process)
 os.environ[job_log.RUN] = str(time.time())
 shell.prefix(
     f'export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"; '
