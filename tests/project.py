@@ -22,10 +22,11 @@ class Project:
         shutil.copytree(ROOT, folder, ignore=ignore)
         self.write()
 
-    def write(self, methods=lambda methods: methods) -> None:
-        """The micro configuration, with the methods of table 1 changed."""
+    def write(self, methods=lambda methods: methods, cases=lambda cases: cases) -> None:
+        """The micro configuration, with the methods and cases of table 1 changed."""
         config = yaml.safe_load(MICRO.read_text())
-        config["tables"]["table1"]["methods"] = methods(config["tables"]["table1"]["methods"])
+        table = config["tables"]["table1"]
+        table["methods"], table["cases"] = methods(table["methods"]), cases(table["cases"])
         (self.folder / "micro.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
 
     def start(self, *args: str, cores: str = "2") -> subprocess.Popen:

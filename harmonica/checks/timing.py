@@ -15,8 +15,10 @@ def report(folder: Path) -> str:
     jobs = []
     for log in sorted(Path(folder).rglob("logs/**/*.log")):
         lines = [x for x in log.read_text(errors="replace").splitlines() if x.startswith("time: ")]
-        if lines:
-            jobs.append((log.parent.name, json.loads(lines[-1].removeprefix("time: "))))
+        try:
+            jobs += [(log.parent.name, json.loads(line.removeprefix("time: "))) for line in lines[-1:]]
+        except ValueError:  # the last line of a killed job
+            continue
     if not jobs:
         raise UserError(f"no logs of finished jobs under {folder}: run the workflow first")
     run = max(t["run"] for _, t in jobs)

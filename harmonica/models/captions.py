@@ -72,7 +72,7 @@ def write_coco(annotations: Path, out: Path, seed: int = 0) -> int:
         by_image: dict[int, list[tuple[int, str]]] = {}
         for a in found:
             by_image.setdefault(int(a["image_id"]), []).append((int(a["id"]), " ".join(a["caption"].split())))
-    except (OSError, ValueError, KeyError, TypeError) as e:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as e:
         raise UserError(f"{annotations} is not COCO's file of captions ({type(e).__name__}: {e})") from None
     rng = np.random.default_rng(seed)
     images = rng.permutation(sorted(by_image)).tolist()

@@ -42,8 +42,11 @@ def load_backbone(model: Model, precision: str = "float32") -> Backbone:
     if model.hub:
         require_gpu(model.title)
     check_schedule(model.folder("transformer").parent, model)
-    with torch.device("meta"):  # the weights are taken over, not copied into random ones
-        backbone = new_backbone(model, config)
+    try:
+        with torch.device("meta"):  # the weights are taken over, not copied into random ones
+            backbone = new_backbone(model, config)
+    except (KeyError, TypeError, ValueError, RuntimeError, ArithmeticError, AttributeError) as e:
+        raise UserError(f"{path} is not the configuration of {model.title} ({type(e).__name__}: {e})") from None
     backbone = load_weights(backbone, model.folder("transformer"), model.title, default_device())
     backbone = backbone.to(default_device())
     if model.captions:

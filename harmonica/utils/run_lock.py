@@ -13,8 +13,10 @@ _held: list[int] = []  # the lock lasts as long as its file is open
 
 
 def begin(folder: Path, may_remove: bool) -> None:
-    """Hold the lock of a Snakemake folder until the process ends; if no other run is alive and `may_remove`, remove what
-    killed runs of this machine have left locked. Does nothing where files cannot be locked."""
+    """Hold the lock of a Snakemake folder until the process ends.
+
+    If no other run is alive and `may_remove`, what killed runs of this machine have left locked is removed. Does
+    nothing where files cannot be locked."""
     try:
         folder.mkdir(exist_ok=True)
         lock = os.open(folder / "harmonica.lock", os.O_RDWR | os.O_CREAT, 0o666)

@@ -70,6 +70,7 @@ shell.prefix(
 SCALE = config["scale"]
 OUT = f"results/{SCALE}"
 GPU = int(SCALE == "paper")
+RECORDS = ("evaluation/records.py", "utils/records.py")  # the form of results
 BY_SLUG = {r.slug: r for t in TABLES for r in [*CONVERGED[t], *ROWS[t]]}
 
 

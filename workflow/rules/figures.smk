@@ -18,7 +18,7 @@ rule drift:
             "sampling", "table1", models_of(rows_of_case("table1", w.case))
         ),
         seed=TABLES["table1"]["seed"],
-        code=files.source_hash("evaluation/drift.py", *files.SAMPLING),
+        code=files.source_hash("evaluation/drift.py", *files.SAMPLING, *RECORDS),
     message:
         "Measuring the drift of the latents, case {wildcards.case}"
     shell:

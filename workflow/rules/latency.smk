@@ -23,7 +23,10 @@ rule latency:
             )
         ),
         code=files.source_hash(
-            "evaluation/latency.py", "evaluation/statistics.py", *files.SAMPLING
+            "evaluation/latency.py",
+            "evaluation/statistics.py",
+            *files.SAMPLING,
+            *RECORDS,
         ),
     message:
         "Timing all rows of {wildcards.table}, alone on the machine"

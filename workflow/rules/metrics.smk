@@ -40,6 +40,7 @@ rule metrics:
                 for f in ("distances", "evaluate", "metrics", "statistics")
             ),
             "evaluation/features",
+            *RECORDS,
         ),
     message:
         "Measuring the images of {wildcards.table}, case {wildcards.case}: {wildcards.group}"

@@ -27,7 +27,7 @@ rule sample:
         options=lambda w: sampling_options(w.table, w.group),
         seed=lambda w: TABLES[w.table]["seed"],
         folder=f"{OUT}/samples/images",
-        code=files.source_hash(*generate.SOURCES),
+        code=files.source_hash(*generate.SOURCES, *RECORDS),
     message:
         "Generating {params.images} images per method for {wildcards.table}: {wildcards.group}, from image {params.first}"
     shell:
