@@ -135,7 +135,11 @@ def _batch(
 
 _PLACE = {"labels": Form("iu", (1,)), "first": Form("iu", (0,))}
 _IMAGES = {"images": Form("u", (3, 4)), **_PLACE}
-_FEATURES = {k: Form("f", (2,)) for k in ("pooled", "spatial", "logits")} | {"extractor": Form("U", (0,))} | _PLACE
+_FEATURES = (
+    {k: Form("f", (2,)) for k in ("pooled", "spatial", "logits")}
+    | dict.fromkeys(("extractor", "network"), Form("U", (0,)))
+    | _PLACE
+)
 _SCORES = {"cosines": Form("f", (1,)), "clip": Form("U", (0,))}  # with captions
 
 

@@ -34,7 +34,7 @@ def run(args) -> None:
     from harmonica.evaluation.records import Latency, Manifest, Metrics
     from harmonica.experiments import config as configuration
     from harmonica.plan import Plan
-    from harmonica.utils import provenance
+    from harmonica.utils import UserError, provenance
     from paper_tables.measured import Measured
     from paper_tables.tables import get_table
 
@@ -48,7 +48,7 @@ def run(args) -> None:
         "commit": provenance.commit(), "versions": provenance.versions(), "device": device,
         "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "config": config,
         "protocols": {slug: plan.protocol.__dict__ for slug, plan in plans.items()},
-        "origins": {slug: plan.origin.__dict__ for slug, plan in plans.items()},
+        "references": {}, "origins": {slug: plan.origin.__dict__ for slug, plan in plans.items()},
     }  # fmt: skip
     latency = Latency.load(args.latency) if args.latency else None
     if latency:
@@ -57,7 +57,10 @@ def run(args) -> None:
     record["images_made_on"], files = manifests.made_on, manifests.files
     metrics: dict[str, dict] = {}
     for path in args.metrics:  # <case>/<group>.json
-        metrics.setdefault(path.parent.name, {}).update(Metrics.load(path).rows)
+        case, found = path.parent.name, Metrics.load(path)
+        if record["references"].setdefault(case, found.reference) != found.reference:
+            raise UserError(f"{path} and other metrics of the case {case} were measured against two references")
+        metrics.setdefault(case, {}).update(found.rows)
     measured = Measured(
         config["scale"], rows, plans, device,
         routers={p.name.removesuffix(".router.safetensors"): p for p in args.routers},

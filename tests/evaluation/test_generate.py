@@ -195,3 +195,14 @@ def test_batches_fit_into_memory():
     assert 0 < few < many <= generate.GPU_BATCH and generate.batch_size(plan, 3, "float16", 3 * 2**30) == 3
     with pytest.raises(UserError, match="one image of DiT-XL/2 needs 1.4 GiB under this plan, more than the 0.7 GiB"):
         generate.batch_size(plan, None, "float16", 2**30)
+
+
+def test_features_of_a_network_that_was_trained_anew_are_not_used(tmp_path, monkeypatch):
+    """It has the name that it had."""
+    monkeypatch.setattr(evaluate, "fingerprint", lambda name: "another content")
+    files = measured(tmp_path, keep=4)
+    monkeypatch.undo()
+    about, own = {"extractor": "fashion-mnist-cnn"}, evaluate.extractor("fashion-mnist-cnn", None)
+    reference = get_reference("fashion-mnist-cnn", None, MODELS["pocket-dit"])
+    with pytest.raises(UserError, match="the images of x were dropped after features by fashion-mnist-cnn"):
+        evaluate.gather("x", files[1:], evaluate.Targets(files[1:]), own, reference, about)

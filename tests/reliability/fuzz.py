@@ -114,8 +114,8 @@ def _images() -> Iterator[Target]:
     pictures = rng.integers(0, 256, (6, 8, 8, 3), np.uint8)
 
     def write_features(path: Path) -> None:
-        found = {"pooled": x, "spatial": x, "logits": x, "extractor": np.array("cnn"), "cosines": x[:, 0],
-                 "clip": np.array("clip"), "labels": labels, "first": np.array(0)}  # fmt: skip
+        found = {k: x for k in ("pooled", "spatial", "logits")} | {"cosines": x[:, 0], "clip": np.array("clip")}
+        found |= {"extractor": np.array("cnn"), "network": np.array("1f"), "labels": labels, "first": np.array(0)}
         write_npz(path, found)
 
     def read_chunk(path: Path):
