@@ -13,6 +13,7 @@ from harmonica.utils.errors import UserError
 PACKAGE = Path(__file__).resolve().parent.parent
 ROOT = PACKAGE.parent
 POCKET = PACKAGE / "pocket"  # the shipped models
+LARGEST_JSON = 1 << 28  # bytes; a parsed file takes several times as many
 SAMPLING = ("plan", "samplers", "backbones", "execution")  # the packages that, with the weights, affect pixels
 
 
@@ -92,6 +93,8 @@ def read_json(path: str | Path, what: str, finite: bool = True) -> Any:
         raise ValueError(f"it has {constant}")
 
     try:
+        if Path(path).stat().st_size > LARGEST_JSON:
+            raise ValueError(f"it has more than {LARGEST_JSON >> 20} MiB")
         return json.loads(Path(path).read_text("utf-8"), parse_constant=refused if finite else None)
     except FileNotFoundError:
         raise UserError(f"No such file: {path}, which should be {what}") from None

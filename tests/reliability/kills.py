@@ -121,7 +121,7 @@ def undisturbed(project: Project) -> list[str]:
     while not any((project.folder / ".snakemake" / "locks").glob("*")) and first.poll() is None:
         time.sleep(0.1)
     status, out = project.snakemake(TARGET)
-    said = "cannot be locked" in out and "Another Snakemake instance is running" in out
+    said = "Directory cannot be locked" in out and "no other Snakemake process" in out
     problems = [] if status and said else [f"the second run was not refused: {out[-500:]}"]
     out, _ = first.communicate()
     return problems + ([f"the first run failed: {out[-3000:]}"] if first.returncode else [])
