@@ -36,26 +36,30 @@ def guarded(program: str, function: Callable[[], int | None], lower: Iterable[st
         print(f"{program}: {e.strerror or e}: {e.filename or 'no file name'}; finished work is kept",
               file=sys.stderr)  # fmt: skip
         return 2
-    except (MemoryError, OverflowError, RuntimeError) as e:
-        if not _is_out_of_memory(e):
+    except (MemoryError, OverflowError, RuntimeError, TypeError, ValueError) as e:
+        said = _out_of_memory(e, list(lower))
+        if said is None:
             raise
-        print(f"{program}: {_out_of_memory(e, list(lower))}", file=sys.stderr)
+        print(f"{program}: {said}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"\n{program}: interrupted; run the same command again to resume", file=sys.stderr)
         return 130
 
 
-def _is_out_of_memory(e: Exception) -> bool:
-    """Whether memory did not suffice, or a number is too large. Torch says so by a class on a GPU, by text on a CPU."""
-    return (
-        not isinstance(e, RuntimeError) or type(e).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(e)
-    )
+# what torch and numpy say of a size that no machine has, in errors of general classes
+_TOO_LARGE = ("calculation overflowed", "multiplication overflow", "Overflow when unpacking", "array is too big",
+              "Maximum allowed dimension")  # fmt: skip
 
 
-def _out_of_memory(e: Exception, lower: list[str]) -> str:
+def _out_of_memory(e: Exception, lower: list[str]) -> str | None:
+    """One sentence if memory does not suffice, or would not for a number; None for another error. Torch says so by a
+    class on a GPU, by text on a CPU."""
+    text = (str(e).splitlines() or [""])[0]
     advice = f"lower {' or '.join(lower)}" if lower else "ask for less at a time"
-    if isinstance(e, OverflowError):
-        return f"a number is too large for this machine ({e}); {advice}"
-    found = (str(e).splitlines() or [""])[0].split(". ")[0][:160]
-    return f"out of memory{f' ({found})' if found else ''}: {advice}; finished work is kept"
+    if isinstance(e, OverflowError) or any(x in text for x in _TOO_LARGE):
+        return f"a number is too large for this machine ({text[:160]}); {advice}"
+    if isinstance(e, MemoryError) or type(e).__name__ == "OutOfMemoryError" or "can't allocate memory" in text:
+        found = text.rpartition("memory: ")[2].split(". ")[0][:160]
+        return f"out of memory{f' ({found})' if found else ''}: {advice}; finished work is kept"
+    return None

@@ -43,10 +43,14 @@ def raising(e: BaseException):
             "out of memory (Unable to allocate 9 TiB): lower --batch or",
         ),
         (torch.OutOfMemoryError("CUDA out of memory. Tried"), "out of memory (CUDA out of memory): lower --batch"),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "lower --batch or --memory"),
+        (RuntimeError("[x] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes. Error code 12"),
+         "out of memory (you tried to allocate 9 bytes): lower --batch or --memory"),
+        (RuntimeError("Storage size calculation overflowed with sizes=[1]"), "for this machine (Storage size"),
+        (TypeError("empty(): Overflow when unpacking long long\nException raised"), "a number is too large"),
+        (ValueError("Maximum allowed dimension exceeded"), "a number is too large"),
         (OverflowError("Python int too large"), "a number is too large for this machine (Python int too large); lower"),
     ],
-)
+)  # fmt: skip
 def test_out_of_memory_is_one_sentence(capsys, error, says):
     assert guarded("harmonica", raising(error), ["--batch", "--memory"]) == 2
     err = capsys.readouterr().err
@@ -56,6 +60,8 @@ def test_out_of_memory_is_one_sentence(capsys, error, says):
 def test_another_error_of_torch_is_not_called_memory():
     with pytest.raises(RuntimeError, match="shapes"):
         guarded("harmonica", raising(RuntimeError("shapes differ")))
+    with pytest.raises(ValueError, match="wrong"):
+        guarded("harmonica", raising(ValueError("wrong")))
 
 
 def test_memory_truly_runs_out(capsys, tmp_path, monkeypatch):
