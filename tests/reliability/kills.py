@@ -156,6 +156,7 @@ def main() -> int:
     parser.add_argument("--full", action="store_true", help=f"all rows, not only {', '.join(KEPT)} of one case")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores it, and its children
     planned = Counter({signal.SIGKILL: args.kill, signal.SIGINT: args.interrupt, signal.SIGTERM: args.terminate})
     with tempfile.TemporaryDirectory() as temporary:
         project, started = Project(Path(temporary) / "p"), time.monotonic()
