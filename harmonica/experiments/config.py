@@ -13,6 +13,7 @@ from harmonica.plan import Plan
 from harmonica.samplers import make_sampler
 from harmonica.utils import UserError, digest, unknown
 
+MOST_VALUES = 100_000
 MERGED = ("precision", "sampling", "training", "latency", "converged")  # sections of the configuration
 
 
@@ -57,7 +58,7 @@ def from_text(text: str) -> dict[str, Any]:
     """A configuration from JSON, or from a file with it. Raises UserError for anything else."""
     try:
         found = json.loads(text if text.lstrip().startswith("{") else Path(text).read_text("utf-8"))
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, RecursionError) as e:
         raise UserError(f"the configuration {text[:60]} is not JSON ({type(e).__name__}: {e})") from None
     if not isinstance(found, dict):
         raise UserError(f"the configuration {text[:60]} is not a JSON object")
@@ -70,8 +71,10 @@ def from_yaml(path: Path) -> dict[str, Any]:
 
     try:
         found = yaml.safe_load(path.read_text("utf-8")) or {}
-    except (OSError, ValueError, yaml.YAMLError) as e:
-        raise UserError(f"{path} is not a configuration in YAML ({type(e).__name__}: {e})") from None
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as e:
+        raise UserError(
+            f"{path} is not a configuration in YAML ({type(e).__name__}: {' '.join(str(e).split())})"
+        ) from None
     if not isinstance(found, dict):
         raise UserError(f"{path} is not a configuration: it has no keys")
     return found
@@ -87,7 +90,10 @@ def tables(shipped: dict[str, Any], given: dict[str, Any]) -> dict[str, dict[str
     def common(config: dict) -> dict:
         return {k: v for k, v in config.items() if k != "tables"}
 
+    _check_size(given)
     own = given.get("tables") or {}
+    if not isinstance(own, dict) or not all(isinstance(about or {}, dict) for about in own.values()):
+        raise UserError("configuration: `tables` must have the names of tables, and below each its keys")
     for name in own:
         if name not in shipped["tables"]:
             raise unknown("table", name, shipped["tables"])
@@ -103,6 +109,18 @@ def tables(shipped: dict[str, Any], given: dict[str, Any]) -> dict[str, dict[str
             flat["cases"] = {str(case): value for case, value in flat["cases"].items()}
         out[name] = flat
     return out
+
+
+def _check_size(given: dict[str, Any]) -> None:
+    """Raise UserError for more values than people write: YAML's aliases may stand for any number, or themselves."""
+    waiting: list[Any] = [given]
+    for _ in range(MOST_VALUES):
+        if not waiting:
+            return
+        x = waiting.pop()
+        if isinstance(x, (dict, list)):
+            waiting += x.values() if isinstance(x, dict) else x
+    raise UserError(f"configuration: it has more than {MOST_VALUES} values")
 
 
 def _typed(value: Any) -> Any:
@@ -163,6 +181,8 @@ def _named(entry: str | dict[str, Any]) -> tuple[str, dict[str, Any]]:
 def _cases(config: dict[str, Any], entry: str | dict[str, Any]) -> list[str]:
     """The cases that have a row of this method."""
     name, given = _named(entry)
+    if not isinstance(given, dict) or not isinstance(given.get("cases", []), (list, dict)):
+        raise UserError(f"configuration: {name} takes a mapping of its settings, and `cases` in it a list")
     cases = list(map(str, given.get("cases", config["cases"])))
     stray = set(cases) - set(config["cases"])
     if stray:

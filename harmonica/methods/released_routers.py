@@ -92,7 +92,7 @@ def read(path: str | Path) -> Released:
     state = load_torch(path)
     table = state.get("routers", state) if isinstance(state, dict) else {}
     rows = table.values() if isinstance(table, dict) else ()
-    if not rows or not all(isinstance(v, Tensor) and v.ndim == 1 for v in rows):
+    if not rows or not all(isinstance(v, Tensor) and v.ndim == 1 and v.is_floating_point() for v in rows):
         raise UserError(f"{path} contains no routers: one vector of logits per step is expected")
     found = {int(m[1]): v for k, v in table.items() if (m := re.fullmatch(r"(\d+)\.prob", str(k)))}
     if len(found) != len(table) or sorted(found) != list(range(len(found))):

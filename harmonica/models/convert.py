@@ -13,7 +13,7 @@ from torch import Tensor
 from harmonica.backbones.dit import DiT
 from harmonica.backbones.layers import sincos_position
 from harmonica.backbones.uvit import UViT
-from harmonica.utils import UserError, write_atomic
+from harmonica.utils import UserError, read_json, write_atomic
 from harmonica.utils.torch_files import load_torch, save_torch
 
 _BLOCK = {
@@ -123,8 +123,8 @@ def to_diffusers_folder(source: str | Path, folder: str | Path, heads: int | Non
         config = original_config(state, heads)
         renamed = original_to_diffusers(state)
         DiT(config, original=True).load_weights(renamed)
-    except (KeyError, RuntimeError) as e:
-        raise UserError(f"{source} does not hold the weights of a DiT ({e})") from None
+    except (KeyError, RuntimeError, ValueError, TypeError, AttributeError, ZeroDivisionError) as e:
+        raise UserError(f"{source} does not hold the weights of a DiT ({str(e).splitlines()[0]})") from None
     renamed = {k: v.clone().contiguous() for k, v in renamed.items()}
     write_atomic(Path(folder) / "diffusion_pytorch_model.safetensors", save(renamed, {"format": "pt"}))
     record = {"_class_name": "DiTTransformer2DModel"} | config
@@ -151,12 +151,12 @@ def to_original_file(folder: str | Path, path: str | Path) -> None:
     """Write a diffusers `transformer/` folder as an original checkpoint. Raises UserError if it does not fit."""
     folder = Path(folder)
     try:
-        config = json.loads((folder / "config.json").read_text("utf-8"))
+        config = read_json(folder / "config.json", "the configuration of a DiT")
         state = load_file(folder / "diffusion_pytorch_model.safetensors")
         out = diffusers_to_original(state)
         width = config["num_attention_heads"] * config["attention_head_dim"]
         out.setdefault("pos_embed", sincos_position(width, config["sample_size"] // config["patch_size"]))
-    except (OSError, ValueError, KeyError, SafetensorError) as e:
+    except (OSError, ArithmeticError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as e:
         raise UserError(f"{folder} is not a diffusers DiT folder ({type(e).__name__}: {e})") from None
     save_torch(path, out)
 

@@ -5,7 +5,6 @@ All are stored in one folder: `weights/` in the checkout, or $HARMONICA_WEIGHTS.
 checkpoint.
 """
 
-import json
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from harmonica.models import Model
-from harmonica.utils import UserError, file_hash, unknown, weights_folder
+from harmonica.utils import UserError, file_hash, read_json, unknown, weights_folder
 
 _ADM = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batches/imagenet"
 _LTC = "https://raw.githubusercontent.com/horseee/learning-to-cache/23d80454a9ff42f8eec55a68db83ec88cf859c62/DiT/ckpt"
@@ -61,10 +60,12 @@ FILES = {
 
 
 def require(name: str) -> Path:
-    """The path of a fetched file. If it is missing, raises UserError that says where to get and put it."""
+    """The path of a fetched file, compared with its checksum if one is known. If it is missing or another file, raises
+    UserError that says where to get and put it."""
     path = weights_folder() / name
     if not path.is_file():
         raise _missing(FILES[name], f"run `harmonica fetch {name}`")
+    _verify(FILES[name], path, "delete it and fetch it again")
     return path
 
 
@@ -177,7 +178,11 @@ def _whole(folder: Path) -> bool:
     if not (folder / "config.json").is_file():
         return False
     for index in folder.glob("*.index.json"):  # weights in several files
-        return all((folder / name).is_file() for name in json.loads(index.read_text("utf-8"))["weight_map"].values())
+        found = read_json(index, "an index of weights")
+        names = found.get("weight_map") if isinstance(found, dict) else None
+        if not isinstance(names, dict):
+            raise UserError(f"{index} is not an index of weights: it has no weight_map")
+        return all((folder / str(name)).is_file() for name in names.values())
     names = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin", "model.safetensors",
              "pytorch_model.bin")  # fmt: skip
     return any((folder / name).is_file() for name in names)

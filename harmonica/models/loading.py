@@ -11,6 +11,7 @@ from harmonica.backbones.layers import in_precision
 from harmonica.backbones.pixart import PixArt
 from harmonica.backbones.uvit import UViT
 from harmonica.models.embeddings import embedded
+from harmonica.models.shipped import verified, verified_folder
 from harmonica.models.spec import Model
 from harmonica.samplers.schedules import get_schedule
 from harmonica.utils import UserError, read_json
@@ -36,13 +37,16 @@ def load_backbone(model: Model, precision: str = "float32") -> Backbone:
 
     Raises UserError if weights or embedded captions are missing or damaged.
     """
-    path = _require(model.folder("transformer") / "config.json", model.title)
+    path = verified(_require(model.folder("transformer") / "config.json", model.title))
     config = read_json(path, f"the configuration of {model.title}")
     if model.hub:
         require_gpu(model.title)
     check_schedule(model.folder("transformer").parent, model)
-    with torch.device("meta"):  # the weights are taken over, not copied into random ones
-        backbone = new_backbone(model, config)
+    try:
+        with torch.device("meta"):  # the weights are taken over, not copied into random ones
+            backbone = new_backbone(model, config)
+    except (KeyError, TypeError, ValueError, RuntimeError, ArithmeticError, AttributeError) as e:
+        raise UserError(f"{path} is not the configuration of {model.title} ({type(e).__name__}: {e})") from None
     backbone = load_weights(backbone, model.folder("transformer"), model.title, default_device())
     backbone = backbone.to(default_device())
     if model.captions:
@@ -81,7 +85,7 @@ def load_weights(backbone: Backbone, folder: Path, title: str, device: torch.dev
     weights = folder / "diffusion_pytorch_model.safetensors"
     if not weights.is_file() and weights.with_suffix(".bin").is_file():  # older hub repositories
         weights = weights.with_suffix(".bin")
-    _require(weights, title)
+    verified(_require(weights, title))
     try:
         state = load_torch(weights) if weights.suffix == ".bin" else load_file(weights, str(device))
         loaded = backbone.load_weights(state)
@@ -102,7 +106,7 @@ def load_autoencoder(model: Model):
     folder = model.folder("vae")
     if model.hub:
         require_gpu(f"the autoencoder of {model.title}")
-    return AutoencoderKL.from_pretrained(folder).eval().requires_grad_(False).to(default_device())
+    return AutoencoderKL.from_pretrained(verified_folder(folder)).eval().requires_grad_(False).to(default_device())
 
 
 def load_decoder(model: Model, memory: float | None = None) -> Callable:
@@ -127,11 +131,12 @@ def load_text_encoder(model: Model) -> Callable:
     """The encoding of captions by the model's T5, see `text_encoder`; in half precision for a hub model."""
     from transformers import AutoTokenizer, T5EncoderModel
 
-    tokenizer = AutoTokenizer.from_pretrained(model.folder("tokenizer"))
+    tokenizer = AutoTokenizer.from_pretrained(verified_folder(model.folder("tokenizer")))
     if model.hub:
         require_gpu(f"the text encoder of {model.title}")
     dtype = torch.float16 if model.hub else torch.float32
-    encoder = T5EncoderModel.from_pretrained(model.folder("text_encoder"), dtype=dtype).eval().to(default_device())
+    folder = verified_folder(model.folder("text_encoder"))
+    encoder = T5EncoderModel.from_pretrained(folder, dtype=dtype).eval().to(default_device())
     return text_encoder(tokenizer, encoder, model.text_tokens)
 
 

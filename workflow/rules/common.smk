@@ -23,7 +23,7 @@ from harmonica.methods.registry import source_file
 from harmonica.models import downloads, get_model
 from harmonica.training import LearnedSettings
 from harmonica.training.settings import SOURCES as TRAINING
-from harmonica.utils import UserError, files, job_log, unknown
+from harmonica.utils import UserError, files, job_log, run_lock, unknown
 
 
 def load_config() -> dict:
@@ -64,6 +64,7 @@ try:
 except UserError as e:
     raise WorkflowError(str(e)) from None
 
+run_lock.begin(Path(".snakemake"), may_remove=workflow.is_main_process)
 os.environ.setdefault(job_log.RUN, str(time.time()))  # jobs on other machines keep it
 shell.prefix(
     f'export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"; '
@@ -73,6 +74,7 @@ SCALE = config["scale"]
 OUT = f"results/{SCALE}"
 SAMPLES = os.environ.get("HARMONICA_SAMPLES", f"{OUT}/samples/images")
 GPU = int(SCALE == "paper")
+RECORDS = ("evaluation/records.py", "utils/records.py")  # the form of results
 BY_SLUG = {r.slug: r for t in TABLES for r in [*CONVERGED[t], *ROWS[t]]}
 
 
@@ -122,6 +124,7 @@ wildcard_constraints:
     case="[A-Za-z0-9@-]+",
     shard=r"\d+",
     part=r"\d+",
+    side=r"\d+",
 
 
 def all_cores() -> int:
@@ -374,8 +377,9 @@ def case_model(table: str, case: str):
 
 def reference_of(table: str, case: str) -> list[str]:
     """The reference of a case's metrics, if the extractor has none of its own."""
-    name = case_model(table, case).reference
-    return [f"{OUT}/reference/{name}"] if name else []
+    model = case_model(table, case)
+    path = f"{OUT}/reference/{model.resolution}/{model.reference}"
+    return [path] if model.reference else []
 
 
 def captions_of(*models: str) -> list[str]:

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from harmonica.evaluation.features.base import Features
+from harmonica.models.shipped import verified
 from harmonica.utils.devices import default_device
 from harmonica.utils.images import to_float
 from harmonica.utils.precision import products
@@ -42,7 +43,7 @@ class Classifier(nn.Module):
 
 def classifier_features(folder: Path) -> Callable[[np.ndarray], Features]:
     """Features of uint8 (n, 32, 32, C) by the classifier in a pocket folder."""
-    weights = load_file(folder / "classifier" / "model.safetensors")
+    weights = load_file(verified(folder / "classifier" / "model.safetensors"))
     net = Classifier(classes=len(weights["head.bias"]), channels=weights["low.0.0.weight"].shape[1]).eval()
     net.load_state_dict(weights)
     net = net.to(default_device()).to(memory_format=torch.channels_last)

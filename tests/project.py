@@ -1,0 +1,45 @@
+"""A copy of the project with the micro configuration, and Snakemake in it."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import yaml
+
+ROOT = Path(__file__).parent.parent
+MICRO = ROOT / "workflow" / ".test" / "micro.yaml"
+
+
+class Project:
+    """A copy of the project, and snakemake in it."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        ignore = shutil.ignore_patterns(".*", "results", "tests", "__pycache__", "*.egg-info", "checkpoints")
+        shutil.copytree(ROOT, folder, ignore=ignore)
+        self.write()
+
+    def write(self, methods=lambda methods: methods, table: str = "table1") -> None:
+        """The micro configuration, with the methods of a table changed."""
+        config = yaml.safe_load(MICRO.read_text())
+        config["tables"][table]["methods"] = methods(config["tables"][table]["methods"])
+        (self.folder / "micro.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+
+    def snakemake(self, *args: str, cores: str = "2") -> tuple[int, str]:
+        """Exit status and output of Snakemake."""
+        process = self.start(*args, cores=cores)
+        out, _ = process.communicate()
+        return process.returncode, out
+
+    def planned(self, *more: str, table: str = "table1") -> list[str]:
+        """Rules that a dry run would run, with how often."""
+        status, out = self.snakemake("-n", f"results/{table}.csv", *more)
+        assert status == 0, out
+        stats = out.split("Job stats:")
+        return [] if len(stats) == 1 else [x.split() for x in stats[1].split("\n\n")[0].strip().splitlines()[2:]]
+
+    def table(self) -> pd.DataFrame:
+        return pd.read_csv(self.folder / "results" / "table1.csv")
