@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from harmonica.evaluation.features.base import Features
+from harmonica.models.state_dicts import read_state
 from harmonica.utils.devices import default_device
 from harmonica.utils.images import to_float
 from harmonica.utils.precision import products
@@ -41,8 +41,9 @@ class Classifier(nn.Module):
 
 
 def classifier_features(folder: Path) -> Callable[[np.ndarray], Features]:
-    """Features of uint8 (n, 32, 32, C) by the classifier in a pocket folder."""
-    weights = load_file(folder / "classifier" / "model.safetensors")
+    """Features of uint8 (n, 32, 32, C) by the classifier in a pocket folder. Raises UserError if it is missing or
+    damaged."""
+    weights = read_state(folder / "classifier" / "model.safetensors")
     net = Classifier(classes=len(weights["head.bias"]), channels=weights["low.0.0.weight"].shape[1]).eval()
     net.load_state_dict(weights)
     net = net.to(default_device()).to(memory_format=torch.channels_last)
