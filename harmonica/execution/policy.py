@@ -12,7 +12,7 @@ from harmonica.backbones.base import Backbone
 from harmonica.backbones.layers import add, add_run
 from harmonica.execution import executor
 from harmonica.execution.cache import Cache, CacheState
-from harmonica.plan import COMPUTE, REUSE, Plan
+from harmonica.plan import COMPUTE, Plan
 from harmonica.plan.program import Op, Ops, carried_skips, independent_steps
 
 
@@ -72,7 +72,8 @@ class Plain(Policy, StepPolicy):
 
 
 class PlannedStep(StepPolicy):
-    """One step of a plan on a backbone: operations by branch, and the runs of reused branches (`reuse_runs`)."""
+    """One step of a plan on a backbone: operations by branch, and the runs of reused and forecast branches
+    (`reuse_runs`)."""
 
     def __init__(self, backbone: Backbone, ops: Ops, runs: dict[int, list[int]], cache: Cache):
         self.backbone, self.ops, self.runs, self.cache = backbone, ops, runs, cache
@@ -86,17 +87,24 @@ class PlannedStep(StepPolicy):
         cache.open(op, x)
         if op.action == COMPUTE:
             delta = self.backbone.delta(i, x, ctx)
-            cache.keep(i, op, delta)
+            cache.keep(op, delta)
             x = add(x, delta, self.backbone.gate(i, ctx))
-        elif op.action == REUSE:
+        elif op.predicts:
             run = self.runs[i]
-            deltas = [cache.take(k, self.ops[k]) for k in run]
-            x = add_run(x, deltas, [self.backbone.gate(k, ctx) for k in run])
+            x = add_run(x, [term for k in run for term in self._terms(k, ctx)])
             op = self.ops[run[-1]]
         else:
             x = cache.take_span(i, op, x)
         cache.close(op, x)
         return x, op.stop
+
+    def _terms(self, k: int, ctx: Any) -> list[tuple[Tensor, Tensor | None]]:
+        """What a reused or forecast branch adds to the stream: tensors, each with its factor. The weights of a forecast
+        are taken into the gate, so that the forecast itself is never formed."""
+        op, gate = self.ops[k], self.backbone.gate(k, ctx)
+        if gate is None:
+            return [(self.cache.take(k, op), None)]
+        return [(x, gate if weight is None else gate * weight) for x, weight in self.cache.taken(k, op)]
 
 
 class Planned(Policy):
@@ -107,7 +115,7 @@ class Planned(Policy):
         self.backbone, self.plan = backbone, plan
         self.carried = carried_skips(plan.program, backbone.layout.skips)
         self.runs = [reuse_runs(ops, backbone.joins) for ops in plan.program]
-        self.cache = CacheState(plan, self.carried, backbone.layout.condition_tokens, tensors)
+        self.cache = CacheState(plan, self.carried, backbone.layout.condition_tokens, tensors, backbone.device)
 
     def at(self, s: int) -> StepPolicy:
         return PlannedStep(self.backbone, self.cache.start(s), self.runs[s], self.cache)
@@ -148,11 +156,12 @@ class _Together(StepPolicy):
 
 
 def reuse_runs(ops: Ops, joins: frozenset[int]) -> dict[int, list[int]]:
-    """The runs of reused branches of a step, by first branch: no compute, join or cache store inside one."""
+    """The runs of reused or forecast branches of a step, by first branch: no compute, join or cache store inside
+    one."""
     out: dict[int, list[int]] = {}
     run: list[int] = []
     for i, op in sorted(ops.items()):
-        if op.action != REUSE:
+        if not op.predicts:
             run = []
             continue
         if not run or i in joins or op.opens or ops[run[-1]].closes:
