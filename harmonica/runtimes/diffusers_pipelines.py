@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from harmonica.plan import Plan
+from harmonica.plan.program import SPANS
 from harmonica.runtimes import pipeline_protocol as protocol
-from harmonica.runtimes.pipeline_hooks import KINDS, SPANS, Hooks, Trajectory, unwrapped
+from harmonica.runtimes.pipeline_hooks import KINDS, Hooks, Trajectory, unwrapped
 from harmonica.utils import UserError
 
 

@@ -17,12 +17,11 @@ from diffusers.hooks import HookRegistry, ModelHook
 from torch import Tensor, nn
 
 from harmonica.execution.cache import CacheState
-from harmonica.plan import COMPUTE, SPAN_DELTA, SPAN_OUTPUT, SPAN_TIMED, Plan
-from harmonica.plan.program import Ops
+from harmonica.plan import COMPUTE, Plan
+from harmonica.plan.program import SPANS, Ops
 from harmonica.utils import UserError
 
 NAME = "harmonica_plan"  # of the hooks in a registry
-SPANS = (SPAN_DELTA, SPAN_OUTPUT, SPAN_TIMED)
 KINDS = {  # the modules of a block that are branches, in their order
     "DiTTransformer2DModel": ("attn1", "ff"),
     "PixArtTransformer2DModel": ("attn1", "attn2", "ff"),
@@ -38,18 +37,19 @@ class Trajectory:
     """One call of a pipeline under a plan; its steps are counted. `begun` is called at the first evaluation."""
 
     def __init__(self, plan: Plan, per_block: int, begun: Callable[[], None]):
-        self.plan, self.per_block, self.begun, self.cache = plan, per_block, begun, CacheState(plan)
+        self.plan, self.per_block, self.begun = plan, per_block, begun
         self.steps = 0  # begun
         self.reached = plan.branches  # the branch that the current step goes on with
         self.until = 0  # the branch after a span that is reused
         self.ops: Ops = {}
 
-    def _step(self) -> None:
-        """Begin the next step, at the first block."""
+    def _step(self, device: torch.device) -> None:
+        """Begin the next step, at the first block; the device is that of the stream."""
         if self.reached != self.plan.branches:
             raise _lost(f"step {self.steps} ended at branch {self.reached} of {self.plan.branches}")
         if self.steps == 0:
             self.begun()
+            self.cache = CacheState(self.plan, device=device)
         if self.steps == self.plan.steps:
             raise UserError(
                 f"the pipeline evaluates its transformer more than {self.plan.steps} times in one call: a plan of "
@@ -63,7 +63,7 @@ class Trajectory:
         """Before the block whose first branch is `start`, with the stream x (B, N, D): the stream after it, if it is in
         a span that is reused; None if it is to run."""
         if start == 0:
-            self._step()
+            self._step(x.device)
         elif start != self.reached:
             raise _lost(f"branch {start} was called in place of {self.reached}")
         self.reached = start + self.per_block
@@ -100,7 +100,7 @@ class Trajectory:
     @torch.compiler.disable
     def leave_branch(self, i: int, delta: Tensor) -> Tensor:
         """After a branch that ran, with its output."""
-        self.cache.keep(i, self.ops[i], delta)
+        self.cache.keep(self.ops[i], delta)
         return delta
 
     def finish(self) -> None:

@@ -5,7 +5,13 @@ from typing import ClassVar
 
 from harmonica.utils import SAMPLING, UserError, setting
 
-SOURCES = (*SAMPLING, "training", "models/loading.py", "models/state_dicts.py", "models/training_images.py")  # what a trained router depends on
+SOURCES = (
+    *SAMPLING,
+    "training",
+    "models/loading.py",
+    "models/state_dicts.py",
+    "models/training_images.py",
+)  # what a trained router depends on
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,17 @@ from tiny_pixart import TINY_PIXART, pair, prompts
 import harmonica
 from harmonica.backbones.base import CaptionsInMemory
 from harmonica.execution import Guided, Planned
-from harmonica.plan import COMPUTE, REUSE, SPAN_DELTA, SPAN_OUTPUT, Plan, all_compute
+from harmonica.plan import (
+    COMPUTE,
+    FORECAST,
+    FORECASTS,
+    REUSE,
+    SPAN_DELTA,
+    SPAN_FORECAST,
+    SPAN_OUTPUT,
+    Plan,
+    all_compute,
+)
 from harmonica.runtimes.pipelines import DiTPipeline
 from harmonica.samplers import make_sampler
 from harmonica.utils.errors import UserError
@@ -40,13 +50,16 @@ def vae(channels: int = 4) -> AutoencoderKL:
 
 
 def plan(branches: int, kind: int = REUSE, first: int = 3, steps: int = STEPS, seed: int = 0, **about) -> Plan:
-    """Reuses anywhere, or a span from branch `first` on at every second step."""
+    """Reuses or forecasts anywhere, or a span from branch `first` on at every second step; a forecast one at the last
+    two."""
     actions = np.zeros((steps, branches), np.uint8)
-    if kind == REUSE:
-        actions[1:] = REUSE * np.random.default_rng(seed).integers(0, 2, (steps - 1, branches))
+    start = 2 if kind in FORECASTS else 1
+    if kind in (REUSE, FORECAST):
+        actions[start:] = kind * np.random.default_rng(seed).integers(0, 2, (steps - start, branches))
     else:
-        actions[1::2, first:] = kind
-    return Plan(actions, protocol(steps, **about))
+        actions[start :: 3 - start, first:] = kind
+    weights = np.tile(np.float32([1.5, -0.5]), (steps, 1, 1)) if kind in FORECASTS else None
+    return Plan(actions, protocol(steps, **about), weights=weights)
 
 
 TINY_PROTOCOL = {"model": "pocket-pixart", "sampler": "dpmsolver++", "cfg": 4.5}
@@ -82,7 +95,7 @@ def captions() -> CaptionsInMemory:
 
 
 @pytest.mark.filterwarnings("ignore:allow=")
-@pytest.mark.parametrize("kind", [COMPUTE, REUSE, SPAN_DELTA, SPAN_OUTPUT])
+@pytest.mark.parametrize("kind", [COMPUTE, REUSE, SPAN_DELTA, SPAN_OUTPUT, FORECAST, SPAN_FORECAST])
 def test_a_pixart_pipeline_gives_what_the_suite_gives(pixart, kind):
     pipe, own = pixart
     own.conditioning = captions()
