@@ -1,10 +1,10 @@
 """Where a run of the workflow spent its time, from the last line of each command's log."""
 
 import json
-import os
 from pathlib import Path
 
 from harmonica.utils import UserError
+from harmonica.utils.provenance import usable_cores
 
 
 def report(folder: Path) -> str:
@@ -14,7 +14,7 @@ def report(folder: Path) -> str:
     """
     jobs = []
     for log in sorted(Path(folder).rglob("logs/**/*.log")):
-        lines = [x for x in log.read_text(errors="replace").splitlines() if x.startswith("time: ")]
+        lines = [x for x in log.read_text("utf-8", errors="replace").splitlines() if x.startswith("time: ")]
         if lines:
             jobs.append((log.parent.name, json.loads(lines[-1].removeprefix("time: "))))
     if not jobs:
@@ -30,7 +30,7 @@ def report(folder: Path) -> str:
     wall = max(t["begun"] + t["total_s"] for _, t in jobs) - begun
     busy, start = sum(t["total_s"] for _, t in jobs), sum(t["start_up_s"] for _, t in jobs)
     alone = sum(t["total_s"] for name, t in jobs if name == "latency")  # has all cores
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     idle = wall * cores - busy - alone * (cores - 1)
     out.append(f"the workflow's last run: {wall:.0f} s on {cores} cores, {wall * cores:.0f} core-seconds; of these")
     out.append(f"  imports and loading in the jobs: {100 * start / (wall * cores):.1f} %")
