@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 from weakref import WeakSet
 
@@ -126,7 +127,7 @@ class _Hook(ModelHook):
 
     @torch.compiler.disable(recursive=False)  # what it calls may still be compiled
     def new_forward(self, module: nn.Module, *args: Any, **more: Any) -> Any:
-        forward, run, number = self.fn_ref.original_forward, self.hooks.active, self.number
+        forward, run, number = self.fn_ref.original_forward, self.hooks.active(), self.number
         if run is None or self.retired:
             return forward(*args, **more)
         if self.whole:
@@ -183,7 +184,7 @@ class Hooks:
 
     def __init__(self, transformer: Any):
         self.transformer, self.kinds = transformer, KINDS[type(transformer).__name__]
-        self.active: Trajectory | None = None
+        self._active: ContextVar[Trajectory | None] = ContextVar("active", default=None)  # threads have their own
         self.users: WeakSet[Any] = WeakSet()
         self.places: list[_Place] = []
 
@@ -215,13 +216,18 @@ class Hooks:
             place.remove()
         del self.transformer._harmonica
 
+    @torch.compiler.disable
+    def active(self) -> Trajectory | None:
+        """The trajectory that the transformer's evaluations belong to."""
+        return self._active.get()
+
     @contextmanager
     def running(self, trajectory: Trajectory) -> Iterator[None]:
         """Within this context, evaluations of the transformer are steps of a trajectory, from its first on."""
         for place in self.places:
             place.ensure()
-        before, self.active = self.active, trajectory
+        token = self._active.set(trajectory)
         try:
             yield
         finally:
-            self.active = before
+            self._active.reset(token)

@@ -4,6 +4,7 @@ import copy
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -405,6 +406,9 @@ def test_a_callback_that_raises_or_calls_another_pipeline(both):
     harmonica.disable_cache(other)
     with pytest.raises(UserError, match="more than 4 times in one call"):  # without a plan it cannot be told apart
         own(callback=lambda *about: own(other))
+    with ThreadPoolExecutor(1) as another:  # but in a thread of its own it can
+        images = own(callback=lambda *about: inner.append(another.submit(own, other).result()))
+    assert torch.equal(images, own.cached) and all(torch.equal(x, own.uncached) for x in inner[STEPS:])
     own.disable()
 
 
