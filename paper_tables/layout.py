@@ -176,6 +176,11 @@ class Table:
             "from it (paired by seeds, Holm's procedure). FID to uncached: between the images of a row and of the "
             "uncached row from the same seeds; it says what the cache changed, and is 0 for the uncached row.",
         ]
+        parts += [
+            f"**Mixed devices**: images of these rows, or of those they are compared with, were made on {devices}, "
+            f"which round differently: {', '.join(f'{r.experiment.method.label()} ({r.case})' for r in rows)}."
+            for devices, rows in measured.mixed().items()
+        ]
         for case, block in table.groupby("case", sort=False):
             parts.append(f"## {block.model.iloc[0]}, {block.resolution.iloc[0]}×{block.resolution.iloc[0]}, "
                          f"{block['sampler'].iloc[0]}, case {case}")  # fmt: skip

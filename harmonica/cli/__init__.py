@@ -14,7 +14,7 @@ from types import ModuleType
 
 from harmonica import __version__
 from harmonica.cli import _shared
-from harmonica.utils import guarded
+from harmonica.utils import gpus, guarded
 from harmonica.utils.job_log import log_times
 from harmonica.utils.memory import keep_freed_memory
 
@@ -49,7 +49,12 @@ def main(argv: list[str] | None = None) -> int:
             stream.reconfigure(encoding="utf-8", errors="surrogateescape")
     args = build_parser().parse_args(argv)
     keep_freed_memory()
-    status = guarded("harmonica", lambda: args.run(args))
+    status = guarded("harmonica", lambda: _run(args))
     if status == 0:
         log_times(_shared.loaded_at)
     return status
+
+
+def _run(args: argparse.Namespace):
+    gpus.take_requested()
+    return args.run(args)

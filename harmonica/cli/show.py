@@ -37,5 +37,7 @@ def run(args) -> None:
 
 def _weights(plan, s: int) -> str:
     """The weights of a step's forecasts, if all branches have the same."""
-    w = () if plan.weights is None else np.unique(plan.weights[s][plan.weights[s].any(1)], axis=0)
-    return "  " + " ".join(f"{x:.3g}" for x in w[0]) if len(w) == 1 else ""
+    if plan.weights is None:
+        return ""
+    different = np.unique(plan.weights[s][plan.weights[s].any(axis=1)], axis=0)
+    return "  " + " ".join(f"{x:.3g}" for x in different[0]) if len(different) == 1 else ""

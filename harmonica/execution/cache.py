@@ -111,7 +111,7 @@ class CacheState(Cache):
     used.
 
     `carried` lists the long skips kept after each step (`carried_skips`); given `tensors` continue the cache of a
-    trajectory from a step after the first.
+    trajectory from a step after the first. `weights` (steps, 1 or branches, J) are those of the plan's forecasts.
     """
 
     def __init__(
@@ -120,11 +120,11 @@ class CacheState(Cache):
         carried=None,
         condition_tokens: int = 0,
         tensors: dict[Key, Tensor] | None = None,
-        device: torch.device | str = "cpu",
+        weights: Tensor | None = None,
     ):
         super().__init__({} if tensors is None else tensors, {}, condition_tokens)
         self.plan, self.steps_done, self.peak_bytes = plan, 0, 0
-        self._weights = None if plan.weights is None else torch.tensor(plan.weights, device=device)
+        self._weights = weights
         self._held = sum(v.nbytes for v in self.tensors.values())
         self._carried: tuple[frozenset[int], ...] = carried or (frozenset(),) * plan.steps
         self._counted: frozenset[int] = frozenset()

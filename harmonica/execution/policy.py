@@ -6,6 +6,7 @@ from __future__ import annotations
 import typing
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from harmonica.backbones.base import Backbone
@@ -108,14 +109,17 @@ class PlannedStep(StepPolicy):
 
 
 class Planned(Policy):
-    """A plan on a backbone. Given `tensors` continue a cache from a step after the first."""
+    """A plan on a backbone. Given `tensors` continue a cache from a step after the first; given `weights`
+    (steps, 1 or branches, J) replace those of the plan's forecasts and may carry gradients."""
 
-    def __init__(self, backbone: Backbone, plan: Plan, tensors: dict | None = None):
+    def __init__(self, backbone: Backbone, plan: Plan, tensors: dict | None = None, weights: Tensor | None = None):
         plan.check_layout(backbone.layout)
         self.backbone, self.plan = backbone, plan
         self.carried = carried_skips(plan.program, backbone.layout.skips)
         self.runs = [reuse_runs(ops, backbone.joins) for ops in plan.program]
-        self.cache = CacheState(plan, self.carried, backbone.layout.condition_tokens, tensors, backbone.device)
+        if weights is None and plan.weights is not None:
+            weights = torch.tensor(plan.weights, device=backbone.device)
+        self.cache = CacheState(plan, self.carried, backbone.layout.condition_tokens, tensors, weights)
 
     def at(self, s: int) -> StepPolicy:
         return PlannedStep(self.backbone, self.cache.start(s), self.runs[s], self.cache)

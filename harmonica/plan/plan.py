@@ -129,8 +129,9 @@ def _checked_weights(weights: np.ndarray, forecast: np.ndarray) -> np.ndarray | 
         raise UserError("the plan has weights that are not finite")
     used = forecast if w.shape[1] == branches else forecast.any(1, keepdims=True)
     w[~used] = 0
-    if not w.any(2)[used].all():
-        s, i = np.argwhere(used & ~w.any(2))[0]
+    lacking = used & ~(w != 0).any(axis=2)
+    if lacking.any():
+        s, i = np.argwhere(lacking)[0]
         raise UserError(f"step {s} forecasts branch {i} without a weight")
     w.flags.writeable = False
     return w if used.any() else None

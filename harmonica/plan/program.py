@@ -64,7 +64,7 @@ def build_program(actions: np.ndarray, used: np.ndarray | None = None) -> tuple[
     for s, row in enumerate(ops):
         for start, op in row.items():
             if op.action != COMPUTE:
-                ages = (0,)
+                ages: tuple[int, ...] = (0,)
                 if op.action in FORECASTS:
                     assert used is not None
                     ages = tuple(map(int, np.flatnonzero(used[s, start if used.shape[1] > 1 else 0])))

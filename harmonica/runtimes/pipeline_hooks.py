@@ -50,7 +50,8 @@ class Trajectory:
             raise _lost(f"step {self.steps} ended at branch {self.reached} of {self.plan.branches}")
         if self.steps == 0:
             self.begun()
-            self.cache = CacheState(self.plan, device=device)
+            weights = None if self.plan.weights is None else torch.tensor(self.plan.weights, device=device)
+            self.cache = CacheState(self.plan, weights=weights)
         if self.steps == self.plan.steps:
             raise UserError(
                 f"the pipeline evaluates its transformer more than {self.plan.steps} times in one call: a plan of "

@@ -178,6 +178,8 @@ def test_heuristics_take_the_nearest_macs(name):
         ("deepcache", {"outer": 4}, r"outer must be in \[1, half the blocks\], with half the blocks = 3, got 4"),
         ("random_plan", {"draw": -1}, r"draw must be in \[0, ∞\), got -1"),
         ("released_ltc", {"threshold": 1}, r"threshold must be in \[0, 1\), got 1"),
+        ("step_search", {"grid": 1001}, r"grid must be in \[1, 1000\], got 1001"),
+        ("step_search", {"solver": "dim"}, "unknown sampler 'dim'; did you mean 'ddim'"),
         ("transfer", {"sampler": "dim"}, "unknown sampler 'dim'; did you mean 'ddim'"),
         ("faster_diffusion", {"prior_noise": 1}, r"prior_noise must be in \[0, 1\), got 1"),
         ("harmonica", {"compat": "papr"}, "did you mean 'paper'"),
