@@ -22,11 +22,19 @@ class Project:
         shutil.copytree(ROOT, folder, ignore=ignore)
         self.write()
 
-    def write(self, methods=lambda methods: methods, table: str = "table1") -> None:
-        """The micro configuration, with the methods of a table changed."""
+    def write(self, methods=lambda methods: methods, cases=lambda cases: cases, table: str = "table1") -> None:
+        """The micro configuration, with the methods and cases of a table changed."""
         config = yaml.safe_load(MICRO.read_text())
-        config["tables"][table]["methods"] = methods(config["tables"][table]["methods"])
+        about = config["tables"][table]
+        about["methods"], about["cases"] = methods(about["methods"]), cases(about["cases"])
         (self.folder / "micro.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+
+    def start(self, *args: str, cores: str = "2") -> subprocess.Popen:
+        """Snakemake in a process group of its own, its output in one pipe."""
+        command = [sys.executable, "-m", "snakemake", *args, "--cores", cores, "--configfile", "micro.yaml"]
+        env = {**os.environ, "PYTHONPATH": str(self.folder)}  # the copy's code, not that of the installed project
+        pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        return subprocess.Popen(command, cwd=self.folder, env=env, start_new_session=True, **pipe)
 
     def snakemake(self, *args: str, cores: str = "2") -> tuple[int, str]:
         """Exit status and output of Snakemake."""

@@ -3,12 +3,12 @@ when inputs were there and what failed."""
 
 import base64
 import json
-import os
 import re
 from collections import Counter
 from pathlib import Path
 
 from harmonica.utils import UserError
+from harmonica.utils.provenance import usable_cores
 
 
 def report(folder: Path) -> str:
@@ -20,7 +20,7 @@ def report(folder: Path) -> str:
     ready = _ready_times(folder)
     jobs = []
     for log in sorted(Path(folder).rglob("logs/**/*.log")):
-        lines = [x for x in log.read_text(errors="replace").splitlines() if x.startswith("time: ")]
+        lines = [x for x in log.read_text("utf-8", errors="replace").splitlines() if x.startswith("time: ")]
         if lines:
             try:
                 found = json.loads(lines[-1].removeprefix("time: "))
@@ -57,7 +57,7 @@ def report(folder: Path) -> str:
         out.append(f"  imports and loading in the jobs: {100 * start / busy:.1f} %")
         return "\n".join(out)
     alone = sum(t["total_s"] for name, t in jobs if name == "latency")  # has all cores
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     idle = wall * cores - busy - alone * (cores - 1)
     out.append(f"the workflow's last run: {wall:.0f} s on {cores} cores, {wall * cores:.0f} core-seconds; of these")
     out.append(f"  imports and loading in the jobs: {100 * start / (wall * cores):.1f} %")
@@ -95,5 +95,5 @@ def _failures(folder: Path, run: float) -> Counter[str]:
     snakemake, found = _snakemake(folder), Counter[str]()
     for log in (snakemake / "log").glob("*.log") if snakemake else ():
         if log.stat().st_mtime >= run:
-            found.update(re.findall(r"^Error in rule (\w+)", log.read_text(errors="replace"), re.M))
+            found.update(re.findall(r"^Error in rule (\w+)", log.read_text("utf-8", errors="replace"), re.M))
     return found

@@ -40,7 +40,11 @@ class Experiment:
         make_sampler(sampler, steps)
         if not 1 <= cfg < float("inf"):
             raise UserError(f"the guidance scale must be at least 1, got {cfg}")
-        return Experiment(Protocol(model, sampler, steps, cfg), name, parse(cls, name, settings), seed)
+        blocks = len(get_model(model).layout.blocks)
+        limits = {"steps": steps, "blocks": blocks, "half the blocks": (blocks - 1) // 2}
+        e = Experiment(Protocol(model, sampler, steps, cfg), name, parse(cls, name, settings, limits), seed)
+        e.method.check(e.protocol)
+        return e
 
     @property
     def model(self) -> Model:

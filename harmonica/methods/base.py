@@ -48,6 +48,10 @@ class Method(ABC):
     def make(self, task: Task) -> Plan | Router:
         """The plan for this task, or the router, with its threshold in the origin's notes."""
 
+    def check(self, protocol: Protocol) -> None:  # noqa: B027  (optional)
+        """Raise UserError for settings that do not go together with each other or with the protocol; ranges are
+        declared with the settings."""
+
     def label(self) -> str:
         """The title as tables print it, if it depends on the settings."""
         return self.title
@@ -70,6 +74,13 @@ class LearnedMethod(LearnedSettings, Method):
     """A method that trains a router."""
 
     seeded = True
+
+    def check(self, protocol: Protocol) -> None:
+        self.check_target(self.title, 100 * len(self.routed(protocol)) / protocol.steps)
+
+    def routed(self, protocol: Protocol) -> range:
+        """The steps whose branches may be reused."""
+        return range(1, protocol.steps)
 
     def reads(self, protocol: Protocol) -> Reads:
         return Reads(weights=True)

@@ -7,6 +7,7 @@ rule fetch:
     benchmark:
         f"{OUT}/benchmarks/fetch/{{name}}.tsv"
     priority: FIRST
+    localrule: True
     conda:
         "../../environment.yml"
     threads: 1
