@@ -104,6 +104,6 @@ class Experiment:
             return router.plan(router.origin.notes["threshold"]), router
         if task.clock:  # it ran the model
             spent = round(time.perf_counter() - task.clock[0], 2)
-            cost = made.origin.cost | {"training_s": spent, "peak_MB": round(task.peak[0].megabytes(), 1)}
+            cost = made.origin.cost | task.cost | {"training_s": spent, "peak_MB": round(task.peak[0].megabytes(), 1)}
             made = made.with_origin(cost=cost, hardware={"device": device(), "precision": precision})
         return made, None
