@@ -89,7 +89,8 @@ class Table:
         return {
             "scale": measured.scale, "model": model.title, "resolution": model.resolution,
             "sampler": SAMPLERS[plan.protocol.sampler], "cfg": e.protocol.cfg, "case": line[0].case,
-            "method": e.method.label(), **({"settings": _settings(line[0])} if self.settings else {}),
+            "heading": e.method.heading, "method": e.method.label(),
+            **({"settings": _settings(line[0])} if self.settings else {}),
             "steps": plan.steps, "seeds": len(line), **self._with_intervals(line, measured),
             "CUR": cur, "GMACs": halves * own_macs / 1e9,
             "theoretical_speedup": macs(plans[base.slug], model.layout) / own_macs,
@@ -170,6 +171,11 @@ class Table:
             f"±: 95 % intervals over the images.{seeds} Bold: the best accelerated row, and those that do not differ "
             "from it (paired by seeds, Holm's procedure). FID to uncached: between the images of a row and of the "
             "uncached row from the same seeds; it says what the cache changed, and is 0 for the uncached row.",
+        ]
+        parts += [
+            f"**Mixed devices**: images of these rows, or of those they are compared with, were made on {devices}, "
+            f"which round differently: {', '.join(f'{r.experiment.method.label()} ({r.case})' for r in rows)}."
+            for devices, rows in measured.mixed().items()
         ]
         for case, block in table.groupby("case", sort=False):
             parts.append(f"## {block.model.iloc[0]}, {block.resolution.iloc[0]}×{block.resolution.iloc[0]}, "
@@ -304,7 +310,11 @@ def _block(block: pd.DataFrame, heads: dict[str, str], published: bool = False) 
     best = {k: m.sign * (m.sign * rivals[k]).max() for k, m in METRICS.items() if k in block}
     rows = []
     beside = _beside(block, heads) if published else [{}] * len(block)
+    under = ""
     for i, (_, row) in enumerate(block.iterrows()):
+        if isinstance(row.get("heading"), str) and row.heading != under:
+            under = row.heading
+            rows.append([f"*{under}*", *[""] * (len(heads) - 1)])
         cells = []
         for k in heads:
             text = _cell(k, row[k]) + _half_width(k, row)

@@ -1,5 +1,6 @@
 """What a table is laid out from."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -36,6 +37,16 @@ class Measured:
     def of(self, row: Row) -> dict[str, Any]:
         """The metrics of a row, with their block means."""
         return self.metrics[row.case][row.slug]
+
+    def mixed(self) -> dict[str, list[Row]]:
+        """Rows whose images, or those that they are compared with, were made on several kinds of device, by those."""
+        found: dict[str, list[Row]] = {}
+        for row in self.rows:
+            made_on = self.of(row).get("images_made_on", [])
+            devices = {re.sub(r", \d+ cores$", "", m["device"]) for m in made_on if "device" in m}
+            if len(devices) > 1:
+                found.setdefault(" and ".join(sorted(devices)), []).append(row)
+        return found
 
     def base(self, line: list[Row]) -> Row:
         """The uncached row of a line's case."""

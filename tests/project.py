@@ -22,11 +22,11 @@ class Project:
         shutil.copytree(ROOT, folder, ignore=ignore)
         self.write()
 
-    def write(self, methods=lambda methods: methods, cases=lambda cases: cases) -> None:
-        """The micro configuration, with the methods and cases of table 1 changed."""
+    def write(self, methods=lambda methods: methods, table: str = "table1", cases=lambda cases: cases) -> None:
+        """The micro configuration, with the methods and cases of a table changed."""
         config = yaml.safe_load(MICRO.read_text())
-        table = config["tables"]["table1"]
-        table["methods"], table["cases"] = methods(table["methods"]), cases(table["cases"])
+        own = config["tables"][table]
+        own["methods"], own["cases"] = methods(own["methods"]), cases(own["cases"])
         (self.folder / "micro.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
 
     def start(self, *args: str, cores: str = "2") -> subprocess.Popen:
@@ -42,9 +42,9 @@ class Project:
         out, _ = process.communicate()
         return process.returncode, out
 
-    def planned(self, *more: str) -> list[str]:
+    def planned(self, *more: str, table: str = "table1") -> list[str]:
         """Rules that a dry run would run, with how often."""
-        status, out = self.snakemake("-n", "results/table1.csv", *more)
+        status, out = self.snakemake("-n", f"results/{table}.csv", *more)
         assert status == 0, out
         stats = out.split("Job stats:")
         return [] if len(stats) == 1 else [x.split() for x in stats[1].split("\n\n")[0].strip().splitlines()[2:]]

@@ -7,21 +7,23 @@ shapes, as the jobs themselves do.
 
 from __future__ import annotations
 
+import bisect
 import heapq
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, Protocol
 
 import numpy as np
 
+from harmonica.checks.published import reference
 from harmonica.evaluation.generate import batch_size
-from harmonica.experiments import Experiment, Row
+from harmonica.experiments import Experiment, Row, sharding
 from harmonica.experiments import config as configuration
-from harmonica.experiments.sharding import shard_count
 from harmonica.models import Model, get_model
 from harmonica.models.captions import TRAINING_CAPTIONS
 from harmonica.plan import REUSE, Plan, macs
+from harmonica.plan import Protocol as SamplingProtocol
 from harmonica.plan.costs import run_bytes, weight_bytes
 from harmonica.training import LearnedSettings
 from harmonica.training.memory import Split
@@ -51,16 +53,21 @@ class Speed(Protocol):
     def distances(self, images: int) -> float: ...
 
 
-@dataclass
+@dataclass(eq=False)
 class Job:
-    """One job of the workflow: seconds with start-up, peak bytes of memory, bytes written, and what it waits for."""
+    """One job of the workflow: seconds with start-up, peak bytes of memory, bytes written, and what it waits for.
+
+    `name` has the wildcards of its rule, separated by slashes.
+    """
 
     rule: str
     seconds: float
     memory: float = 0.0
     disk: float = 0.0
     after: list[Job] = field(default_factory=list)
-    slots: int = 1  # that it takes; 0 is all
+    slots: int = 1  # that it takes; 0 is all of a machine
+    name: str = ""
+    host: float = 0.0  # bytes of the host's memory, besides libraries
 
 
 @dataclass(frozen=True)
@@ -71,25 +78,29 @@ class Estimate:
     speed: Callable[[Model], Speed]
     start_up_s: float = START_UP_S
 
+    @cached_property
+    def rows(self) -> dict[str, list[Row]]:
+        return {table: configuration.rows(about) for table, about in self.tables.items()}
+
     def jobs(self) -> list[Job]:
         """All jobs, those that others wait for first. Raises UserError if a job does not fit into gpu_memory."""
         out: list[Job] = []
         plans: dict[str, Job] = {}
         first: dict[Any, Job] = {}  # by protocol: the metrics of the uncached row, before which nothing is trained
         prepared = self._prepared(out)
-        for about in self.tables.values():
+        for table, about in self.tables.items():
             if not about.get("costs"):
-                self._images(out, about, plans, first, prepared)
-        for about in self.tables.values():
-            for row in configuration.rows(about):
+                self._images(out, table, about, plans, first, prepared)
+        for table in self.tables:
+            for row in self.rows[table]:
                 if row.slug not in plans:
                     waits = prepared[row.experiment.protocol.model]
-                    self._plan(out, about, row, plans, waits + _of(first, row))
+                    self._plan(out, table, row, plans, waits + _of(first, row))
         return out
 
     def _prepared(self, out: list[Job]) -> dict[str, list[Job]]:
         """What comes before a model's jobs: embedded captions, and encoded images if a method reads them."""
-        rows = [(about, r) for about in self.tables.values() for r in configuration.rows(about)]
+        rows = [(about, r) for table, about in self.tables.items() for r in self.rows[table]]
         done: dict[str, list[Job]] = {r.experiment.protocol.model: [] for _, r in rows}
         for name in done:
             model, speed = get_model(name), self.speed(get_model(name))
@@ -97,28 +108,34 @@ class Estimate:
             if model.hub and any(r.experiment.reads.images for _, r in own):
                 disk = IMAGENET * 2 * 2 * 4 * (model.resolution // 8) ** 2
                 memory = model.autoencoder_bytes + 32 * 256**2 * 2600
-                done[name].append(Job("moments", self.start_up_s + IMAGENET * speed.encoding(), memory, disk))
+                parts = moments_parts(model, own[0][0])
+                seconds = self.start_up_s + IMAGENET * speed.encoding() / parts
+                done[name] += [
+                    Job("moments", seconds, memory, disk / parts, name=f"{name}/{k}", host=2e9) for k in range(parts)
+                ]
             if model.hub and model.captions:
                 captions = max(about["images"] for about, _ in own) + TRAINING_CAPTIONS
                 # the text encoder's half precision is some hundred captions a second on any of these GPUs
                 disk = captions * MEAN_TOKENS * TOKEN_BYTES
-                done[name].append(Job("embed", self.start_up_s + captions / 200, ENCODER_BYTES, disk))
+                seconds = self.start_up_s + captions / 200
+                done[name].append(Job("embed", seconds, ENCODER_BYTES, disk, name=name, host=1.2 * ENCODER_BYTES))
         out += [job for jobs in done.values() for job in jobs]
         return done
 
-    def _plan(self, out: list[Job], about: dict, row: Row, plans: dict[str, Job], after: list[Job]) -> None:
-        """The training of a row; other plans cost nothing, but wait for the plan they start from."""
-        e = row.experiment
-        if not isinstance(e.method, LearnedSettings):
-            source = next((r for r in configuration.rows(about) if r.slug == row.requires), None)
+    def _plan(self, out: list[Job], table: str, row: Row, plans: dict[str, Job], after: list[Job]) -> None:
+        """The training or search of a row; other plans cost nothing, but wait for the plan they start from."""
+        e, about = row.experiment, self.tables[table]
+        learned = e.method if isinstance(e.method, LearnedSettings) else None
+        if not e.reads.weights:
+            source = next((r for r in self.rows[table] if r.slug == row.requires), None)
             if source and source.slug not in plans:
-                self._plan(out, about, source, plans, after)
+                self._plan(out, table, source, plans, after)
             plans[row.slug] = plans[source.slug] if source else Job("plan", 0.0)
             return
         precision = configuration.precision(about, "training", e.model)
         work, itemsize = e.method.work(e.protocol, e.model.scale), itemsize_of(precision)
         split = Split.of(
-            e.model.layout, work.batch, memory_of(about), e.method.checkpointing, itemsize,
+            e.model.layout, work.batch, memory_of(about), learned.checkpointing if learned else None, itemsize,
             guided=work.guided or work.measured > 0, graph_steps=work.graph_steps, keeps_cache=work.keeps_cache,
         )  # fmt: skip
         speed, cfg = self.speed(e.model), e.protocol.cfg if work.guided else 1.0
@@ -128,45 +145,52 @@ class Estimate:
             + work.updates * speed.update(work.batch, cfg, precision) * recomputed
             + work.measured * speed.evaluation(work.batch, e.protocol.cfg, "float32")
         )
-        seconds *= SEARCH if e.method.beta is None else 1.0
-        plans[row.slug] = Job("train", seconds + self.start_up_s, split.peak, after=after)
-        out.append(plans[row.slug])
+        seconds *= SEARCH if learned and learned.beta is None else 1.0
+        sharing = about.get("training", {"hours": 1.0, "gpus": 1})
+        gpus = sharding.processes_of(seconds, sharing["hours"], sharing["gpus"], work.batch) if learned else 1
+        host = gpus * weight_bytes(e.model.layout, 4) + split.offload * split.peak
+        rule, wall = "train" if learned else "search", seconds / gpus + self.start_up_s
+        job = Job(rule, wall, split.peak, after=after, slots=gpus, name=row.slug, host=host)
+        plans[row.slug] = job
+        out.append(job)
 
     def _images(
         self,
         out: list[Job],
+        table: str,
         about: dict,
         plans: dict[str, Job],
         first: dict[Any, Job],
         prepared: dict[str, list[Job]],
     ) -> None:
         """Sampling, metrics and latency of a table."""
-        rows, sampling, every = configuration.rows(about), about["sampling"], about["images"]
+        rows, sampling, every = self.rows[table], about["sampling"], about["images"]
         once = sorted({r.slug: r for r in rows}.values(), key=lambda r: r.experiment.name != "full")
         with_features = "keep" in sampling
         solutions = list({r.slug: r for r in configuration.converged(about)}.values())
         groups = [once] if sampling["grouping"] == "all" else [[r] for r in once]
         for group in [*([solutions] if solutions else []), *groups]:  # those of uncached rows first
             images = min(every, about["converged"]["images"]) if group is solutions else every
-            shards = shard_count(images, sampling["chunk"], sampling["shards"])
+            shards = shard_count(about, group, rows, images)
+            name = "converged" if group is solutions else "all" if sampling["grouping"] == "all" else group[0].slug
             waits, seconds, disk, memory = [], 0.0, 0.0, 0.0
             for row in group:
                 e, model = row.experiment, row.experiment.model
                 own = prepared[e.protocol.model] + _of(first, row)
                 if row.slug not in plans:
-                    self._plan(out, about, row, plans, own)
+                    self._plan(out, table, row, plans, own)
                 waits += [*own, plans[row.slug]]
                 speed, precision = self.speed(model), configuration.precision(about, "sampling", model)
                 plan = stand_in(row)
                 batch, peak = _batch(about, plan, model, sampling.get("batch"), precision)
-                one = plan.steps * _share(row, rows) * speed.evaluation(batch, e.protocol.cfg, precision)
-                one += speed.decoding(batch) + with_features * speed.features()
+                one = image_seconds(about, row, rows, speed, batch)
                 seconds, memory = seconds + images * one, max(memory, peak)
                 kept = images if group is solutions else min(images, sampling.get("keep", images))
                 disk += kept * model.image_bytes + with_features * images * FEATURE_BYTES
-            sampled = [
-                Job("sample", self.start_up_s + seconds / shards, memory, disk / shards, waits) for _ in range(shards)
-            ]
+            host = max(weight_bytes(r.experiment.model.layout, 4) for r in group)
+            host += 3 * sampling["chunk"] * max(r.experiment.model.image_bytes for r in group)
+            divided = (self.start_up_s + seconds / shards, memory, disk / shards, waits)
+            sampled = [Job("sample", *divided, name=f"{table}/{name}/{k}", host=host) for k in range(shards)]
             out += sampled
             for case in about["cases"] if group is not solutions else ():
                 of_case = [r for r in group if r.case == case]
@@ -175,21 +199,46 @@ class Estimate:
                     one = self.speed(model).distances(images)
                     one += 0.0 if with_features else images * self.speed(model).features()
                     memory = METRICS_BYTES if model.hub else 0.0
-                    out.append(Job("metrics", self.start_up_s + len(of_case) * one, memory, after=sampled))
+                    solved = min(images, about["converged"]["images"]) if solutions else 0
+                    host = METRICS_BYTES + (solved + 3 * sampling["chunk"]) * model.image_bytes
+                    seconds = self.start_up_s + len(of_case) * one
+                    named = f"{table}/{case}/{name}"
+                    out.append(Job("metrics", seconds, memory, after=sampled, name=named, host=host))
                     if model.hub and of_case[0].experiment.name == "full":
                         first.setdefault(of_case[0].experiment.protocol, out[-1])
-        self._latency(out, about, once, plans, rows)
+        out.append(self._latency(table, about, once, plans, rows))
 
-    def _latency(self, out: list[Job], about: dict, once: list[Row], plans: dict[str, Job], table: list[Row]) -> None:
+    def _latency(self, table: str, about: dict, once: list[Row], plans: dict[str, Job], rows: list[Row]) -> Job:
         seconds = memory = 0.0
         for row in once:
             e, latency = row.experiment, about["latency"]
             precision, plan = configuration.precision(about, "latency", e.model), stand_in(row)
             batch, peak = _batch(about, plan, e.model, latency["batch"], precision)
             one = self.speed(e.model).evaluation(batch, e.protocol.cfg, precision, ALL_THREADS)
-            seconds += (latency["max_rounds"] + 1) * batch * plan.steps * _share(row, table) * one
+            seconds += (latency["max_rounds"] + 1) * batch * _evaluations(row, rows) * one
             memory = max(memory, peak)
-        out.append(Job("latency", self.start_up_s + seconds, memory, after=[plans[r.slug] for r in once], slots=0))
+        after, host = [plans[r.slug] for r in once], weight_bytes(once[0].experiment.model.layout, 4)
+        return Job("latency", self.start_up_s + seconds, memory, after=after, slots=0, name=table, host=host)
+
+
+def image_seconds(about: dict, row: Row, rows: list[Row], speed: Speed, batch: int) -> float:
+    """Seconds per image of a sampling job."""
+    e, model = row.experiment, row.experiment.model
+    precision = configuration.precision(about, "sampling", model)
+    evaluated = _evaluations(row, rows) * speed.evaluation(batch, e.protocol.cfg, precision)
+    return evaluated + speed.decoding(batch) + ("keep" in about["sampling"]) * speed.features()
+
+
+def shard_count(about: dict, group: list[Row], rows: list[Row], images: int) -> int:
+    """Jobs that share the images of a group of rows, by their cost on the reference device."""
+    seconds = sum(images * image_seconds(about, r, rows, reference(r.experiment.model), 1) for r in group)
+    sampling = about["sampling"]
+    return sharding.shard_count(images, sampling["chunk"], sharding.shards_of(seconds, sampling["minutes"]))
+
+
+def moments_parts(model: Model, about: dict) -> int:
+    """Jobs that share the encoding of ImageNet."""
+    return sharding.shards_of(IMAGENET * reference(model).encoding(), about["sampling"]["minutes"])
 
 
 def _batch(about: dict, plan: Plan, model: Model, requested: int | None, precision: str) -> tuple[int, float]:
@@ -214,68 +263,180 @@ def _of(first: dict[Any, Job], row: Row) -> list[Job]:
 
 @cache
 def _made(e: Experiment) -> Plan:
-    """The plan of a heuristic; matching its MACs to a target tries many."""
+    """The plan of a heuristic."""
     return e.make()[0]
 
 
-def stand_in(row: Row) -> Plan:
-    """The plan of a row, or for a learned or downloaded one a plan that needs at least as much memory."""
+def _is_predicted(row: Row) -> bool:
+    """Whether only the target of a row's plan is known: it is learned, downloaded, or the closest of many to a CUR."""
     e = row.experiment
-    if not (isinstance(e.method, LearnedSettings) or row.requires or e.reads.files):
+    matched = "target_cur" in dict(row.given) and not e.method.plain
+    return bool(isinstance(e.method, LearnedSettings) or matched or row.requires or e.reads.files)
+
+
+def stand_in(row: Row) -> Plan:
+    """The plan of a row, or if only its target is known a plan that needs at least as much memory."""
+    e = row.experiment
+    if not _is_predicted(row):
         return _made(e)
-    actions = np.zeros((e.protocol.steps, len(e.model.layout.branches)), np.uint8)
+    return _alternating(e.protocol)
+
+
+@cache
+def _alternating(protocol: SamplingProtocol) -> Plan:
+    """Every branch is computed and reused in turn, so that the cache has all of them."""
+    actions = np.zeros((protocol.steps, len(get_model(protocol.model).layout.branches)), np.uint8)
     actions[1::2] = REUSE
-    return Plan(actions, e.protocol)
+    return Plan(actions, protocol)
 
 
-def _share(row: Row, table: list[Row]) -> float:
-    """The share of the model's MACs that a row's plan computes, per step."""
+def _evaluations(row: Row, table: list[Row]) -> float:
+    """Full evaluations of the model that cost what a row's plan costs."""
     e, layout = row.experiment, row.experiment.model.layout
     if row.requires:  # it costs about what its source costs
-        return _share(next(r for r in table if r.slug == row.requires), table)
-    if isinstance(e.method, LearnedSettings):
-        return 1 - 0.01 * e.method.target_cur * layout.branch_macs.sum() / layout.macs
-    if e.reads.files:  # downloaded plans are not here yet
-        return 1.0
-    plan = _made(e)
-    return macs(plan, layout) / (plan.steps * layout.macs + layout.once_macs)
+        source = next(r for r in table if r.slug == row.requires)
+        return e.protocol.steps * _evaluations(source, table) / source.experiment.protocol.steps
+    if not _is_predicted(row):
+        plan = _made(e)
+        whole = plan.steps * layout.macs + layout.once_macs
+        return plan.steps * (1.0 if e.method.plain else macs(plan, layout) / whole)
+    target = getattr(e.method, "target_cur", 0.0)  # a downloaded plan is not here yet
+    return e.protocol.steps * (1 - 0.01 * target * layout.branch_macs.sum() / layout.macs)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When jobs run on so many slots, in seconds from the start."""
+
+    begun: dict[Job, float]
+    slots: int
+    makespan: float
+
+    @property
+    def efficiency(self) -> float:
+        """The share of the slots' time with a job on it."""
+        return sum(j.seconds * (j.slots or 1) for j in self.begun) / (self.slots * self.makespan)
+
+
+def chains(jobs: list[Job]) -> dict[Job, float]:
+    """Seconds of the longest chain of jobs that begins with each."""
+    out: dict[Job, float] = dict.fromkeys(jobs, 0.0)
+    for job in reversed(_in_order(jobs)):
+        out[job] += job.seconds
+        for needed in job.after:
+            if needed in out:
+                out[needed] = max(out[needed], out[job])
+    return out
+
+
+def critical_path(jobs: list[Job]) -> list[Job]:
+    """The longest chain of jobs, which no number of slots shortens."""
+    length, followers = chains(jobs), _followers(jobs)
+    path = [max(jobs, key=length.__getitem__)]
+    while followers[path[-1]]:
+        path.append(max(followers[path[-1]], key=length.__getitem__))
+    return path
+
+
+def _followers(jobs: list[Job]) -> dict[Job, list[Job]]:
+    out: dict[Job, list[Job]] = {job: [] for job in jobs}
+    for job in jobs:
+        for needed in dict.fromkeys(job.after):
+            if needed in out:
+                out[needed].append(job)
+    return out
+
+
+def _in_order(jobs: list[Job]) -> list[Job]:
+    """The jobs, those that others wait for first."""
+    known, done = set(jobs), dict[Job, None]()
+
+    def add(job: Job) -> None:
+        if job not in done:
+            for needed in job.after:
+                if needed in known:
+                    add(needed)
+            done[job] = None
+
+    for job in jobs:
+        add(job)
+    return list(done)
+
+
+def simulate(jobs: list[Job], slots: int, machine: int | None = None) -> Schedule:
+    """Run the jobs on so many slots, `machine` of which (default: all) are one machine: whenever some are free, of the
+    ready jobs that fit the one with the longest chain after it starts. A job is on one machine, and slower where that
+    has fewer slots than it takes.
+
+    On several machines, one is kept free for the first job that does not fit, as backfilling schedulers do: others
+    start there only if they end before it could start. Raises UserError without a slot.
+    """
+    if slots < 1:
+        raise UserError(f"a run needs at least one GPU or core, got {slots}")
+    size = min(machine or slots, slots)
+    free = [min(size, slots - first) for first in range(0, slots, size)]
+    sizes, length, followers = list(free), chains(jobs), _followers(jobs)
+    missing = {j: len({n for n in j.after if n in followers}) for j in jobs}
+    ready = sorted((j for j in jobs if not missing[j]), key=length.__getitem__)
+    begun, running, now = dict[Job, float](), list[tuple[float, int, Job, int, int]](), 0.0
+
+    def takes(job: Job, k: int) -> int:
+        return min(job.slots or sizes[k], sizes[k])
+
+    def seconds(job: Job, k: int) -> float:
+        return job.seconds * max(1, job.slots) / max(1, min(job.slots, sizes[k]))
+
+    def earliest(job: Job, k: int) -> float:
+        left = free[k]
+        for end, _, _, where, slots_ in sorted(running):
+            if where == k:
+                left += slots_
+                if left >= takes(job, k):
+                    return end
+        return now
+
+    while ready or running:
+        kept: tuple[int, float] | None = None
+        for job in reversed(list(ready)):
+            fitting = [
+                k
+                for k, left in enumerate(free)
+                if left >= takes(job, k) and (kept is None or k != kept[0] or now + seconds(job, k) <= kept[1])
+            ]
+            if fitting:
+                k = min(fitting, key=free.__getitem__)
+                free[k] -= takes(job, k)
+                ready.remove(job)
+                begun[job] = now
+                heapq.heappush(running, (now + seconds(job, k), len(begun), job, k, takes(job, k)))
+            elif kept is None and len(free) > 1:
+                kept = min(((k, earliest(job, k)) for k in range(len(free))), key=lambda x: x[1])
+            if not any(free):
+                break
+        now, _, done, k, released = heapq.heappop(running)
+        free[k] += released
+        for job in followers[done]:
+            missing[job] -= 1
+            if not missing[job]:
+                bisect.insort(ready, job, key=length.__getitem__)
+    return Schedule(begun, slots, now)
 
 
 def makespan(jobs: list[Job], slots: int) -> float:
-    """Seconds until all jobs are done on so many slots: whenever one is free, the ready job with the longest chain of
-    jobs after it starts. Raises UserError without a slot."""
-    if slots < 1:
-        raise UserError(f"a run needs at least one GPU or core, got {slots}")
-    followers: dict[int, list[Job]] = {}
-    for job in jobs:
-        for needed in job.after:
-            followers.setdefault(id(needed), []).append(job)
-    chain: dict[int, float] = {}
+    """Seconds until all jobs are done on so many slots of one machine."""
+    return simulate(jobs, slots).makespan
 
-    def length(job: Job) -> float:
-        if id(job) not in chain:
-            chain[id(job)] = job.seconds + max((length(j) for j in followers.get(id(job), [])), default=0.0)
-        return chain[id(job)]
 
-    known = {id(j) for j in jobs}
-    missing = {id(j): sum(id(n) in known for n in j.after) for j in jobs}
-    ready = [(-length(j), k, j) for k, j in enumerate(jobs) if not missing[id(j)]]
-    heapq.heapify(ready)
-    running: list[tuple[float, int, Job]] = []
-    now, free, count = 0.0, slots, len(jobs)
-    while ready or running:
-        while ready and free >= (ready[0][2].slots or slots):
-            _, k, job = heapq.heappop(ready)
-            free -= job.slots or slots
-            heapq.heappush(running, (now + job.seconds, k, job))
-        now, _, done = heapq.heappop(running)
-        free += done.slots or slots
-        for job in followers.get(id(done), []):
-            missing[id(job)] -= 1
-            if not missing[id(job)]:
-                count += 1
-                heapq.heappush(ready, (-length(job), count, job))
-    return now
+def simulation(jobs: list[Job], counts: list[int], machine: int, unit: str = "GPU") -> str:
+    """One line per number of slots, and the longest chain of jobs."""
+    lines = [f"{unit + 's':>6} {'hours':>8} {'efficiency':>11}"]
+    for count in counts:
+        found = simulate(jobs, count, machine)
+        lines.append(f"{count:6} {found.makespan / 3600:8.2f} {found.efficiency:11.2f}")
+    path = critical_path(jobs)
+    lines.append(f"the longest chain of jobs takes {sum(j.seconds for j in path) / 3600:.2f} h:")
+    lines += [f"  {j.seconds / 3600:6.2f} h  {j.rule} {j.name}" + f", {j.slots} {unit}s" * (j.slots > 1) for j in path]
+    return "\n".join(lines)
 
 
 def text(jobs: list[Job], slots: int, device: str, unit: str = "GPU") -> str:
@@ -283,7 +444,11 @@ def text(jobs: list[Job], slots: int, device: str, unit: str = "GPU") -> str:
     lines = [f"{'rule':10} {'jobs':>6} {unit + '-hours':>10} {'disk':>11} {'peak memory':>12}"]
     for rule in dict.fromkeys(j.rule for j in jobs):
         own = [j for j in jobs if j.rule == rule]
-        hours, disk, peak = sum(j.seconds for j in own) / 3600, sum(j.disk for j in own), max(j.memory for j in own)
+        hours, disk, peak = (
+            sum(j.seconds * (j.slots or 1) for j in own) / 3600,
+            sum(j.disk for j in own),
+            max(j.memory for j in own),
+        )
         lines.append(f"{rule:10} {len(own):6} {hours:10.3f} {disk / 1e9:8.1f} GB {peak / 2**30:8.3g} GiB")
     hours, wall = sum(j.seconds * (j.slots or 1) for j in jobs) / 3600, makespan(jobs, slots) / 3600
     lines.append(

@@ -33,6 +33,7 @@ GPUS = {
 EFFICIENCY = {"float32": 0.75, "tf32": 0.48, "half": 0.45}  # of linear layers, and of attention in half precision
 FLOAT32_ATTENTION = 0.67  # of the float32 peak: torch's memory-efficient kernel
 UPDATE_PASSES = 3.1  # plain passes of teacher, student and gradient: `harmonica bench training`
+CORE_RATE = 0.05  # TFLOP/s of one core of a CPU in small products
 # per pixel, of Stable Diffusion's autoencoder, by torch's FLOP counter on fake tensors at 512²
 DECODING_MACS, ENCODING_MACS = 4.8e6, 2.13e6
 CONVOLUTIONS = 0.35  # of the TF32 peak
@@ -44,6 +45,42 @@ def get_gpu(name: str) -> GPU:
     if name not in GPUS:
         raise unknown("device", name, GPUS)
     return GPUS[name]
+
+
+def reference(model: Model) -> "Published | Core":
+    """The device by which work is divided into jobs: an H100, or for the shipped models a core."""
+    return Published(model, GPUS["h100"]) if model.hub else Core(model)
+
+
+@dataclass(frozen=True)
+class Core:
+    """Seconds that one model's work takes on a core of a CPU, by `CORE_RATE`; the interface of `measured.Machine`."""
+
+    model: Model
+
+    def evaluation(self, batch: int, cfg: float, precision: str = "float32", threads: int = 0) -> float:
+        """Seconds per image of one plain evaluation, with guidance."""
+        return 2e-12 * (1 if cfg == 1.0 else 2) * self.model.layout.macs / CORE_RATE
+
+    def update(self, batch: int, cfg: float, precision: str = "float32") -> float:
+        """Seconds per image of one update."""
+        return UPDATE_PASSES * self.evaluation(batch, cfg)
+
+    def decoding(self, batch: int) -> float:
+        """Seconds per image: the shipped autoencoders take less than one evaluation."""
+        return self.evaluation(batch, 1.0)
+
+    def encoding(self) -> float:
+        """Seconds per image."""
+        return self.evaluation(1, 1.0)
+
+    def features(self, batch: int = 100) -> float:
+        """Seconds per image; the shipped networks are smaller than the models."""
+        return self.evaluation(batch, 1.0)
+
+    def distances(self, images: int) -> float:
+        """Seconds of the metrics of this many images: pairs of features of 128 numbers."""
+        return 2e-12 * (images * 10_000 + images**2) * 128 / CORE_RATE
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from types import ModuleType
 
 from harmonica import __version__
 from harmonica.cli import _shared
-from harmonica.utils import guarded, plugins
+from harmonica.utils import gpus, guarded, plugins
 from harmonica.utils.job_log import log_times
 from harmonica.utils.memory import keep_freed_memory
 
@@ -62,7 +62,12 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     keep_freed_memory()
-    status = guarded("harmonica", lambda: args.run(args), [MEMORY[k] for k in MEMORY if k in args])
+    status = guarded("harmonica", lambda: _run(args), [MEMORY[k] for k in MEMORY if k in args])
     if status == 0:
         log_times(_shared.loaded_at)
     return status
+
+
+def _run(args: argparse.Namespace):
+    gpus.take_requested()
+    return args.run(args)

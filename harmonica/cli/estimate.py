@@ -20,6 +20,10 @@ def add_arguments(parser) -> None:
                         help="time this machine's device instead; always so at the pocket scale")  # fmt: skip
     parser.add_argument("--gpus", type=int, default=1, help="that run jobs side by side; default: %(default)s")
     parser.add_argument("--cores", type=int, help="of a run at the pocket scale; default: this machine's")
+    parser.add_argument("--simulate", type=int, nargs="+", metavar="N",
+                        help="also simulate the run on so many GPUs or cores")  # fmt: skip
+    parser.add_argument("--machine", type=int, default=8, metavar="N",
+                        help="GPUs of one machine of the simulated run; default: %(default)s")  # fmt: skip
     parser.add_argument("--images", type=int, help="per row; default: as configured")
     parser.add_argument("--configfile", type=Path, help="your own configuration, as for the workflow")
     parser.add_argument("--config", metavar="JSON", help="keys that override it, as JSON")
@@ -56,6 +60,8 @@ def run(args) -> None:
                 print(f"{gpu.title} has {gpu.memory} GiB: estimated with gpu_memory={usable}", file=sys.stderr)
         jobs = estimate.Estimate(tables, lambda model: published.Published(model, gpu)).jobs()
         print(estimate.text(jobs, args.gpus, args.device))
+        if args.simulate:
+            print(estimate.simulation(jobs, args.simulate, args.machine))
         return
     import torch
 
@@ -69,4 +75,7 @@ def run(args) -> None:
     start_up = estimate.START_UP_S if args.scale == "paper" else estimate.POCKET_START_UP_S
     jobs = estimate.Estimate(tables, cache(Machine), start_up).jobs()
     cores = args.cores or len(os.sched_getaffinity(0))
-    print(estimate.text(jobs, args.gpus if on_gpu else cores, provenance.device(), "GPU" if on_gpu else "core"))
+    unit = "GPU" if on_gpu else "core"
+    print(estimate.text(jobs, args.gpus if on_gpu else cores, provenance.device(), unit))
+    if args.simulate:
+        print(estimate.simulation(jobs, args.simulate, args.machine, unit))

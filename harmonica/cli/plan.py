@@ -1,6 +1,7 @@
 """`harmonica plan`"""
 
 import os
+import sys
 from pathlib import Path
 
 from harmonica.cli import _shared
@@ -22,6 +23,8 @@ def add_arguments(parser) -> None:
                         help="a setting of the method; repeatable")  # fmt: skip
     parser.add_argument("--from", dest="sources", action="append", default=[], metavar="PLAN",
                         help="a plan that the method starts from")  # fmt: skip
+    parser.add_argument("--processes", type=int, default=1, metavar="N",
+                        help="that share a training, each with a GPU; default: this one")  # fmt: skip
     _shared.compute_arguments(parser)
     parser.add_argument(
         "-o", "--out", type=Path, required=True, help="plan file; a trained router is written beside it"
@@ -29,6 +32,9 @@ def add_arguments(parser) -> None:
 
 
 def run(args) -> None:
+    several = int(os.environ.get("WORLD_SIZE", 1)) > 1
+    if args.processes > 1 and not several:
+        _share(args.processes)
     from harmonica.experiments import Experiment
     from harmonica.models import get_model
     from harmonica.plan import Plan
@@ -51,7 +57,6 @@ def run(args) -> None:
         source.check_fits(model=args.model, sampler=sampler, steps=steps, layout=_shared.layout_of(source))
         sources[source.origin.method] = source
     _shared.loaded()
-    several = int(os.environ.get("WORLD_SIZE", 1)) > 1
     if several:
         from harmonica.training import distributed
 
@@ -70,6 +75,13 @@ def run(args) -> None:
         checkpoint.remove(args.out)
     cost = "".join(f", {k} = {v:g}" for k, v in plan.origin.cost.items())
     print(f"{e.slug}: {_shared.summary(plan)}{cost}")
+
+
+def _share(processes: int) -> None:
+    """Continue as torchrun, which starts this command so many times."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    sys.stdout.flush()
+    os.execv(sys.executable, [*torchrun, "-m", "harmonica", *sys.argv[1:]])
 
 
 def _number(text: str):

@@ -31,6 +31,7 @@ def folder_name(plan: Plan, stem: str, precision: str = "float32", seed: int = 0
     captions = model.captions.hash if model.captions else ""
     about = [p.model, model.fingerprint, captions, p.sampler, p.cfg, seed, p.prior_noise]
     about += [precision, default_device().type]
+    about += [] if plan.weights is None else [plan.weights.tolist()]
     return f"{stem}-{digest([plan.actions.tolist(), *about, source_hash(*SOURCES)])}"
 
 

@@ -14,7 +14,7 @@ from harmonica.samplers import make_sampler
 from harmonica.utils import UserError, digest, unknown
 
 MOST_VALUES = 100_000
-MERGED = ("precision", "sampling", "latency", "converged")  # sections of the configuration
+MERGED = ("precision", "sampling", "training", "latency", "converged")  # sections of the configuration
 
 
 @dataclass(frozen=True)

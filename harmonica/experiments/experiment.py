@@ -78,8 +78,8 @@ class Experiment:
 
         `other_plans` are those it requires, by method. A training keeps a checkpoint beside the plan file `checkpoint`
         and resumes from it. `loaded` is called once the weights are loaded: training time counts from then. A training
-        runs in `precision` (λ in float32) and uses at most `memory` bytes of a GPU. Raises UserError if a required plan
-        is missing, or what the method raises.
+        runs in `precision` (λ in float32) and uses at most `memory` bytes of a GPU; its seconds are
+        those of all processes. Raises UserError if a required plan is missing, or what the method raises.
         """
         required = self.method.requires
         if required and required not in (other_plans or {}):
@@ -89,10 +89,17 @@ class Experiment:
         task = Task(self.protocol, origin, self.slug, plans, checkpoint, check_precision(precision), memory, loaded)
         made = self.method.make(task)
         if isinstance(made, Router):
+            from harmonica.training import distributed
+
+            world = distributed.world()
             before = made.origin.cost.get("training_s", 0)  # spent by an interrupted run, less the stalls of this one
-            spent = round(before + time.perf_counter() - task.clock[0], 2)
+            spent = round(before + world * (time.perf_counter() - task.clock[0]), 2)
             router = made.with_cost(training_s=spent, peak_MB=round(task.peak[0].megabytes(), 1))
-            hardware = {"device": device(), "precision": precision}
+            hardware = {"device": device(), "precision": precision} | ({"processes": str(world)} if world > 1 else {})
             router = replace(router, origin=replace(router.origin, hardware=hardware))
             return router.plan(router.origin.notes["threshold"]), router
+        if task.clock:  # it ran the model
+            spent = round(time.perf_counter() - task.clock[0], 2)
+            cost = made.origin.cost | {"training_s": spent, "peak_MB": round(task.peak[0].megabytes(), 1)}
+            made = made.with_origin(cost=cost, hardware={"device": device(), "precision": precision})
         return made, None

@@ -40,6 +40,7 @@ class Method(ABC):
     title: ClassVar[str]  # as tables print it
     kinds: ClassVar[tuple[str, ...]] = ()  # of backbone it is for ("dit", "pixart", "uvit"); () is all
     requires: ClassVar[str] = ""  # the method whose plan it starts from, in task.plans
+    heading: ClassVar[str] = ""  # of the rows of a table that it stands under, after those without one
     plain: ClassVar[bool] = False  # every branch is computed at every step: a rival of caching
     seeded: ClassVar[bool] = False  # its plan depends on the seed
 
@@ -150,12 +151,20 @@ class Task:
         """A table uint8 (steps, branches) that computes everything; row 0 is the noisiest step."""
         return np.zeros((self.steps, len(self.layout.branches)), np.uint8)
 
-    def plan(self, actions: np.ndarray, prior_noise: float = 0.0, sampler: str | None = None, **notes) -> Plan:
-        """The plan of actions (steps, branches), maybe for another sampler; `notes` are the method's findings."""
+    def plan(
+        self,
+        actions: np.ndarray,
+        prior_noise: float = 0.0,
+        sampler: str | None = None,
+        weights: np.ndarray | None = None,
+        **notes,
+    ) -> Plan:
+        """The plan of actions (steps, branches), maybe for another sampler, with the `weights` of forecasts; `notes`
+        are the method's findings."""
         protocol = replace(
             self.protocol, steps=len(actions), prior_noise=prior_noise, sampler=sampler or self.protocol.sampler
         )
-        return Plan(actions, protocol, replace(self.origin, notes=notes))
+        return Plan(actions, protocol, replace(self.origin, notes=notes), weights)
 
     def router(self, logits: np.ndarray, cost: dict[str, float], notes: dict[str, Any]) -> Router:
         """The router of logits (steps, branches), with its cost and the training's notes."""

@@ -155,9 +155,9 @@ def moments_folder(model: Model) -> Path:
     return weights_folder() / "moments" / f"{model.folder_name('vae')}-{key}"
 
 
-def store_moments(model: Model, workers: int = 0) -> Path:
-    """Encode all of ImageNet for a hub model; existing shards are kept, damaged ones are replaced. Returns the
-    folder.
+def store_moments(model: Model, workers: int = 0, part: tuple[int, int] = (0, 1)) -> Path:
+    """Encode all of ImageNet for a hub model, or the shards of job k of n, for the `part` (k, n); existing shards are
+    kept, damaged ones are replaced. Returns the folder.
 
     A shard has the posterior's mean, then its standard deviation, float16 (n, 2C, h, w), of images cropped as ADM does.
     Each image is stored once, flipped or not as its index and FLIP_SEED decide; DiT's own training decides anew in
@@ -179,6 +179,7 @@ def store_moments(model: Model, workers: int = 0) -> Path:
     if len(missing) < len(shards) and MomentsIndex.load(folder / "index.json").pictures != found:
         raise UserError(f"{folder} has the moments of other images than those in {path}: delete it and run again")
     write_npy(folder / "labels.npy", labels.numpy())
+    missing = [k for k in missing if k % part[1] == part[0]]
     if not missing:
         return folder
     require_gpu(model.title)

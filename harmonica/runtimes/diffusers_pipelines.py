@@ -115,5 +115,5 @@ class _Cached:
         if op.action == REUSE:
             return self.cache.take(i, op)
         out = forward(*args, **more)
-        self.cache.keep(i, op, out)
+        self.cache.keep(op, out)
         return out

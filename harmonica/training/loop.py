@@ -60,7 +60,7 @@ def _train(task, settings, recipe, routed, guess, one_round, kept, caches, notes
     if state and not checkpoint.load_caches(task.checkpoint, identity, state, caches, task.backbone.device):
         print(f"{task.name}: a piece of its checkpoint is missing: starting from scratch", file=sys.stderr)
         state = None
-    k, spent, loss = 0, 0.0, float("nan")
+    k, spent, loss = 0, 0.0, float("nan")  # spent: seconds of all processes
     if state is None:
         if not search.fixed:
             search.guess(guess(logits, g))
@@ -71,7 +71,8 @@ def _train(task, settings, recipe, routed, guess, one_round, kept, caches, notes
         g.set_state(state["generator"])
         kept.update(state["kept"])
 
-    begun = saved = time.perf_counter()
+    world, begun = distributed.world(), time.perf_counter()
+    saved = begun
     stalled = longest = 0.0  # seconds of all checkpoints, and of the slowest
     bar = tqdm(initial=k, total=recipe.rounds, desc=task.name, mininterval=5, disable=distributed.rank() > 0)
     while not search.finished(k - 1):
@@ -88,7 +89,7 @@ def _train(task, settings, recipe, routed, guess, one_round, kept, caches, notes
         now = time.perf_counter()
         due = search.finished(k - 1) or now - saved > max(SAVE_EVERY_S, longest / STALL)
         if task.checkpoint and distributed.agreed(due):
-            state = {"round": k, "loss": loss, "kept": kept, "spent_s": spent + now - begun - stalled,
+            state = {"round": k, "loss": loss, "kept": kept, "spent_s": spent + world * (now - begun - stalled),
                      "logits": logits.state(), "search": dict(search.__dict__), "generator": g.get_state()}  # fmt: skip
             checkpoint.save(task.checkpoint, identity, state, caches)
             saved = time.perf_counter()
@@ -104,7 +105,8 @@ def _train(task, settings, recipe, routed, guess, one_round, kept, caches, notes
         "beta_moves": search.moves,
         "recipe": recipe.__dict__ | {"betas": list(recipe.betas)},
     }
-    cost = {"training_s": spent - stalled, "images": 0, "updates": k * len(routed), "rounds": k, "generation_passes": 0}
+    cost = {"training_s": spent - world * stalled, "images": 0}
+    cost |= {"updates": k * len(routed), "rounds": k, "generation_passes": 0}
     if isinstance(weights := kept.get("weights"), Tensor):
         notes["lambda_by_step"] = weights.tolist()
     return task.router(logits.numpy(), cost, {**found, "loss": loss, **notes})

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from harmonica.checks import estimate, measured, published
-from harmonica.checks.estimate import Estimate, Job, makespan
+from harmonica.checks.estimate import Estimate, Job, critical_path, makespan, simulate
 from harmonica.cli import main
 from harmonica.experiments import config
 from harmonica.methods import registry
@@ -21,7 +21,7 @@ ABOUT = {
     "scale": "pocket", "images": 40, "seed": 0, "seeds": [0], "sampler": "ddim", "cfg": 1.5,
     "cases": {"10": {"model": "pocket-dit", "steps": 10}},
     "precision": dict.fromkeys(("training", "sampling", "latency"), "float32"),
-    "sampling": {"grouping": "all", "shards": 2, "chunk": 20, "batch": 10},
+    "sampling": {"grouping": "all", "minutes": 0.01, "chunk": 20, "batch": 10},
     "latency": {"batch": 8, "rounds": 2, "max_rounds": 3},
 }  # fmt: skip
 
@@ -80,7 +80,7 @@ def test_every_shipped_row_can_be_counted(scale):
             e = r.experiment
             if isinstance(e.method, LearnedSettings):
                 assert e.method.work(e.protocol, scale).updates > 0
-            assert 0 < estimate._share(r, table) <= 1
+            assert 0 < estimate._evaluations(r, table) <= r.experiment.protocol.steps
 
 
 def test_a_table_that_is_not_there(capsys):
@@ -188,3 +188,42 @@ def test_makespan_by_hand():
     assert makespan(jobs, 1) == 3.5 and makespan(jobs, 2) == 2.5 and makespan([*jobs, alone], 2) == 3.0
     with pytest.raises(UserError, match="at least one GPU"):
         makespan(jobs, 0)
+
+
+def test_a_training_on_several_gpus_waits_for_one_machine():
+    """Four GPUs of two machines of two: a job of two GPUs starts when a machine is free, and others keep off it."""
+    pair = Job("train", 10.0, slots=2)
+    long, short = [Job("a", 4.0) for _ in range(3)], [Job("b", 3.0) for _ in range(4)]
+    gate = Job("c", 1.0)
+    pair.after = [gate]
+    found = simulate([gate, pair, *long, *short], 4, 2)
+    assert found.begun[pair] == 4.0 and found.makespan == 14.0
+    assert found.efficiency == pytest.approx((1 + 20 + 12 + 12) / (4 * 14))
+    assert simulate([pair], 1).makespan == 20.0  # slower on one GPU
+    assert critical_path([gate, pair, *long]) == [gate, pair]
+
+
+def test_a_training_shared_by_gpus():
+    """By its cost, as far as its batch can be divided."""
+    alone = Estimate({"t": ABOUT | {"methods": ["full", {"harmonica": {"target_cur": 20}}]}}, Steady, 0.0).jobs()
+    for gpus, taken in ((4, 4), (6, 4), (16, 8)):
+        about = ABOUT | {
+            "methods": ["full", {"harmonica": {"target_cur": 20}}],
+            "training": {"hours": 0.1, "gpus": gpus},
+        }
+        (job,) = (j for j in Estimate({"t": about}, Steady, 0.0).jobs() if j.rule == "train")
+        assert job.slots == taken and job.seconds * taken == pytest.approx(
+            next(j for j in alone if j.rule == "train").seconds
+        )
+
+
+@pytest.mark.parametrize(("table", "most"), [("table1", 0.8), ("table2", 0.75)])
+def test_a_run_keeps_many_gpus_busy(table, most):
+    """On eight GPUs, and on 32 of four machines; there table 2 waits for a training of two images a round."""
+    shipped = yaml.safe_load((ROOT / "workflow" / "config" / "paper.yaml").read_text())
+    about = config.tables(shipped, {"scale": "paper"})[table]
+    jobs = Estimate({table: about}, published.reference).jobs()
+    assert simulate(jobs, 8, 8).efficiency >= 0.9 and simulate(jobs, 32, 8).efficiency >= most
+    sampled = [j for j in jobs if j.rule == "sample" and "converged" not in j.name]
+    assert max(j.seconds for j in sampled) <= 1.5 * 60 * about["sampling"]["minutes"]
+    assert sum(estimate.START_UP_S for j in sampled) <= 0.05 * sum(j.seconds for j in sampled)

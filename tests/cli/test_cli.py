@@ -11,7 +11,7 @@ from conftest import protocol
 
 from harmonica.cli import commands, main
 from harmonica.models import MODELS
-from harmonica.plan import all_compute
+from harmonica.plan import Plan, all_compute
 
 BRANCHES = len(MODELS["pocket-dit"].layout.branches)
 
@@ -107,6 +107,19 @@ def test_no_disk_space(capsys, tmp_path, monkeypatch):
     status, err = run(capsys, "plan", "fora", "-o", tmp_path / "p.safetensors")
     assert status == 2 and f"No space left on device: {tmp_path / 'p.safetensors'}" in err
     assert not list(tmp_path.iterdir())
+
+
+def test_several_plans_in_one_process(capsys, tmp_path):
+    """The same as from one command each."""
+    args = {"a": "fora --steps 5 --set interval=2", "b": "full --steps 3"}
+    files = {name: tmp_path / f"{name}.safetensors" for name in args}
+    assert run(capsys, "plans", json.dumps({str(files[k]): a for k, a in args.items()}))[0] == 0
+    for name, own in args.items():
+        assert run(capsys, "plan", *own.split(), "-o", tmp_path / "one.safetensors")[0] == 0
+        made, one = Plan.load(files[name]), Plan.load(tmp_path / "one.safetensors")
+        assert (made.actions == one.actions).all() and (made.protocol, made.origin) == (one.protocol, one.origin)
+    status, err = run(capsys, "plans", json.dumps({str(tmp_path / "c"): "forra"}))
+    assert status == 2 and "unknown method 'forra'" in err and not (tmp_path / "c").exists()
 
 
 def test_sample_and_measure(capsys, tmp_path):

@@ -115,6 +115,17 @@ def test_processes_read_the_same(model):
     assert len(alone) == 3 and shards(store_moments(model, workers=2)) == alone
 
 
+def test_parts_encode_the_same(model):
+    folder = store_moments(model)
+    alone = shards(folder)
+    for path in folder.iterdir():
+        path.unlink()
+    store_moments(model, part=(1, 2))
+    assert list(shards(folder)) == ["00001.npy"]
+    store_moments(model, part=(0, 2))
+    assert shards(folder) == alone
+
+
 def test_only_missing_shards_are_encoded(model, monkeypatch):
     folder = store_moments(model)
     complete, encoded = shards(folder), []

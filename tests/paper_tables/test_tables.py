@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from harmonica.cli import main
+from harmonica.experiments import config as configuration
 from paper_tables import tables
+from paper_tables.measured import Measured
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -31,3 +33,16 @@ def test_the_figure_of_memory(tmp_path):
     out = tmp_path / "memory.png"
     assert main(["figure", "memory", str(measured), "--model", "pocket-dit", "-o", str(out)]) == 0
     assert out.read_bytes().startswith(b"\x89PNG") and out.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_rows_of_mixed_devices_are_named():
+    """Of GPUs, and of processors whatever their cores."""
+    about = {"scale": "pocket", "sampler": "ddim", "cfg": 1.5, "seeds": [0], "methods": ["full", "fora"],
+             "cases": {c: {"model": "pocket-dit", "steps": s} for c, s in (("a", 4), ("b", 3))}}  # fmt: skip
+    rows = configuration.rows(about)
+    made_on = {"a": ["H100", "A100"], "b": ["Xeon, 2 cores", "Xeon, 4 cores"]}
+    metrics = {r.case: {} for r in rows}
+    for r in rows:
+        metrics[r.case][r.slug] = {"images_made_on": [{"device": d, "precision": "tf32"} for d in made_on[r.case]]}
+    measured = Measured("pocket", rows, {}, "H100", {}, metrics, {}, {})
+    assert measured.mixed() == {"A100 and H100": [r for r in rows if r.case == "a"]}

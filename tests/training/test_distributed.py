@@ -73,3 +73,14 @@ def test_a_training_resumes_with_any_number_of_processes(tmp_path, before, after
     one, resumed = (Router.load(tmp_path / f"{n}.router.safetensors") for n in ("one", "resumed"))
     np.testing.assert_allclose(one.logits, resumed.logits, atol=1e-5)
     assert not list(tmp_path.glob(".*.checkpoint"))
+
+
+@pytest.mark.slow
+def test_a_command_shares_its_training(tmp_path):
+    """`--processes` starts them; the cost is that of both."""
+    out = tmp_path / "p.safetensors"
+    command = [sys.executable, *MODULE, *arguments("sdt_ltc", out), "--processes", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0 and done.stdout.count("training_s") == 1, done.stderr
+    origin = Router.load(tmp_path / "p.router.safetensors").origin
+    assert origin.hardware["processes"] == "2" and origin.cost["training_s"] > 0

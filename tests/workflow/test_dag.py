@@ -88,13 +88,13 @@ def test_a_changed_setting_runs_only_what_depends_on_it(project):
         jobs = {rule: int(count) for rule, count in project.planned()}
     finally:
         project.write()
-    # one plan, the two shards, the metrics of both cases (of images that are mostly there), and what compares all rows
-    assert jobs == {"plan": 1, "sample": 2, "metrics": 2, "latency": 1, "table": 1, "publish": 1, "total": 8}
+    # the heuristics' plans, three shards and two cases' metrics (of images that are mostly there), what compares rows
+    assert jobs == {"plans": 1, "sample": 3, "metrics": 2, "latency": 1, "table": 1, "publish": 1, "total": 9}
 
 
 def test_another_precision_of_images_trains_nothing(project):
     jobs = {rule: int(count) for rule, count in project.planned("--config", "precision={sampling: bfloat16}")}
-    assert jobs == {"sample": 3, "metrics": 2, "table": 1, "publish": 1, "total": 7}  # and the converged solutions
+    assert jobs == {"sample": 4, "metrics": 2, "table": 1, "publish": 1, "total": 8}  # and the converged solutions
     jobs = {rule: int(count) for rule, count in project.planned("--config", "precision={latency: bfloat16}")}
     assert jobs == {"latency": 1, "table": 1, "publish": 1, "total": 3}
     assert ["train", "6"] in project.planned("--config", "precision={training: bfloat16}")
@@ -160,6 +160,18 @@ def test_table_of_long_skips(project):
     assert len(t) == 6 and (t.model == "pocket U-ViT").all() and (t.sampler == "DPM-Solver").all()
     assert 0 < t.CUR["Learning-to-Cache"] < 33.4  # it routes evaluations 2 and 4 of 6
     assert t.CUR["Faster Diffusion"] == pytest.approx(100 * 3 * 10 / (6 * 18), rel=1e-3)
+
+
+def test_a_changed_heuristic_renews_its_own_row(project):
+    """Although all heuristics' plans are one job; with each row's images in a job of its own, as at the paper scale."""
+    assert project.planned(table="table3") == []
+    changed = {"deepcache": {"interval": 3}}
+    project.write(lambda methods: [changed if "deepcache" in m else m for m in methods], "table3")
+    try:
+        jobs = {rule: int(count) for rule, count in project.planned(table="table3")}
+    finally:
+        project.write()
+    assert jobs == {"plans": 1, "sample": 1, "metrics": 1, "latency": 1, "table": 1, "publish": 1, "total": 6}
 
 
 def test_tables_of_costs_and_of_single_choices(project):

@@ -4,6 +4,7 @@ import re
 import shlex
 import sys
 import time
+from functools import cache
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -13,9 +14,11 @@ sys.path.insert(0, str(ROOT))
 
 import yaml
 
+from harmonica.checks import estimate
 from harmonica.evaluation import generate
 from harmonica.evaluation.features import clip, lpips, networks
 from harmonica.experiments import Row, config as configuration, sharding
+from harmonica.methods import Reads
 from harmonica.methods.registry import source_file
 from harmonica.models import downloads, get_model
 from harmonica.training import LearnedSettings
@@ -62,13 +65,14 @@ except UserError as e:
     raise WorkflowError(str(e)) from None
 
 run_lock.begin(Path(".snakemake"), may_remove=workflow.is_main_process)
-os.environ[job_log.RUN] = str(time.time())
+os.environ.setdefault(job_log.RUN, str(time.time()))  # jobs on other machines keep it
 shell.prefix(
     f'export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"; '
 )  # the rules' `harmonica` is this environment's
 
 SCALE = config["scale"]
 OUT = f"results/{SCALE}"
+SAMPLES = os.environ.get("HARMONICA_SAMPLES", f"{OUT}/samples/images")
 GPU = int(SCALE == "paper")
 RECORDS = ("evaluation/records.py", "utils/records.py")  # the form of results
 BY_SLUG = {r.slug: r for t in TABLES for r in [*CONVERGED[t], *ROWS[t]]}
@@ -83,6 +87,30 @@ def one_of(names: list[str]) -> str:
     return "|".join(map(re.escape, names)) or "none"
 
 
+def reads_nothing(row: Row) -> bool:
+    """Whether the plan is made from settings alone, as those of most heuristics."""
+    if is_learned(row) or row.requires:
+        return False
+    try:
+        return row.experiment.reads == Reads()
+    except UserError:
+        return False  # the plan's own job says why, if it is needed
+
+
+def runs_model(row: Row) -> bool:
+    """Whether making the plan runs the model."""
+    try:
+        return row.experiment.reads.weights
+    except UserError:
+        return False  # as above
+
+
+HEURISTIC = {slug: r for slug, r in BY_SLUG.items() if reads_nothing(r)}
+SEARCHED = {
+    slug
+    for slug, r in BY_SLUG.items()
+    if slug not in HEURISTIC and not is_learned(r) and runs_model(r)
+}
 LEARNED = one_of([slug for slug, r in BY_SLUG.items() if is_learned(r)])
 COSTS = one_of([t for t in TABLES if TABLES[t].get("costs")])
 OF_IMAGES = one_of([t for t in TABLES if not TABLES[t].get("costs")])
@@ -96,6 +124,7 @@ wildcard_constraints:
     case="[A-Za-z0-9@-]+",
     shard=r"\d+",
     side=r"\d+",
+    part=r"\d+",
 
 
 def all_cores() -> int:
@@ -133,14 +162,14 @@ def training_options(row: Row) -> str:
     """Precision and memory of a training; the tables of a run agree."""
     table = next(iter(TABLES))
     return (
-        compute_options("training", table, models_of([row])) if is_learned(row) else ""
+        compute_options("training", table, models_of([row])) if runs_model(row) else ""
     )
 
 
-def drift_plans(case: str) -> list[str]:
-    """Plans of a case of table 1 that have a cache, of the first training seed."""
+def drift_slugs(case: str) -> list[str]:
+    """Rows of a case of table 1 that have a cache, of the first training seed."""
     return [
-        plan_file(rows[0].slug)
+        rows[0].slug
         for rows in configuration.by_method(rows_of_case("table1", case))
         if not rows[0].experiment.method.plain
     ]
@@ -166,11 +195,11 @@ def extra_figures() -> dict[str, dict]:
     if harmonica:
         out["lambda"] = {"what": "lambdas", "files": harmonica}
     for case in TABLES["table1"]["cases"]:
-        if drift_plans(case):
+        if drift_slugs(case):
             out[f"drift-{case}"] = {
                 "what": "drift",
                 "files": [f"{OUT}/drift/{case}.json"],
-                "others": drift_plans(case),
+                "others": plans(drift_slugs(case)),
                 "more": "--plans {others}",
             }
     names = [n for n in downloads.FILES if "router" in n]
@@ -197,8 +226,27 @@ def slugs_of(table: str) -> list[str]:
     return list(dict.fromkeys(r.slug for r in ROWS[table]))
 
 
+def plans(slugs: list[str]) -> list[str]:
+    """Plan files as inputs. All heuristics' plans are one job, whose other plans must not renew what depends on one:
+    `made_from` does."""
+    return [
+        ancient(plan_file(slug)) if slug in HEURISTIC else plan_file(slug)
+        for slug in slugs
+    ]
+
+
+def made_from(slugs: list[str]) -> str:
+    """Changes with what the heuristics' plans are made from: the rerun trigger of the jobs that read them."""
+    return files.digest([made_by(HEURISTIC[s]) for s in slugs if s in HEURISTIC])
+
+
+def made_by(row: Row) -> list[str]:
+    """Arguments, code and data of a plan."""
+    return [row.arguments, plan_code(row), plan_data(row)]
+
+
 def plans_of(table: str) -> list[str]:
-    return [plan_file(slug) for slug in slugs_of(table)]
+    return plans(slugs_of(table))
 
 
 def routers_of(table: str) -> list[str]:
@@ -222,13 +270,16 @@ def rows_of_group(table: str, group: str) -> list[Row]:
     return list(by_slug.values())
 
 
+@cache
 def sharding_of(table: str, group: str) -> tuple[int, int, int]:
     """Images, chunk and shards of a group, as harmonica.experiments.sharding takes them."""
-    about = TABLES[table]
+    about, every = TABLES[table], ROWS[table]
     images = about["images"]
     if group == SOLUTIONS:
         images = min(images, about["converged"]["images"])
-    return images, about["sampling"]["chunk"], about["sampling"]["shards"]
+        every = CONVERGED[table]
+    shards = estimate.shard_count(about, rows_of_group(table, group), every, images)
+    return images, about["sampling"]["chunk"], shards
 
 
 def manifests_of(table: str, rows: list[Row]) -> list[str]:
@@ -244,20 +295,9 @@ def shard_range(table: str, group: str, shard: int) -> tuple[int, int]:
     return sharding.shard_range(*sharding_of(table, group), shard)
 
 
-def plan_priority(slug: str) -> int:
-    """Plans come before everything else, and the longest trainings first, so that no core waits for the last one."""
-    row = BY_SLUG[slug]
-    return 10 + (row.experiment.protocol.steps if is_learned(row) else 0)
-
-
-def uncached_priority(rows: list[Row]) -> int:
-    """At the paper scale, what `check` needs comes before everything else that takes time."""
-    return 15 * all(r.experiment.name == "full" for r in rows) if GPU else 0
-
-
 def plan_code(row: Row) -> str:
     """Changes with the code that makes this plan."""
-    common = TRAINING if is_learned(row) else ("plan", "samplers")
+    common = TRAINING if runs_model(row) else ("plan", "samplers")
     return files.source_hash(source_file(row.experiment.name), "methods", *common)
 
 
@@ -272,17 +312,32 @@ def fetched(*names: str) -> list[str]:
 
 def moments_of(row: Row) -> list[str]:
     """The posterior moments of ImageNet, for a method that trains on images."""
-    return (
-        [f"{OUT}/moments/{row.experiment.protocol.model}.json"]
-        if row.experiment.model.hub
-        else []
+    model = row.experiment.model
+    parts = moments_parts(model.name) if model.hub else 0
+    return [f"{OUT}/moments/{model.name}/{k}.json" for k in range(parts)]
+
+
+def moments_parts(model: str) -> int:
+    """Jobs that share the encoding of ImageNet."""
+    about = TABLES[table_of(model)]
+    return estimate.moments_parts(get_model(model), about)
+
+
+def table_of(name: str) -> str:
+    """The table of that name, or the first with a row or a model of it."""
+    if name in TABLES:
+        return name
+    return next(
+        table
+        for table, rows in ROWS.items()
+        if any(name in (r.slug, r.experiment.protocol.model) for r in rows)
     )
 
 
 def plan_needs(row: Row) -> list[str]:
     """A plan's inputs: the plan it starts from, and what its method reads."""
     reads = row.experiment.reads
-    needs = [plan_file(row.requires)] if row.requires else []
+    needs = plans([row.requires]) if row.requires else []
     needs += moments_of(row) if reads.images else []
     needs += checked(row) if reads.weights else []
     return needs + (parts_of([row]) if reads.weights else []) + fetched(*reads.files)

@@ -6,7 +6,7 @@ rule fetch:
         f"{OUT}/logs/fetch/{{name}}.log",
     benchmark:
         f"{OUT}/benchmarks/fetch/{{name}}.tsv"
-    priority: 20
+    priority: FIRST
     conda:
         "../../environment.yml"
     threads: 1
@@ -26,19 +26,21 @@ rule embed:
         f"{OUT}/logs/embed/{{model}}.log",
     benchmark:
         f"{OUT}/benchmarks/embed/{{model}}.tsv"
-    priority: 20
+    priority: FIRST
     conda:
         "../../environment.yml"
     threads: 1
     resources:
         gpu=GPU,
+        runtime=lambda w, attempt: attempt * minutes("embed", w.model),
+        mem_mb=lambda w, attempt: attempt * memory_mb("embed", w.model),
     params:
         list=lambda w: get_model(w.model).captions.name,
         code=files.source_hash("models/captions.py", "models/embeddings.py"),
     message:
         "Embedding the captions of {wildcards.model}"
     shell:
-        "harmonica embed {wildcards.model} --done {output} > {log} 2>&1"
+        "HARMONICA_GPUS={resources.gpu} harmonica embed {wildcards.model} --done {output} > {log} 2>&1"
 
 
 # The posterior moments of ImageNet, encoded by the autoencoder of a model; trainings on images read them.
@@ -46,23 +48,28 @@ rule moments:
     input:
         lambda w: fetched(w.model),
     output:
-        f"{OUT}/moments/{{model}}.json",
+        f"{OUT}/moments/{{model}}/{{part}}.json",
     log:
-        f"{OUT}/logs/moments/{{model}}.log",
+        f"{OUT}/logs/moments/{{model}}_{{part}}.log",
     benchmark:
-        f"{OUT}/benchmarks/moments/{{model}}.tsv"
+        f"{OUT}/benchmarks/moments/{{model}}_{{part}}.tsv"
+    priority: lambda w: priority("moments", w.model, w.part)
     conda:
         "../../environment.yml"
     threads: 8
     resources:
         gpu=GPU,
+        runtime=lambda w, attempt: attempt * minutes("moments", w.model, w.part),
+        mem_mb=lambda w, attempt: attempt * memory_mb("moments", w.model, w.part),
     params:
+        parts=lambda w: moments_parts(w.model),
         images=lambda w: str(get_model(w.model).training_images),
         code=files.source_hash("models/training_images.py"),
     message:
-        "Encoding the training images of {wildcards.model}"
+        "Encoding the training images of {wildcards.model}, part {wildcards.part}"
     shell:
-        "harmonica moments {wildcards.model} --workers {threads} --done {output} > {log} 2>&1"
+        "HARMONICA_GPUS={resources.gpu} harmonica moments {wildcards.model} --part {wildcards.part} {params.parts} "
+        "--workers {threads} --done {output} > {log} 2>&1"
 
 
 # Reference statistics of the metrics: ADM's, with features of ADM's images, or those of a folder of pictures in the
@@ -90,4 +97,4 @@ rule reference:
     message:
         "Features of the reference images in {wildcards.name}, {wildcards.side} pixels"
     shell:
-        "harmonica reference {params.file:q} --side {wildcards.side} -o {output} > {log} 2>&1"
+        "HARMONICA_GPUS={resources.gpu} harmonica reference {params.file:q} --side {wildcards.side} -o {output} > {log} 2>&1"

@@ -1,7 +1,7 @@
 # Figures that belong to no single table, as .png and .pdf.
 rule drift:
     input:
-        lambda w: drift_plans(w.case),
+        lambda w: plans(drift_slugs(w.case)),
     output:
         f"{OUT}/drift/{{case}}.json",
     log:
@@ -18,11 +18,12 @@ rule drift:
             "sampling", "table1", models_of(rows_of_case("table1", w.case))
         ),
         seed=TABLES["table1"]["seed"],
+        made_from=lambda w: made_from(drift_slugs(w.case)),
         code=files.source_hash("evaluation/drift.py", *files.SAMPLING, *RECORDS),
     message:
         "Measuring the drift of the latents, case {wildcards.case}"
     shell:
-        "harmonica drift {input} --seed {params.seed} {params.options} -o {output} > {log} 2>&1"
+        "HARMONICA_GPUS={resources.gpu} harmonica drift {input} --seed {params.seed} {params.options} -o {output} > {log} 2>&1"
 
 
 rule figure:

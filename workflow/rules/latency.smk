@@ -1,4 +1,4 @@
-# All rows in one job, alone on the machine: only interleaved times give fair ratios.
+# All rows in one job, alone on a machine: only interleaved times give fair ratios.
 rule latency:
     input:
         plans=lambda w: plans_of(w.table),
@@ -9,11 +9,15 @@ rule latency:
         f"{OUT}/logs/latency/{{table}}.log",
     benchmark:
         f"{OUT}/benchmarks/latency/{{table}}.tsv"
+    priority: lambda w: priority("latency", w.table)
     conda:
         "../../environment.yml"
     threads: all_cores()
     resources:
         gpu=GPU,
+        runtime=lambda w, attempt: attempt * minutes("latency", w.table),
+        mem_mb=lambda w, attempt: attempt * memory_mb("latency", w.table),
+        slurm_extra="--exclusive",
     params:
         batch=lambda w: TABLES[w.table]["latency"]["batch"],
         options=lambda w: compute_options("latency", w.table, models_of(ROWS[w.table])),
@@ -22,6 +26,7 @@ rule latency:
                 **TABLES[w.table]["latency"]
             )
         ),
+        made_from=lambda w: made_from(slugs_of(w.table)),
         code=files.source_hash(
             "evaluation/latency.py",
             "evaluation/statistics.py",
@@ -31,5 +36,5 @@ rule latency:
     message:
         "Timing all rows of {wildcards.table}, alone on the machine"
     shell:
-        "harmonica latency {input.plans} --batch {params.batch} {params.rounds} {params.options} "
+        "HARMONICA_GPUS={resources.gpu} harmonica latency {input.plans} --batch {params.batch} {params.rounds} {params.options} "
         "-o {output} > {log} 2>&1"

@@ -18,12 +18,16 @@ rule metrics:
         f"{OUT}/logs/metrics/{{table}}_{{case}}_{{group}}.log",
     benchmark:
         f"{OUT}/benchmarks/metrics/{{table}}_{{case}}_{{group}}.tsv"
-    priority: lambda w: uncached_priority(measured_rows(w.table, w.case, w.group))
+    priority: lambda w: priority("metrics", w.table, w.case, w.group)
     conda:
         "../../environment.yml"
     threads: 1
     resources:
         gpu=GPU,
+        runtime=lambda w, attempt: attempt
+        * minutes("metrics", w.table, w.case, w.group),
+        mem_mb=lambda w, attempt: attempt
+        * memory_mb("metrics", w.table, w.case, w.group),
     params:
         uncached=lambda w: uncached_row(w.table, w.case).slug,
         rows=lambda w: [r.slug for r in measured_rows(w.table, w.case, w.group)],
@@ -45,7 +49,7 @@ rule metrics:
     message:
         "Measuring the images of {wildcards.table}, case {wildcards.case}: {wildcards.group}"
     shell:
-        "harmonica metrics {input.manifests} --uncached {params.uncached} {params.targets} --only {params.rows} "
+        "HARMONICA_GPUS={resources.gpu} harmonica metrics {input.manifests} --uncached {params.uncached} {params.targets} --only {params.rows} "
         "{params.networks} {params.option} -o {output} > {log} 2>&1"
 
 
@@ -57,6 +61,7 @@ rule check:
         f"{OUT}/checked/{{table}}/{{case}}.json",
     log:
         f"{OUT}/logs/check/{{table}}_{{case}}.log",
+    priority: FIRST
     conda:
         "../../environment.yml"
     threads: 1

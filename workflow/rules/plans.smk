@@ -1,4 +1,25 @@
-# A heuristic needs no weights, at most files or a plan; a learned method also writes a router.
+# All heuristics that read nothing, in one process: each takes milliseconds.
+rule plans:
+    output:
+        [plan_file(slug) for slug in HEURISTIC],
+    log:
+        f"{OUT}/logs/plans/all.log",
+    benchmark:
+        f"{OUT}/benchmarks/plans.tsv"
+    priority: FIRST
+    conda:
+        "../../environment.yml"
+    threads: 1
+    params:
+        plans=json.dumps({plan_file(s): r.arguments for s, r in HEURISTIC.items()}),
+        made_from=made_from(list(HEURISTIC)),
+    message:
+        "Making the plans of all heuristics"
+    shell:
+        "harmonica plans {params.plans:q} > {log} 2>&1"
+
+
+# Other heuristics read files or a plan; a learned method also writes a router.
 rule plan:
     input:
         lambda w: plan_needs(BY_SLUG[w.experiment]),
@@ -9,11 +30,18 @@ rule plan:
     benchmark:
         f"{OUT}/benchmarks/plan/{{experiment}}.tsv"
     wildcard_constraints:
-        experiment=one_of([slug for slug, r in BY_SLUG.items() if not is_learned(r)]),
-    priority: lambda w: plan_priority(w.experiment)
+        experiment=one_of(
+            [
+                s
+                for s, r in BY_SLUG.items()
+                if not (is_learned(r) or s in HEURISTIC or s in SEARCHED)
+            ]
+        ),
     conda:
         "../../environment.yml"
     threads: 1
+    resources:
+        gpu=0,
     params:
         arguments=lambda w: BY_SLUG[w.experiment].arguments,
         source=lambda w: (
@@ -21,13 +49,28 @@ rule plan:
             if BY_SLUG[w.experiment].requires
             else ""
         ),
+        source_made_from=lambda w: made_from([BY_SLUG[w.experiment].requires]),
         options=lambda w: training_options(BY_SLUG[w.experiment]),
         code=lambda w: plan_code(BY_SLUG[w.experiment]),
         data=lambda w: plan_data(BY_SLUG[w.experiment]),
     message:
         "Making the plan {wildcards.experiment}"
     shell:
-        "harmonica plan {params.arguments} {params.source} {params.options} -o {output.plan} > {log} 2>&1"
+        "HARMONICA_GPUS={resources.gpu} harmonica plan {params.arguments} {params.source} {params.options} "
+        "--processes {resources.gpu} -o {output.plan} > {log} 2>&1"
+
+
+# Plans that are found by running the model: no router.
+use rule plan as search with:
+    wildcard_constraints:
+        experiment=one_of(sorted(SEARCHED)),
+    priority: lambda w: priority("search", w.experiment)
+    resources:
+        gpu=GPU,
+        runtime=lambda w, attempt: attempt * minutes("search", w.experiment),
+        mem_mb=lambda w, attempt: attempt * memory_mb("search", w.experiment),
+    message:
+        "Searching the plan {wildcards.experiment}"
 
 
 use rule plan as train with:
@@ -36,7 +79,11 @@ use rule plan as train with:
         router=f"{OUT}/plans/{{experiment}}.router.safetensors",
     wildcard_constraints:
         experiment=LEARNED,
+    priority: lambda w: priority("train", w.experiment)
     resources:
-        gpu=GPU,
+        gpu=lambda w: gpus_of(w.experiment),
+        nodes=1,
+        runtime=lambda w, attempt: attempt * minutes("train", w.experiment),
+        mem_mb=lambda w, attempt: attempt * memory_mb("train", w.experiment),
     message:
         "Training the router {wildcards.experiment}"

@@ -1,6 +1,6 @@
 rule sample:
     input:
-        plans=lambda w: [plan_file(r.slug) for r in rows_of_group(w.table, w.group)],
+        plans=lambda w: plans([r.slug for r in rows_of_group(w.table, w.group)]),
         parts=lambda w: parts_of(rows_of_group(w.table, w.group)),
         networks=lambda w: networks_while_sampling(
             w.table, rows_of_group(w.table, w.group)
@@ -14,22 +14,27 @@ rule sample:
         f"{OUT}/logs/sample/{{table}}_{{group}}_{{shard}}.log",
     benchmark:
         f"{OUT}/benchmarks/sample/{{table}}_{{group}}_{{shard}}.tsv"
-    priority: lambda w: uncached_priority(rows_of_group(w.table, w.group))
+    priority: lambda w: priority("sample", w.table, w.group, w.shard)
     conda:
         "../../environment.yml"
     threads: 1
     resources:
         gpu=GPU,
+        runtime=lambda w, attempt: attempt
+        * minutes("sample", w.table, w.group, w.shard),
+        mem_mb=lambda w, attempt: attempt
+        * memory_mb("sample", w.table, w.group, w.shard),
     params:
         first=lambda w: shard_range(w.table, w.group, int(w.shard))[0],
         images=lambda w: shard_range(w.table, w.group, int(w.shard))[1],
         chunk=lambda w: TABLES[w.table]["sampling"]["chunk"],
         options=lambda w: sampling_options(w.table, w.group),
         seed=lambda w: TABLES[w.table]["seed"],
-        folder=f"{OUT}/samples/images",
+        folder=SAMPLES,
+        made_from=lambda w: made_from([r.slug for r in rows_of_group(w.table, w.group)]),
         code=files.source_hash(*generate.SOURCES, *RECORDS),
     message:
         "Generating {params.images} images per method for {wildcards.table}: {wildcards.group}, from image {params.first}"
     shell:
-        "harmonica sample {input.plans} --first {params.first} --images {params.images} "
+        "HARMONICA_GPUS={resources.gpu} harmonica sample {input.plans} --first {params.first} --images {params.images} "
         "--chunk {params.chunk} --seed {params.seed} {params.options} -o {params.folder} --manifest {output} > {log} 2>&1"
