@@ -22,11 +22,11 @@ class Project:
         shutil.copytree(ROOT, folder, ignore=ignore)
         self.write()
 
-    def write(self, methods=lambda methods: methods, cases=lambda cases: cases, table: str = "table1") -> None:
+    def write(self, methods=lambda methods: methods, table: str = "table1", cases=lambda cases: cases) -> None:
         """The micro configuration, with the methods and cases of a table changed."""
         config = yaml.safe_load(MICRO.read_text())
-        about = config["tables"][table]
-        about["methods"], about["cases"] = methods(about["methods"]), cases(about["cases"])
+        own = config["tables"][table]
+        own["methods"], own["cases"] = methods(own["methods"]), cases(own["cases"])
         (self.folder / "micro.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
 
     def start(self, *args: str, cores: str = "2") -> subprocess.Popen:

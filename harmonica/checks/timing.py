@@ -3,12 +3,12 @@ when inputs were there and what failed."""
 
 import base64
 import json
+import os
 import re
 from collections import Counter
 from pathlib import Path
 
 from harmonica.utils import UserError
-from harmonica.utils.provenance import usable_cores
 
 
 def report(folder: Path) -> str:
@@ -20,13 +20,13 @@ def report(folder: Path) -> str:
     ready = _ready_times(folder)
     jobs = []
     for log in sorted(Path(folder).rglob("logs/**/*.log")):
-        lines = [x for x in log.read_text("utf-8", errors="replace").splitlines() if x.startswith("time: ")]
-        if lines:
-            try:
-                found = json.loads(lines[-1].removeprefix("time: "))
-            except ValueError:  # the last line of a killed job
-                continue
-            times = {"gpus": 0, "machine": "", "scheduled": False} | found
+        lines = [x for x in log.read_text(errors="replace").splitlines() if x.startswith("time: ")]
+        try:
+            found = [json.loads(line.removeprefix("time: ")) for line in lines[-1:]]
+        except ValueError:  # the last line of a killed job
+            continue
+        for own in found:
+            times = {"gpus": 0, "machine": "", "scheduled": False} | own
             since = max(times["run"], ready.get(log.resolve(), 0.0))
             jobs.append((log.parent.name, times | {"waited_s": max(0.0, times["begun"] - since)}))
     if not jobs:
@@ -57,7 +57,7 @@ def report(folder: Path) -> str:
         out.append(f"  imports and loading in the jobs: {100 * start / busy:.1f} %")
         return "\n".join(out)
     alone = sum(t["total_s"] for name, t in jobs if name == "latency")  # has all cores
-    cores = usable_cores()
+    cores = len(os.sched_getaffinity(0))
     idle = wall * cores - busy - alone * (cores - 1)
     out.append(f"the workflow's last run: {wall:.0f} s on {cores} cores, {wall * cores:.0f} core-seconds; of these")
     out.append(f"  imports and loading in the jobs: {100 * start / (wall * cores):.1f} %")
@@ -95,5 +95,5 @@ def _failures(folder: Path, run: float) -> Counter[str]:
     snakemake, found = _snakemake(folder), Counter[str]()
     for log in (snakemake / "log").glob("*.log") if snakemake else ():
         if log.stat().st_mtime >= run:
-            found.update(re.findall(r"^Error in rule (\w+)", log.read_text("utf-8", errors="replace"), re.M))
+            found.update(re.findall(r"^Error in rule (\w+)", log.read_text(errors="replace"), re.M))
     return found

@@ -163,7 +163,7 @@ def main() -> int:
         if not args.full:
             project.write(
                 lambda methods: [m for m in methods if (m if isinstance(m, str) else next(iter(m))) in KEPT],
-                lambda cases: dict(list(cases.items())[:1]),
+                cases=lambda cases: dict(list(cases.items())[:1]),
             )
         problems = undisturbed(project)
         print(f"{time.strftime('%H:%M:%S')} undisturbed: {problems or 'a second run was refused'}", file=sys.stderr)
