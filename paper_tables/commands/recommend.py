@@ -46,7 +46,7 @@ def run(args) -> None:
 def text(rows, of_model, metric: str, against: str, path: Path) -> str:
     """The best of `rows` (sorted, best first), its quality, and the rivals that it is better than."""
     best = rows.iloc[0]
-    full = of_model[of_model.name == "full"].iloc[0]
+    full = of_model[(of_model.name == "full") & (of_model.uncached_steps == best.uncached_steps)].iloc[0]
     lines = [
         f"{best.method}, {best.theoretical_speedup:.2f}x fewer MACs than {full.steps} uncached steps of "
         f"{full['sampler']}:",
@@ -96,7 +96,7 @@ def measured(path: Path):
     if len(lines) != len(table) or "theoretical_speedup" not in table:
         raise UserError(f"{path} and its provenance do not belong together: make the table again")
     experiments = [line[0].experiment for line in lines]
-    return table.assign(
+    return table.copy().assign(
         name=[e.name for e in experiments],
         arguments=[line[0].arguments for line in lines],
         uncached_steps=[e.protocol.steps for e in experiments],
