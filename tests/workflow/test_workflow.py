@@ -94,11 +94,12 @@ def test_jobs_take_the_gpus_of_the_machine(tmp_path):
     smi.write_text('#!/bin/sh\nfor i in 0 1 2 3; do echo "$i, GPU-$i"; done\n')
     smi.chmod(0o755)
     command = [sys.executable, "-m", "snakemake", "-n", "-p", "results/table1.csv", "--config", "scale=paper"]
-    env = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    env = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "HARMONICA_SAMPLES": "/scratch/samples"}
     env.pop("CUDA_VISIBLE_DEVICES", None)
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stdout + done.stderr
     commands = re.findall(r"HARMONICA_GPUS=(\d) harmonica (\w+) (.*)", done.stdout)
     trainings = {gpus: rest for gpus, name, rest in commands if name == "plan" and gpus != "0"}
     assert max(trainings) == "4" and "--processes 4 " in trainings["4"]
-    assert {gpus for gpus, name, _ in commands if name == "sample"} == {"1"}
+    sampling = [(gpus, rest) for gpus, name, rest in commands if name == "sample"]
+    assert {gpus for gpus, _ in sampling} == {"1"} and all("-o /scratch/samples " in rest for _, rest in sampling)

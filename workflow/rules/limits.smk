@@ -1,4 +1,3 @@
-from harmonica.checks import published
 from harmonica.utils import gpus
 
 # What a job takes and may take: GPUs, minutes, memory of the host, and which goes first. At the paper scale all follow
