@@ -15,7 +15,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("targets", nargs="+", metavar="TABLE", help="results/table1.csv, or table1")
     parser.add_argument("--scale", choices=["pocket", "paper"], default="pocket", help="default: %(default)s")
     parser.add_argument("--device", metavar="GPU",
-                        help="h100, h200, a100 or rtx4090, by their published speed; default: as configured")  # fmt: skip
+                        help="h100, h200, a100 or rtx4090, by published speed; default: as configured")  # fmt: skip
     parser.add_argument("--measure", action="store_true",
                         help="time this machine's device instead; always so at the pocket scale")  # fmt: skip
     parser.add_argument("--gpus", type=int, default=1, help="that run jobs side by side; default: %(default)s")
