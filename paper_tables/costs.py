@@ -42,7 +42,8 @@ class CostTable:
             plan, notes = plans[0], plans[0].origin.notes
             moves = float(np.mean([p.origin.notes["beta_moves"] for p in plans]))
             title = e.method.label()
-            paper = lookup("table6_training_cost", method=title)
+            beside = e.model.scale == "pocket" or (e.model.title, e.model.resolution) == ("DiT-XL/2", 256)
+            paper = lookup("table6_training_cost", method=title) if beside else {}
             out.append({
                 "scale": measured.scale, "model": e.model.title, "case": line[0].case, "method": title,
                 "steps": plan.steps, "seeds": len(line),

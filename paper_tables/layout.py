@@ -15,15 +15,8 @@ from harmonica.models import get_model
 from harmonica.plan import cache_bytes, macs
 from paper_tables import figures
 from paper_tables.measured import Measured
+from paper_tables.published import SAMPLERS, caches_as_much
 from paper_tables.verdicts import verdicts
-
-SAMPLERS = {
-    "ddim": "DDIM",
-    "dpmsolver++": "DPM-Solver++",
-    "iddpm": "IDDPM",
-    "sa-solver": "SA-Solver",
-    "dpm-solver": "DPM-Solver",
-}
 
 
 class Column(NamedTuple):
@@ -87,15 +80,19 @@ class Table:
         model, plan, first = e.model, plans[line[0].slug], measured.of(line[0])
         halves = 1 if e.protocol.cfg == 1 else 2
         own_macs = measured.plan_mean(line, lambda p: macs(p, model.layout))
-        timed = measured.latency["plans"]
+        assert measured.latency
+        timed = measured.latency.plans
         full, own = timed[base.slug]["rounds_s"], [timed[r.slug]["rounds_s"] for r in line]
+        cur = measured.plan_mean(line, lambda p: p.cur)
         paper = self.published(e, plan.steps) if published else {}
+        paper = paper if caches_as_much(paper, cur) else {}
         return {
             "scale": measured.scale, "model": model.title, "resolution": model.resolution,
             "sampler": SAMPLERS[plan.protocol.sampler], "cfg": e.protocol.cfg, "case": line[0].case,
-            "method": e.method.label(), **({"settings": _settings(line[0])} if self.settings else {}),
+            "heading": e.method.heading, "method": e.method.label(),
+            **({"settings": _settings(line[0])} if self.settings else {}),
             "steps": plan.steps, "seeds": len(line), **self._with_intervals(line, measured),
-            "CUR": measured.plan_mean(line, lambda p: p.cur), "GMACs": halves * own_macs / 1e9,
+            "CUR": cur, "GMACs": halves * own_macs / 1e9,
             "theoretical_speedup": macs(plans[base.slug], model.layout) / own_macs,
             "latency_s": float(np.median(np.concatenate(own))),
             **dict(zip(SPEEDUP, speedup(np.tile(full, len(line)), np.concatenate(own)), strict=True)),
@@ -103,7 +100,7 @@ class Table:
             "training_s": measured.plan_mean(line, lambda p: p.origin.cost.get("training_s", 0)),
             "training_images": measured.plan_mean(line, lambda p: p.origin.cost.get("images", 0)),
             "samples": first["N"], **{k: first[k] for k in ("extractor", "clip_model") if k in first},
-            **{f"paper_{k}": v for k, v in paper.items() if k in PUBLISHED},
+            **{f"paper_{k}": v for k, v in paper.items() if k in (*PUBLISHED, "cfg")},
         }  # fmt: skip
 
     def _with_intervals(self, line: list[Row], measured: Measured) -> dict[str, float]:
@@ -139,6 +136,7 @@ class Table:
     def markdown(self, table: pd.DataFrame, measured: Measured) -> str:
         """One readable table per case; the best value of each metric among the accelerated rows is bold."""
         first, latency, scale = table.iloc[0], measured.latency, measured.scale
+        assert latency
         extractor = f"**{first.extractor}**"
         if scale == "pocket":
             extractor += " (not Inception: comparable only with each other, at equal N)"
@@ -154,22 +152,20 @@ class Table:
             "spread is in the intervals; the CSV has their standard deviations (`_sd`)." if table.seeds.max() > 1 else
             " Learned methods have one training seed, so intervals do not say how much another seed would change."
         )  # fmt: skip
-        batches = " or ".join(str(b) for b in sorted({r["batch"] for r in latency["plans"].values()}))
+        batches = " or ".join(str(b) for b in sorted({r["batch"] for r in latency.plans.values()}))
         features = [k for k in self.shown if METRICS[k].needs == "features"]
         clip = (
             f" CLIP is 100·max(cos, 0) by open_clip's **{first.clip_model}**, without prefix."
             if "clip_model" in table
             else ""
         )
-        source = f" The paper's columns are {self.source}, if it has the row" if self.source else ""
-        if source:
-            source += ": in brackets, the published value and the difference to it." if scale == "paper" else "."
+        source = f" The paper's columns are {self.source}, {_condition(table, scale)}" if self.source else ""
         parts = [
             f"# {self.title}, {scale} scale",
             f"{first['samples']} images per row, guidance scale {first.cfg:g}. {', '.join(features)}: in the features "
             f"of {extractor}.{clip} PSNR, SSIM: to the uncached image of the same seed{kept['N_pairs']}.{converged}",
-            f"Latency: a batch of {batches} from noise to latents on {latency['device']} ({latency['threads']} "
-            f"threads, {latency['precision']}), median of {latency['rounds']} interleaved rounds{_spread(table)}. "
+            f"Latency: a batch of {batches} from noise to latents on {latency.device} ({latency.threads} "
+            f"threads, {latency.precision}), median of {latency.rounds} interleaved rounds{_spread(table)}. "
             "GMACs and cache: one image, both guidance halves. Theory × and Real × are against the case's uncached "
             f"row; Real × is the ratio of median latencies.{source}",
             f"±: 95 % intervals over the images.{seeds} Bold: the best accelerated row, and those that do not differ "
@@ -265,6 +261,15 @@ def of_captions(title: str, **more) -> Table:
     )  # fmt: skip
 
 
+def _condition(table: pd.DataFrame, scale: str) -> str:
+    """Which rows have the paper's numbers, and what is different about those."""
+    same = "for rows of its own sampler, steps and CUR"
+    if scale == "paper":
+        return f"{same}, at its guidance scale: in brackets, the published value and the difference to it."
+    other = sorted(set(table.paper_cfg.dropna()) - set(table.cfg)) if "paper_cfg" in table else []
+    return f"{same}" + (f"; its guidance scale is {' or '.join(f'{x:g}' for x in other)}." if other else ".")
+
+
 def _spread(table: pd.DataFrame) -> str:
     """How wide the quartiles of the speed-ups are."""
     half = (table.speedup_q3 - table.speedup_q1) / 2 / table.speedup
@@ -305,7 +310,11 @@ def _block(block: pd.DataFrame, heads: dict[str, str], published: bool = False) 
     best = {k: m.sign * (m.sign * rivals[k]).max() for k, m in METRICS.items() if k in block}
     rows = []
     beside = _beside(block, heads) if published else [{}] * len(block)
+    under = ""
     for i, (_, row) in enumerate(block.iterrows()):
+        if isinstance(row.get("heading"), str) and row.heading != under:
+            under = row.heading
+            rows.append([f"*{under}*", *[""] * (len(heads) - 1)])
         cells = []
         for k in heads:
             text = _cell(k, row[k]) + _half_width(k, row)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from harmonica.evaluation.records import Latency
 from harmonica.evaluation.statistics import Estimate
 from harmonica.experiments import Row
 from harmonica.experiments.config import by_method, uncached
@@ -25,7 +26,7 @@ class Measured:
     device: str
     routers: dict[str, Path]
     metrics: dict[str, dict[str, dict]]  # by case, then slug
-    latency: dict[str, Any]
+    latency: Latency | None  # None for a table of costs
     images: dict[str, tuple[np.ndarray, np.ndarray]]  # the first of each row, with their labels
 
     @cached_property

@@ -32,7 +32,7 @@ def save(figure, path: Path) -> None:
 
 # their order decides colour and marker; others follow by name
 ORDER = ("full", "fewer_steps", "better_solver", "learning_to_cache", "harmonica", "sdt_ltc", "fora", "delta_dit",
-         "deepcache", "faster_diffusion", "random_plan", "direct")  # fmt: skip
+         "deepcache", "faster_diffusion", "step_search", "harmonica_forecast", "random_plan", "direct")  # fmt: skip
 
 
 def style(k: int) -> dict:

@@ -7,7 +7,7 @@ import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
-from harmonica.plan import REUSE, SPAN_DELTA, SPAN_OUTPUT, Plan, Protocol  # noqa: E402
+from harmonica.plan import FORECAST, REUSE, SPAN_DELTA, SPAN_FORECAST, SPAN_OUTPUT, Plan, Protocol  # noqa: E402
 
 settings.register_profile("suite", deadline=None, max_examples=60)
 settings.load_profile("suite")
@@ -59,20 +59,41 @@ def sample(model, sampler, policy, noise, seeds=None):
     return latents
 
 
-def plans(branches: int = TINY_BRANCHES, most_steps: int = 6):
-    """Any executable plan: single reuses, and spans of both kinds anywhere."""
+def plans(branches: int = TINY_BRANCHES, most_steps: int = 6, forecast: bool = True):
+    """Any executable plan: single reuses and forecasts, spans of all kinds. The weights of a forecast are for
+    outputs that exist, some of them 0."""
 
     @st.composite
     def draw(draw):
         steps = draw(st.integers(1, most_steps))
         actions = np.zeros((steps, branches), np.uint8)
+        single = [0, REUSE, FORECAST] if forecast else [0, REUSE]
         for s in range(1, steps):
-            kind = draw(st.sampled_from([0, REUSE, SPAN_DELTA, SPAN_OUTPUT]))
+            kind = draw(st.sampled_from([0, REUSE, SPAN_DELTA, SPAN_OUTPUT] + [SPAN_FORECAST] * forecast))
             if kind == REUSE:
-                actions[s] = draw(st.lists(st.sampled_from([0, REUSE]), min_size=branches, max_size=branches))
+                actions[s] = draw(st.lists(st.sampled_from(single), min_size=branches, max_size=branches))
             elif kind:
                 start = draw(st.integers(0, branches - 1))
                 actions[s, start : draw(st.integers(start + 1, branches))] = kind
-        return Plan(actions, protocol(steps))
+        if not np.isin(actions, (FORECAST, SPAN_FORECAST)).any():
+            return Plan(actions, protocol(steps))
+        shared = draw(st.booleans())
+        weights = np.zeros((steps, 1 if shared else branches, 3), np.float32)
+        at_least = 1 if shared else None  # the first step's outputs are the only ones that every branch is sure to have
+        for s, i in np.argwhere(np.isin(actions, (FORECAST, SPAN_FORECAST))):
+            there = at_least or min(_outputs_before(actions, s, i), 3)
+            w = draw(st.lists(st.sampled_from([0.0, -0.5, 0.75, 2.0]), min_size=there, max_size=there).filter(any))
+            weights[s, 0 if shared else i, :there] = w
+        return Plan(actions, protocol(steps), weights=weights)
 
     return draw()
+
+
+def _outputs_before(actions: np.ndarray, s: int, i: int) -> int:
+    """Outputs of a forecast branch, or of the span that begins there, before step `s`."""
+    stop = i + 1
+    if actions[s, i] == SPAN_FORECAST:
+        while stop < actions.shape[1] and actions[s, stop] == SPAN_FORECAST:
+            stop += 1
+        return int(np.isin(actions[:s, i:stop], (0, REUSE, FORECAST)).all(1).sum())
+    return int((actions[:s, i] == 0).sum())

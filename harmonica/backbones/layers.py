@@ -115,11 +115,11 @@ def add(x: Tensor, delta: Tensor, gate: Tensor | None) -> Tensor:
     return x + delta if gate is None else torch.addcmul(x, gate, delta)
 
 
-def add_run(x: Tensor, deltas: list[Tensor], gates: list[Tensor | None]) -> Tensor:
-    """The stream (B, N, D) after a run of branches with known outputs: `add` in one new tensor."""
-    (first, *deltas), (gate, *gates) = deltas, gates
+def add_run(x: Tensor, terms: list[tuple[Tensor, Tensor | None]]) -> Tensor:
+    """The stream (B, N, D) after a run of branches with known outputs, each with its gate: `add` in one new tensor."""
+    (first, gate), *more = terms
     out = add(x, first, gate)
-    for delta, gate in zip(deltas, gates, strict=True):
+    for delta, gate in more:
         out = out.add_(delta) if gate is None else out.addcmul_(gate, delta)
     return out
 

@@ -123,9 +123,10 @@ class Estimate:
         return done
 
     def _plan(self, out: list[Job], table: str, row: Row, plans: dict[str, Job], after: list[Job]) -> None:
-        """The training of a row; other plans cost nothing, but wait for the plan they start from."""
+        """The training or search of a row; other plans cost nothing, but wait for the plan they start from."""
         e, about = row.experiment, self.tables[table]
-        if not isinstance(e.method, LearnedSettings):
+        learned = e.method if isinstance(e.method, LearnedSettings) else None
+        if not e.reads.weights:
             source = next((r for r in self.rows[table] if r.slug == row.requires), None)
             if source and source.slug not in plans:
                 self._plan(out, table, source, plans, after)
@@ -134,7 +135,7 @@ class Estimate:
         precision = configuration.precision(about, "training", e.model)
         work, itemsize = e.method.work(e.protocol, e.model.scale), itemsize_of(precision)
         split = Split.of(
-            e.model.layout, work.batch, memory_of(about), e.method.checkpointing, itemsize,
+            e.model.layout, work.batch, memory_of(about), learned.checkpointing if learned else None, itemsize,
             guided=work.guided or work.measured > 0, graph_steps=work.graph_steps, keeps_cache=work.keeps_cache,
         )  # fmt: skip
         speed, cfg = self.speed(e.model), e.protocol.cfg if work.guided else 1.0
@@ -144,13 +145,12 @@ class Estimate:
             + work.updates * speed.update(work.batch, cfg, precision) * recomputed
             + work.measured * speed.evaluation(work.batch, e.protocol.cfg, "float32")
         )
-        seconds *= SEARCH if e.method.beta is None else 1.0
+        seconds *= SEARCH if learned and learned.beta is None else 1.0
         sharing = about.get("training", {"hours": 1.0, "gpus": 1})
-        gpus = sharding.processes_of(seconds, sharing["hours"], sharing["gpus"], work.batch)
+        gpus = sharding.processes_of(seconds, sharing["hours"], sharing["gpus"], work.batch) if learned else 1
         host = gpus * weight_bytes(e.model.layout, 4) + split.offload * split.peak
-        job = Job(
-            "train", seconds / gpus + self.start_up_s, split.peak, after=after, slots=gpus, name=row.slug, host=host
-        )
+        rule, wall = "train" if learned else "search", seconds / gpus + self.start_up_s
+        job = Job(rule, wall, split.peak, after=after, slots=gpus, name=row.slug, host=host)
         plans[row.slug] = job
         out.append(job)
 

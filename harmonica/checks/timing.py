@@ -21,8 +21,12 @@ def report(folder: Path) -> str:
     jobs = []
     for log in sorted(Path(folder).rglob("logs/**/*.log")):
         lines = [x for x in log.read_text(errors="replace").splitlines() if x.startswith("time: ")]
-        if lines:
-            times = {"gpus": 0, "machine": "", "scheduled": False} | json.loads(lines[-1].removeprefix("time: "))
+        try:
+            found = [json.loads(line.removeprefix("time: ")) for line in lines[-1:]]
+        except ValueError:  # the last line of a killed job
+            continue
+        for own in found:
+            times = {"gpus": 0, "machine": "", "scheduled": False} | own
             since = max(times["run"], ready.get(log.resolve(), 0.0))
             jobs.append((log.parent.name, times | {"waited_s": max(0.0, times["begun"] - since)}))
     if not jobs:

@@ -18,10 +18,10 @@ def add_arguments(parser) -> None:
 
 def run(args) -> None:
     from harmonica.evaluation.drift import measure
-    from harmonica.utils import write_json
+    from harmonica.evaluation.records import Drift
     from harmonica.utils.memory import budget
 
     plans = _shared.load_plans(args.plans)
     _shared.loaded()
     drift = measure(plans, args.images, args.precision, budget(args.memory), args.seed)
-    write_json(args.out, _shared.hardware(args.precision) | {"images": args.images, "drift": drift})
+    Drift(**_shared.hardware(args.precision), images=args.images, drift=drift).save(args.out)

@@ -1,6 +1,5 @@
 """`harmonica embed`"""
 
-import json
 from pathlib import Path
 
 from harmonica.cli import _shared
@@ -15,10 +14,9 @@ def add_arguments(parser) -> None:
 
 
 def run(args) -> None:
-    from harmonica.models.embeddings import embed
-    from harmonica.utils import write_json
+    from harmonica.models.embeddings import EmbeddingsIndex, embed
 
     folder = embed(_shared.captioned(args.model))
     print(folder)
     if args.done:
-        write_json(args.done, json.loads((folder / "index.json").read_text("utf-8")))
+        EmbeddingsIndex.load(folder / "index.json").save(args.done)

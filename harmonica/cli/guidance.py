@@ -34,7 +34,7 @@ def run(args) -> None:
     if args.images < 100:
         raise UserError(f"FIDs of fewer than 100 images do not tell guidance scales apart, got {args.images}")
     model = get_model(args.model)
-    reference = get_reference(model.extractor, args.reference)
+    reference = get_reference(model.extractor, args.reference, model)
     rows = scan(
         args.model, args.sampler or model.sampler, args.steps, args.scales, args.images,
         get_extractor(model.extractor), reference, args.seed,

@@ -24,8 +24,8 @@ def run(args) -> None:
     import torch
 
     from harmonica.evaluation.latency import measure
+    from harmonica.evaluation.records import Latency
     from harmonica.evaluation.statistics import speedup
-    from harmonica.utils import write_json
     from harmonica.utils.memory import budget
 
     plans = _shared.load_plans(args.plans)
@@ -40,6 +40,5 @@ def run(args) -> None:
         times = f"{ratio:5.2f} x the first ({q1:.2f} … {q3:.2f})"
         print(f"{name:60} {1000 * row['latency_s']:9.1f} ms  {times}", file=sys.stderr)
     if args.out:
-        about = _shared.hardware(args.precision) | {"threads": torch.get_num_threads()}
-        done = len(first)
-        write_json(args.out, {"batch": args.batch, "rounds": done, **about, "plans": result})
+        about, threads = _shared.hardware(args.precision), torch.get_num_threads()
+        Latency(**about, batch=args.batch, rounds=len(first), threads=threads, plans=result).save(args.out)

@@ -23,25 +23,30 @@ def add_arguments(parser) -> None:
 
 
 def run(args) -> None:
-    from dataclasses import replace
+    from dataclasses import asdict, replace
 
     from harmonica.evaluation import generate
     from harmonica.evaluation.evaluate import Targets, gather, results
     from harmonica.evaluation.features.lpips import get_lpips
     from harmonica.evaluation.metrics import METRICS
+    from harmonica.evaluation.records import Manifest, Metrics
     from harmonica.evaluation.references import get_reference
-    from harmonica.utils import provenance, write_json
+    from harmonica.models import get_model
+    from harmonica.utils import provenance
 
-    reference = get_reference(args.extractor, args.reference)
     extract, about = _shared.networks(args)
-    lpips = get_lpips() if args.lpips else None
-    _shared.loaded()
-    files = generate.read_manifests(args.manifests)
+    manifests = Manifest.read(args.manifests)
+    files = manifests.files
     names = args.only or [name for name in files if name != args.converged]
-    for name in (*names, args.uncached, *([args.converged] if args.converged else [])):
+    every = (*names, args.uncached, *([args.converged] if args.converged else []))
+    for name in every:
         if name not in files:
             raise UserError(f"no images of {name!r} among {', '.join(sorted(files))}")
-    rows, hardware = {}, {"device": provenance.device(), "images_made_on": generate.made_on(args.manifests)}
+    reference = get_reference(args.extractor, args.reference, get_model(manifests.model(every)))
+    assert reference.about
+    lpips = get_lpips() if args.lpips else None
+    _shared.loaded()
+    rows = {}
     targets = Targets(files[args.uncached], lpips=lpips)
     if args.converged:
         pictures, labels = generate.read(files[args.converged])
@@ -55,10 +60,10 @@ def run(args) -> None:
     for name in names:
         is_base = name == args.uncached
         found = results(base if is_base else gather(name, files[name], targets, extract, reference, about))
-        rows[name] = found | about | hardware
+        rows[name] = found | about
         print(
             name,
             " ".join(f"{k} {METRICS[k].format.format(v)}" for k, v in found.items() if k in METRICS),
             file=sys.stderr,
         )
-    write_json(args.out, rows)
+    Metrics(provenance.device(), manifests.made_on, asdict(reference.about), rows).save(args.out)

@@ -1,6 +1,5 @@
 """`harmonica moments`"""
 
-import json
 import os
 from pathlib import Path
 
@@ -19,8 +18,8 @@ def add_arguments(parser) -> None:
 
 def run(args) -> None:
     from harmonica.models import get_model
-    from harmonica.models.training_images import store_moments
-    from harmonica.utils import UserError, write_json
+    from harmonica.models.training_images import MomentsIndex, store_moments
+    from harmonica.utils import UserError
 
     k, n = args.part
     if not 0 <= k < n:
@@ -28,4 +27,4 @@ def run(args) -> None:
     folder = store_moments(get_model(args.model), args.workers, (k, n))
     print(folder)
     if args.done:
-        write_json(args.done, json.loads((folder / "index.json").read_text("utf-8")))
+        MomentsIndex.load(folder / "index.json").save(args.done)

@@ -32,7 +32,7 @@ def run(args) -> None:
     from tqdm import tqdm
 
     from harmonica.evaluation import generate
-    from harmonica.utils import write_json
+    from harmonica.evaluation.records import Manifest
     from harmonica.utils.memory import budget
     from harmonica.utils.precision import products
 
@@ -57,7 +57,8 @@ def run(args) -> None:
             files = generate.generate(plan, folder, *sizes, own, bar.update, extract, args.keep, args.seed)
             manifest[name] = [str(f) for f in files]
     if args.manifest:
-        write_json(args.manifest, _shared.hardware(args.precision) | {"images": manifest})
+        named = {name: plan.protocol.model for name, plan in plans.items()}
+        Manifest(**_shared.hardware(args.precision), models=named, images=manifest).save(args.manifest)
     if args.grid:
         images, _ = generate.read(next(iter(manifest.values()))[: -(-64 // args.chunk)])
         _save_grid(images[:64], args.grid)

@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from harmonica.cli import _shared
 
 HELP = "Print a plan's actions and savings."
 EXAMPLE = "harmonica show hc.safetensors"
+LETTERS = ".rdotfF"  # by action
 
 
 def add_arguments(parser) -> None:
@@ -24,7 +27,17 @@ def run(args) -> None:
         if getattr(o, what):
             print(f"{what}: " + ", ".join(f"{k} = {v}" for k, v in getattr(o, what).items()))
     print(
-        "one row per step, noisiest first: . compute, r reuse, d span delta, o span output, t span with own time tokens"
+        "one row per step, noisiest first: . compute, r reuse, f forecast, d span delta, o span output, "
+        "t span with own time tokens, F span forecast; "
+        "at the end the weights of a step's forecasts, newest output first"
     )
     for s, row in enumerate(plan.actions):
-        print(f"{s:4} {''.join('.rdot'[a] for a in row)}")
+        print(f"{s:4} {''.join(LETTERS[a] for a in row)}{_weights(plan, s)}")
+
+
+def _weights(plan, s: int) -> str:
+    """The weights of a step's forecasts, if all branches have the same."""
+    if plan.weights is None:
+        return ""
+    different = np.unique(plan.weights[s][plan.weights[s].any(axis=1)], axis=0)
+    return "  " + " ".join(f"{x:.3g}" for x in different[0]) if len(different) == 1 else ""

@@ -8,6 +8,7 @@ import numpy as np
 from harmonica.evaluation import distances as d
 from harmonica.evaluation import generate
 from harmonica.evaluation.features.base import Features
+from harmonica.evaluation.features.networks import fingerprint
 from harmonica.evaluation.metrics import Evidence, block_means, measure
 from harmonica.evaluation.references import Reference
 from harmonica.utils import UserError
@@ -21,7 +22,8 @@ def extractor(name: str, extract: Callable, clip=None, captions=()) -> generate.
         f = extract(images)
         if not all(np.isfinite(x).all() for x in (f.pooled, f.spatial, f.logits)):
             raise UserError(f"features of {name} are not finite: its weights are damaged")
-        out = {"pooled": f.pooled, "spatial": f.spatial, "logits": f.logits, "extractor": np.array(name)}
+        out = {"pooled": f.pooled, "spatial": f.spatial, "logits": f.logits, "extractor": np.array(name),
+               "network": np.array(fingerprint(name))}  # fmt: skip
         if clip:
             out |= {"cosines": clip.cosines(images, [captions[k] for k in labels]), "clip": np.array(clip.name)}
         return out
@@ -45,9 +47,9 @@ def gather(
 ) -> Evidence:
     """The evidence of the images in `files`, generated from the same seeds as the targets.
 
-    Features that were stored with the images are used if they are by the networks in `about` ("extractor" and maybe
-    "clip_model"), else `extract` makes them. Images are compared as far as both rows still have them. Raises UserError
-    if chunks are damaged, missing, of other seeds, or dropped after features of another network.
+    Features that were stored with the images are used if they are by the networks in `about` ("extractor", as it is
+    now, and maybe "clip_model"), else `extract` makes them. Images are compared as far as both rows still have them.
+    Raises UserError if chunks are damaged, missing, of other seeds, or dropped after features of another network.
     """
     parts: list[dict[str, np.ndarray]] = []
     labels, pairs = [], _Pairs(targets)
@@ -109,7 +111,7 @@ def _features(name: str, chunk: generate.Chunk, extract: generate.Extract, about
     stored = chunk.features
     if stored is not None:
         networks = {k: str(stored[v]) for k, v in (("extractor", "extractor"), ("clip_model", "clip")) if v in stored}
-        if networks == about:
+        if networks == about and str(stored["network"]) == fingerprint(about["extractor"]):
             return stored
         if chunk.images is None:
             raise UserError(f"the images of {name} were dropped after features by {', '.join(networks.values())}")

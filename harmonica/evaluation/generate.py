@@ -1,7 +1,6 @@
 """Images of a plan in chunks of consecutive seeds. Each chunk is a file, written atomically: an interrupted run resumes
 with the missing chunks, and a longer run adds to a shorter one."""
 
-import io
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,10 +12,11 @@ import numpy as np
 from harmonica.models import get_model
 from harmonica.plan import Plan
 from harmonica.plan.costs import images_that_fit, weight_bytes
-from harmonica.utils import DAMAGED_NPZ, SAMPLING, UserError, digest, read_json, source_hash, write_atomic, write_npz
+from harmonica.utils import SAMPLING, UserError, digest, source_hash
+from harmonica.utils.arrays import Form, read_npz, write_npz
 from harmonica.utils.precision import itemsize_of
 
-SOURCES = (*SAMPLING, "models/loading.py", "evaluation/generate.py")
+SOURCES = (*SAMPLING, "models/loading.py", "evaluation/generate.py", "utils/arrays.py")
 Extract = Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]  # of images and labels, see `evaluate.extractor`
 Parts = tuple[Any, Callable]  # backbone and decoder
 CPU_BATCH, GPU_BATCH = 25, 64  # images per forward pass; on a GPU, if as many fit
@@ -31,6 +31,7 @@ def folder_name(plan: Plan, stem: str, precision: str = "float32", seed: int = 0
     captions = model.captions.hash if model.captions else ""
     about = [p.model, model.fingerprint, captions, p.sampler, p.cfg, seed, p.prior_noise]
     about += [precision, default_device().type]
+    about += [] if plan.weights is None else [plan.weights.tolist()]
     return f"{stem}-{digest([plan.actions.tolist(), *about, source_hash(*SOURCES)])}"
 
 
@@ -66,7 +67,9 @@ def generate(
             size = min(chunk, first + count - start)
             files.append(folder / f"{start:06d}-{start + size - 1:06d}.npz")
             kept = keep is None or start < keep
-            if (not kept or _complete(files[-1], start, size)) and (extract is None or _measured(files[-1], size)):
+            if (not kept or _complete(files[-1], start, size)) and (
+                extract is None or _measured(files[-1], start, size)
+            ):
                 progress(size)
                 continue
             parts = parts or load_parts(plan.protocol.model)
@@ -76,7 +79,9 @@ def generate(
             ]
             images, labels = (np.concatenate(x) for x in zip(*batches, strict=True))
             if extract:
-                write_npz(features_file(files[-1]), labels=labels, first=start, **extract(images, labels))
+                write_npz(
+                    features_file(files[-1]), extract(images, labels) | {"labels": labels, "first": np.array(start)}
+                )
             if writing:
                 writing.result()
             if kept:
@@ -129,33 +134,51 @@ def _batch(
     return images, start.labels.numpy()
 
 
+_PLACE = {"labels": Form("iu", (1,)), "first": Form("iu", (0,))}
+_IMAGES = {"images": Form("u", (3, 4)), **_PLACE}
+_FEATURES = (
+    {k: Form("f", (2,)) for k in ("pooled", "spatial", "logits")}
+    | dict.fromkeys(("extractor", "network"), Form("U", (0,)))
+    | _PLACE
+)
+_SCORES = {"cosines": Form("f", (1,)), "clip": Form("U", (0,))}  # with captions
+
+
 def _write(path: Path, first: int, images: np.ndarray, labels: np.ndarray) -> None:
-    data = io.BytesIO()
-    np.savez(data, images=images, labels=labels, first=first)
-    write_atomic(path, data.getvalue())
+    write_npz(path, {"images": images, "labels": labels, "first": first}, compressed=False)
 
 
 def _open(path: Path) -> tuple[np.ndarray, np.ndarray, int]:
-    with np.load(path, allow_pickle=False) as f:
-        return f["images"], f["labels"], int(f["first"])
+    stored = read_npz(path, "a complete chunk of images", _IMAGES)
+    if len(stored["images"]) != len(stored["labels"]):
+        raise UserError(f"{path} is not a complete chunk of images: it has other numbers of images and labels")
+    return stored["images"], stored["labels"], int(stored["first"])
+
+
+def _open_features(path: Path) -> tuple[dict[str, np.ndarray], np.ndarray, int]:
+    stored = read_npz(path, "a complete chunk of features", _FEATURES | _SCORES, optional=_SCORES)
+    labels, first = stored.pop("labels"), int(stored.pop("first"))
+    if any(len(x) != len(labels) for x in stored.values() if x.ndim):
+        raise UserError(f"{path} is not a complete chunk of features: it has other numbers of features and labels")
+    return stored, labels, first
 
 
 def _complete(path: Path, first: int, size: int) -> bool:
     """Whether this chunk exists and is complete."""
     try:
-        images, labels, start = _open(path)
-    except DAMAGED_NPZ:
+        images, _, start = _open(path)
+    except UserError:
         return False
-    return start == first and len(images) == len(labels) == size
+    return start == first and len(images) == size
 
 
-def _measured(path: Path, size: int) -> bool:
+def _measured(path: Path, first: int, size: int) -> bool:
     """Whether the features of this chunk exist and are complete."""
     try:
-        with np.load(features_file(path), allow_pickle=False) as f:
-            return len(f["labels"]) == size
-    except DAMAGED_NPZ:
+        _, labels, start = _open_features(features_file(path))
+    except UserError:
         return False
+    return start == first and len(labels) == size
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,16 +201,16 @@ def chunks(files: Sequence[str | Path]) -> Iterator[Chunk]:
         try:
             images = stored = None
             if features_file(path).exists():
-                with np.load(features_file(path), allow_pickle=False) as f:
-                    stored = dict(f)
-                    labels, first = stored.pop("labels"), int(stored.pop("first"))
+                stored, labels, first = _open_features(features_file(path))
             if stored is None or path.exists():
-                images, labels, first = _open(path)
-        except DAMAGED_NPZ as e:
+                images, own, at = _open(path)
+                if stored is not None and (at != first or not np.array_equal(own, labels)):
+                    raise UserError(f"{path} and its features are not of the same images")
+                labels, first = own, at
+        except UserError as e:
             raise UserError(
-                f"{path} is not a complete chunk of images ({type(e).__name__}); delete the manifest that names it and "
-                "run again: only missing or damaged chunks are generated"
-            ) from e
+                f"{e}; delete the manifest that names it and run again: only missing or damaged chunks are generated"
+            ) from None
         if expected not in (None, first):
             raise UserError(f"{path} starts at image {first}, but the chunks before it end at {expected - 1}")
         expected = first + len(labels)
@@ -207,22 +230,3 @@ def read(files: Sequence[str | Path]) -> tuple[np.ndarray, np.ndarray]:
     if any(x is None for x in images):
         raise UserError(f"the images of {files[0]} or a later chunk were dropped after their features")
     return np.concatenate(images), np.concatenate(labels)
-
-
-def read_manifests(paths: Sequence[str | Path]) -> dict[str, list[str]]:
-    """Chunk files by experiment, from the manifests of all shards."""
-    merged: dict[str, list[str]] = {}
-    for path in paths:
-        manifest = read_json(path, "a manifest of images")
-        try:
-            for name, files in manifest["images"].items():
-                merged.setdefault(name, []).extend(files)
-        except (KeyError, AttributeError, TypeError) as e:
-            raise UserError(f"{path} is not a manifest of images ({type(e).__name__})") from None
-    return merged
-
-
-def made_on(paths: Sequence[str | Path]) -> list[dict[str, str]]:
-    """The different devices and precisions in the manifests of shards."""
-    found = [{k: v for k, v in read_json(p, "a manifest of images").items() if k != "images"} for p in paths]
-    return [x for i, x in enumerate(found) if x not in found[:i]]

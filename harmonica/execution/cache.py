@@ -3,20 +3,28 @@
 import torch
 from torch import Tensor
 
-from harmonica.plan import REUSE, SPAN_DELTA, SPAN_TIMED, Plan
-from harmonica.plan.program import Key, Op, Ops
+from harmonica.backbones.layers import at_least_float32
+from harmonica.plan import SPAN_DELTA, SPAN_TIMED, Plan
+from harmonica.plan.program import FORECASTS, Keep, Key, Op, Ops, history
 from harmonica.utils import UserError
 
 
 class Cache:
     """Cached tensors and long skips (B, N, D) of one step, no bookkeeping.
 
-    `tensors` are keyed by (action, first branch, branch after the last), `skips` by their first branch;
-    `condition_tokens` is the number of tokens before the patches.
+    `tensors` are keyed by (action, first branch, branch after the last, age), `skips` by their first branch;
+    `condition_tokens` is the number of tokens before the patches. `weights` (1 or branches, J) are those of this step's
+    forecasts, if it has any.
     """
 
-    def __init__(self, tensors: dict[Key, Tensor], skips: dict[int, Tensor], condition_tokens: int = 0):
-        self.tensors, self.skips, self.condition_tokens = tensors, skips, condition_tokens
+    def __init__(
+        self,
+        tensors: dict[Key, Tensor],
+        skips: dict[int, Tensor],
+        condition_tokens: int = 0,
+        weights: Tensor | None = None,
+    ):
+        self.tensors, self.skips, self.condition_tokens, self.weights = tensors, skips, condition_tokens, weights
         self.reused = 0
         self._open: dict[tuple[int, int], Tensor] = {}  # the stream at the start of spans to cache
 
@@ -25,19 +33,40 @@ class Cache:
         for span in op.opens:
             self._open[span] = x
 
-    def keep(self, i: int, op: Op, delta: Tensor) -> None:
-        """Cache a computed branch output, if a later step reuses it."""
-        if op.store:
-            self.store((REUSE, i, op.stop), delta)
+    def keep(self, op: Op, delta: Tensor) -> None:
+        """Cache a computed branch output, if a later step takes it."""
+        if op.keep:
+            self._enter(op.keep, delta)
+
+    def _enter(self, keep: Keep, value: Tensor) -> None:
+        for age in reversed(keep.older):
+            self.tensors[*keep.history, age + 1] = self.tensors.pop((*keep.history, age))
+        if keep.store:
+            self.store((*keep.history, 0), value)
+
+    def taken(self, i: int, op: Op) -> list[tuple[Tensor, Tensor | None]]:
+        """The cached tensors (B, N, D) that make up a reused or forecast output, each with its weight () if it is a
+        forecast's."""
+        self.reused += op.stop - i
+        out = []
+        for age in op.ages:
+            key = (*history(op.action, i, op.stop), age)
+            weight = None
+            if op.action in FORECASTS:
+                assert self.weights is not None
+                weight = self.weights[i if len(self.weights) > 1 else 0, age]
+            out.append((self._drop(key) if age in op.drop else self.tensors[key], weight))
+        return out
+
+    def _drop(self, key: Key) -> Tensor:
+        return self.tensors.pop(key)
 
     def take(self, i: int, op: Op) -> Tensor:
-        """Cached tensor (B, N, D) of a reused branch or span."""
-        key = (op.action, i, op.stop)
-        self.reused += op.stop - i
-        return self.tensors.pop(key) if op.drop else self.tensors[key]
+        """The output (B, N, D) of a reused or forecast branch, or of a span."""
+        return weighted(self.taken(i, op))
 
     def take_span(self, i: int, op: Op, x: Tensor) -> Tensor:
-        """The stream x after a reused span."""
+        """The stream x after a reused or forecast span."""
         stored = self.take(i, op)
         if op.action == SPAN_DELTA:
             return x + stored
@@ -51,18 +80,30 @@ class Cache:
 
     def close(self, op: Op, x: Tensor) -> None:
         """Cache the spans that end here."""
-        for key in op.closes:
-            action, start, stop = key
+        for keep in op.closes:
+            action, start, stop = keep.history
             before, n = self._open[start, stop], self.condition_tokens
             if action == SPAN_DELTA:
-                self.store(key, x - before)
+                self._enter(keep, x - before)
             elif action == SPAN_TIMED:
-                self.store(key, torch.cat([x[:, :n] - before[:, :n], x[:, n:]], 1))
+                self._enter(keep, torch.cat([x[:, :n] - before[:, :n], x[:, n:]], 1))
             else:
-                self.store(key, x)
+                self._enter(keep, x)
 
     def store(self, key: Key, value: Tensor) -> None:
         self.tensors[key] = value
+
+
+def weighted(taken: list[tuple[Tensor, Tensor | None]]) -> Tensor:
+    """Σ w_j · F_j of tensors (B, N, D) and their weights (); a tensor without weight alone is itself."""
+    (first, weight), *more = taken
+    if weight is None:
+        return first
+    out = at_least_float32(first) * weight  # the sum of weights is 1, and rounded it would scale the output
+    for tensor, weight in more:
+        assert weight is not None
+        out = out.addcmul_(at_least_float32(tensor), weight)
+    return out.to(first.dtype)
 
 
 class CacheState(Cache):
@@ -70,12 +111,20 @@ class CacheState(Cache):
     used.
 
     `carried` lists the long skips kept after each step (`carried_skips`); given `tensors` continue the cache of a
-    trajectory from a step after the first.
+    trajectory from a step after the first. `weights` (steps, 1 or branches, J) are those of the plan's forecasts.
     """
 
-    def __init__(self, plan: Plan, carried=None, condition_tokens: int = 0, tensors: dict[Key, Tensor] | None = None):
+    def __init__(
+        self,
+        plan: Plan,
+        carried=None,
+        condition_tokens: int = 0,
+        tensors: dict[Key, Tensor] | None = None,
+        weights: Tensor | None = None,
+    ):
         super().__init__({} if tensors is None else tensors, {}, condition_tokens)
         self.plan, self.steps_done, self.peak_bytes = plan, 0, 0
+        self._weights = weights
         self._held = sum(v.nbytes for v in self.tensors.values())
         self._carried: tuple[frozenset[int], ...] = carried or (frozenset(),) * plan.steps
         self._counted: frozenset[int] = frozenset()
@@ -89,11 +138,12 @@ class CacheState(Cache):
         before = self._carried[s - 1] if s else frozenset()
         self.skips = {k: v for k, v in self.skips.items() if k in before}
         self._counted = self._carried[s] | before
+        self.weights = None if self._weights is None else self._weights[s]
         return self.plan.program[s]
 
-    def take(self, i: int, op: Op) -> Tensor:
-        stored = super().take(i, op)
-        self._held -= stored.nbytes * op.drop
+    def _drop(self, key: Key) -> Tensor:
+        stored = super()._drop(key)
+        self._held -= stored.nbytes
         return stored
 
     def store(self, key: Key, value: Tensor) -> None:

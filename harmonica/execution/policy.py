@@ -6,13 +6,14 @@ from __future__ import annotations
 import typing
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from harmonica.backbones.base import Backbone
 from harmonica.backbones.layers import add, add_run
 from harmonica.execution import executor
 from harmonica.execution.cache import Cache, CacheState
-from harmonica.plan import COMPUTE, REUSE, Plan
+from harmonica.plan import COMPUTE, Plan
 from harmonica.plan.program import Op, Ops, carried_skips, independent_steps
 
 
@@ -72,7 +73,8 @@ class Plain(Policy, StepPolicy):
 
 
 class PlannedStep(StepPolicy):
-    """One step of a plan on a backbone: operations by branch, and the runs of reused branches (`reuse_runs`)."""
+    """One step of a plan on a backbone: operations by branch, and the runs of reused and forecast branches
+    (`reuse_runs`)."""
 
     def __init__(self, backbone: Backbone, ops: Ops, runs: dict[int, list[int]], cache: Cache):
         self.backbone, self.ops, self.runs, self.cache = backbone, ops, runs, cache
@@ -86,28 +88,38 @@ class PlannedStep(StepPolicy):
         cache.open(op, x)
         if op.action == COMPUTE:
             delta = self.backbone.delta(i, x, ctx)
-            cache.keep(i, op, delta)
+            cache.keep(op, delta)
             x = add(x, delta, self.backbone.gate(i, ctx))
-        elif op.action == REUSE:
+        elif op.predicts:
             run = self.runs[i]
-            deltas = [cache.take(k, self.ops[k]) for k in run]
-            x = add_run(x, deltas, [self.backbone.gate(k, ctx) for k in run])
+            x = add_run(x, [term for k in run for term in self._terms(k, ctx)])
             op = self.ops[run[-1]]
         else:
             x = cache.take_span(i, op, x)
         cache.close(op, x)
         return x, op.stop
 
+    def _terms(self, k: int, ctx: Any) -> list[tuple[Tensor, Tensor | None]]:
+        """What a reused or forecast branch adds to the stream: tensors, each with its factor. The weights of a forecast
+        are taken into the gate, so that the forecast itself is never formed."""
+        op, gate = self.ops[k], self.backbone.gate(k, ctx)
+        if gate is None:
+            return [(self.cache.take(k, op), None)]
+        return [(x, gate if weight is None else gate * weight) for x, weight in self.cache.taken(k, op)]
+
 
 class Planned(Policy):
-    """A plan on a backbone. Given `tensors` continue a cache from a step after the first."""
+    """A plan on a backbone. Given `tensors` continue a cache from a step after the first; given `weights`
+    (steps, 1 or branches, J) replace those of the plan's forecasts and may carry gradients."""
 
-    def __init__(self, backbone: Backbone, plan: Plan, tensors: dict | None = None):
+    def __init__(self, backbone: Backbone, plan: Plan, tensors: dict | None = None, weights: Tensor | None = None):
         plan.check_layout(backbone.layout)
         self.backbone, self.plan = backbone, plan
         self.carried = carried_skips(plan.program, backbone.layout.skips)
         self.runs = [reuse_runs(ops, backbone.joins) for ops in plan.program]
-        self.cache = CacheState(plan, self.carried, backbone.layout.condition_tokens, tensors)
+        if weights is None and plan.weights is not None:
+            weights = torch.tensor(plan.weights, device=backbone.device)
+        self.cache = CacheState(plan, self.carried, backbone.layout.condition_tokens, tensors, weights)
 
     def at(self, s: int) -> StepPolicy:
         return PlannedStep(self.backbone, self.cache.start(s), self.runs[s], self.cache)
@@ -148,11 +160,12 @@ class _Together(StepPolicy):
 
 
 def reuse_runs(ops: Ops, joins: frozenset[int]) -> dict[int, list[int]]:
-    """The runs of reused branches of a step, by first branch: no compute, join or cache store inside one."""
+    """The runs of reused or forecast branches of a step, by first branch: no compute, join or cache store inside
+    one."""
     out: dict[int, list[int]] = {}
     run: list[int] = []
     for i, op in sorted(ops.items()):
-        if op.action != REUSE:
+        if not op.predicts:
             run = []
             continue
         if not run or i in joins or op.opens or ops[run[-1]].closes:

@@ -1,6 +1,7 @@
 """From a configuration to the rows of a table: every case (model × sampler × steps) with every method."""
 
 import json
+import math
 import shlex
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -13,6 +14,7 @@ from harmonica.plan import Plan
 from harmonica.samplers import make_sampler
 from harmonica.utils import UserError, digest, unknown
 
+MOST_VALUES = 100_000
 MERGED = ("precision", "sampling", "training", "latency", "converged")  # sections of the configuration
 
 
@@ -40,11 +42,19 @@ class Row:
 
 
 def check(config: dict[str, Any], schema: dict[str, Any]) -> None:
-    """Raise UserError, in one sentence, for the first thing in the configuration that its schema does not allow."""
+    """Raise UserError, in one sentence, for the first thing in the configuration that its schema does not allow, is no
+    finite number, or is a range without values."""
     import jsonschema
 
     error = jsonschema.exceptions.best_match(jsonschema.Draft7Validator(schema).iter_errors(config))
     if error is None:
+        _check_finite(config, "")
+        latency = config["latency"]
+        if latency["rounds"] > latency["max_rounds"]:
+            raise UserError(
+                f"configuration: latency: rounds must be in [1, max_rounds], with max_rounds = "
+                f"{latency['max_rounds']}, got {latency['rounds']}"
+            )
         return
     where = "".join(f"{part}: " for part in error.absolute_path)
     if error.validator == "additionalProperties":
@@ -53,11 +63,20 @@ def check(config: dict[str, Any], schema: dict[str, Any]) -> None:
     raise UserError(f"configuration: {where}{error.message}")
 
 
+def _check_finite(value: Any, where: str) -> None:
+    """Raise UserError for a NaN or infinite number, which no bound of a schema refuses."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"configuration: {where}{value} is not a finite number")
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, part in parts:
+        _check_finite(part, f"{where}{key}: ")
+
+
 def from_text(text: str) -> dict[str, Any]:
     """A configuration from JSON, or from a file with it. Raises UserError for anything else."""
     try:
         found = json.loads(text if text.lstrip().startswith("{") else Path(text).read_text("utf-8"))
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, RecursionError) as e:
         raise UserError(f"the configuration {text[:60]} is not JSON ({type(e).__name__}: {e})") from None
     if not isinstance(found, dict):
         raise UserError(f"the configuration {text[:60]} is not a JSON object")
@@ -70,8 +89,10 @@ def from_yaml(path: Path) -> dict[str, Any]:
 
     try:
         found = yaml.safe_load(path.read_text("utf-8")) or {}
-    except (OSError, ValueError, yaml.YAMLError) as e:
-        raise UserError(f"{path} is not a configuration in YAML ({type(e).__name__}: {e})") from None
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as e:
+        raise UserError(
+            f"{path} is not a configuration in YAML ({type(e).__name__}: {' '.join(str(e).split())})"
+        ) from None
     if not isinstance(found, dict):
         raise UserError(f"{path} is not a configuration: it has no keys")
     return found
@@ -87,7 +108,10 @@ def tables(shipped: dict[str, Any], given: dict[str, Any]) -> dict[str, dict[str
     def common(config: dict) -> dict:
         return {k: v for k, v in config.items() if k != "tables"}
 
+    _check_size(given)
     own = given.get("tables") or {}
+    if not isinstance(own, dict) or not all(isinstance(about or {}, dict) for about in own.values()):
+        raise UserError("configuration: `tables` must have the names of tables, and below each its keys")
     for name in own:
         if name not in shipped["tables"]:
             raise unknown("table", name, shipped["tables"])
@@ -103,6 +127,18 @@ def tables(shipped: dict[str, Any], given: dict[str, Any]) -> dict[str, dict[str
             flat["cases"] = {str(case): value for case, value in flat["cases"].items()}
         out[name] = flat
     return out
+
+
+def _check_size(given: dict[str, Any]) -> None:
+    """Raise UserError for more values than people write: YAML's aliases may stand for any number, or themselves."""
+    waiting: list[Any] = [given]
+    for _ in range(MOST_VALUES):
+        if not waiting:
+            return
+        x = waiting.pop()
+        if isinstance(x, (dict, list)):
+            waiting += x.values() if isinstance(x, dict) else x
+    raise UserError(f"configuration: it has more than {MOST_VALUES} values")
 
 
 def _typed(value: Any) -> Any:
@@ -163,6 +199,8 @@ def _named(entry: str | dict[str, Any]) -> tuple[str, dict[str, Any]]:
 def _cases(config: dict[str, Any], entry: str | dict[str, Any]) -> list[str]:
     """The cases that have a row of this method."""
     name, given = _named(entry)
+    if not isinstance(given, dict) or not isinstance(given.get("cases", []), (list, dict)):
+        raise UserError(f"configuration: {name} takes a mapping of its settings, and `cases` in it a list")
     cases = list(map(str, given.get("cases", config["cases"])))
     stray = set(cases) - set(config["cases"])
     if stray:

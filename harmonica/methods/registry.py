@@ -7,11 +7,13 @@ import importlib
 import importlib.util
 import inspect
 import pkgutil
+import sys
+from collections.abc import Iterator
 from functools import cache
-from importlib import metadata
+from importlib.metadata import EntryPoint
 
 from harmonica.methods.base import Method
-from harmonica.utils import UserError, unknown
+from harmonica.utils import UserError, plugins, unknown
 
 GROUP = "harmonica.methods"
 
@@ -20,23 +22,37 @@ GROUP = "harmonica.methods"
 def known_methods() -> dict[str, str]:
     """Name -> import path of every method; only the packages that contain them are imported.
 
-    Raises UserError for an entry point that cannot be imported.
+    An entry point that cannot be imported, or that offers a name that is taken, is left out, and said so.
     """
     found: dict[str, str] = {}
-    for point in metadata.entry_points(group=GROUP):
+    for point in plugins.entry_points(GROUP):
         try:
-            spec = importlib.util.find_spec(point.value)
-        except ModuleNotFoundError:
-            spec = None
-        if spec is None:
-            raise UserError(f"the entry point {point.name!r} names {point.value}, which cannot be imported")
-        if spec.submodule_search_locations is None:
-            found[point.name] = point.value
+            offered = list(_offered(point))
+        except plugins.Refused as e:
+            print(f"harmonica: {e}", file=sys.stderr)
             continue
-        for module in pkgutil.iter_modules(spec.submodule_search_locations):
-            if not module.name.startswith("_"):
-                found[module.name] = f"{point.value}.{module.name}"
+        for name, path in offered:
+            try:
+                plugins.take(found, name, path, point)
+            except plugins.Refused as e:
+                print(f"harmonica: {e}", file=sys.stderr)
     return found
+
+
+def _offered(point: EntryPoint) -> Iterator[tuple[str, str]]:
+    """Names and import paths of an entry point's methods. Raises plugins.Refused if it cannot be imported."""
+    try:
+        spec = importlib.util.find_spec(point.value)
+    except Exception as e:  # any mistake in somebody else's package
+        raise plugins.refused(point, f"cannot be imported ({type(e).__name__}: {e})") from None
+    if spec is None:
+        raise plugins.refused(point, "cannot be imported: there is no such module")
+    if spec.submodule_search_locations is None:
+        yield point.name, point.value
+        return
+    for module in pkgutil.iter_modules(spec.submodule_search_locations):
+        if not module.name.startswith("_"):
+            yield module.name, f"{point.value}.{module.name}"
 
 
 def get_method(name: str) -> type[Method]:

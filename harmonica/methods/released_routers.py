@@ -21,6 +21,7 @@ import numpy as np
 from harmonica.models import MODELS, get_model
 from harmonica.plan import LIMIT, Origin, Protocol, Router
 from harmonica.samplers import make_sampler
+from harmonica.training.settings import routed_steps
 from harmonica.utils import UserError, file_hash
 
 
@@ -63,8 +64,6 @@ class Released:
         method = method or self.method
         logits = self.logits[::-1].copy()
         if method == "learning_to_cache":
-            from harmonica.training.learning_to_cache import routed_steps
-
             routed = routed_steps(steps, sampler.stages)
             if sampler.stages == 2:
                 logits[routed] = self.logits[1 : steps // 2]
@@ -92,7 +91,7 @@ def read(path: str | Path) -> Released:
     state = load_torch(path)
     table = state.get("routers", state) if isinstance(state, dict) else {}
     rows = table.values() if isinstance(table, dict) else ()
-    if not rows or not all(isinstance(v, Tensor) and v.ndim == 1 for v in rows):
+    if not rows or not all(isinstance(v, Tensor) and v.ndim == 1 and v.is_floating_point() for v in rows):
         raise UserError(f"{path} contains no routers: one vector of logits per step is expected")
     found = {int(m[1]): v for k, v in table.items() if (m := re.fullmatch(r"(\d+)\.prob", str(k)))}
     if len(found) != len(table) or sorted(found) != list(range(len(found))):

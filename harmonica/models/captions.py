@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from harmonica.models.shipped import verified
 from harmonica.utils import UserError, file_hash, weights_folder, write_atomic
 
 SHARD = 500  # captions in one file of embeddings
@@ -37,7 +38,7 @@ class CaptionList:
         if self.sha256 and self.hash != self.sha256:
             raise UserError(f"{self.path} is not the list {self.name}: its sha256 begins with {self.hash[:12]}")
         try:
-            text = self.path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
+            text = verified(self.path).read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
         except UnicodeDecodeError as e:
             raise UserError(f"{self.path} is not UTF-8 text (byte {e.start}): convert it") from None
         if self.path.suffix == ".csv":
@@ -71,7 +72,7 @@ def write_coco(annotations: Path, out: Path, seed: int = 0) -> int:
         by_image: dict[int, list[tuple[int, str]]] = {}
         for a in found:
             by_image.setdefault(int(a["image_id"]), []).append((int(a["id"]), " ".join(a["caption"].split())))
-    except (OSError, ValueError, KeyError, TypeError) as e:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as e:
         raise UserError(f"{annotations} is not COCO's file of captions ({type(e).__name__}: {e})") from None
     rng = np.random.default_rng(seed)
     images = rng.permutation(sorted(by_image)).tolist()

@@ -58,11 +58,12 @@ _COCO = CaptionList("coco-2014-val", "coco-2014-val.txt", 30_000)
 MODELS = {
     m.name: m
     for m in (
-        Model("pocket-dit", "pocket DiT", 32, str(CLASS_CONDITIONAL), "pocket", "fashion-mnist-cnn", cfg=1.3),
+        Model("pocket-dit", "pocket DiT", 32, str(CLASS_CONDITIONAL), "pocket", "fashion-mnist-cnn", cfg=1.3,
+              data="fashion-mnist"),
         Model("pocket-pixart", "pocket PixArt", 32, str(TEXT_TO_IMAGE), "pocket", "noto-emoji-cnn", "pixart",
-              "dpmsolver++", 4.5, captions=_EMOJI, text_tokens=24),
+              "dpmsolver++", 4.5, captions=_EMOJI, text_tokens=24, data="noto-emoji"),
         Model("pocket-uvit", "pocket U-ViT", 32, str(LONG_SKIPS), "pocket", "fashion-mnist-cnn", "uvit",
-              "dpm-solver", 1.4, "scaled_linear", companion=str(CLASS_CONDITIONAL)),
+              "dpm-solver", 1.4, "scaled_linear", companion=str(CLASS_CONDITIONAL), data="fashion-mnist"),
         _dit_xl_2(256, "VIRTUAL_imagenet256_labeled.npz"),
         _dit_xl_2(512, "VIRTUAL_imagenet512.npz"),
         Model("uvit-h-2-256", "U-ViT-H/2", 256, "", "paper", "inception-2015-12-05", "uvit",

@@ -1,11 +1,10 @@
 """External files and weights: their source, where they are stored, and how they are fetched or added by hand.
 
 All are stored in one folder: `weights/` in the checkout, or $HARMONICA_WEIGHTS. A hub model is the folder
-`weights/<model>/` with diffusers' parts in it; its transformer may also be given as `weights/<model>.pt`, an original
-checkpoint.
+`weights/<model>/` with diffusers' parts in it; its transformer may also be given as an original checkpoint,
+`weights/<model>.pt` (or .pth, .bin, .safetensors).
 """
 
-import json
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
@@ -61,10 +60,12 @@ FILES = {
 
 
 def require(name: str) -> Path:
-    """The path of a fetched file. If it is missing, raises UserError that says where to get and put it."""
+    """The path of a fetched file, compared with its checksum if one is known. If it is missing or another file, raises
+    UserError that says where to get and put it."""
     path = weights_folder() / name
     if not path.is_file():
         raise _missing(FILES[name], f"run `harmonica fetch {name}`")
+    _verify(FILES[name], path, "delete it and fetch it again")
     return path
 
 
@@ -135,8 +136,8 @@ def fetch_model(model: Model) -> list[Path]:
     Raises UserError if a part is missing and unavailable.
     """
     if model.hub:
-        original = weights_folder() / model.original
-        if original.is_file() and "transformer" in _missing_parts(model):
+        original = _original(model)
+        if original and "transformer" in _missing_parts(model):
             from harmonica.models.convert import to_diffusers_folder, to_uvit_folder
 
             if model.kind == "uvit":
@@ -174,13 +175,18 @@ def _whole(folder: Path) -> bool:
     """Whether a component is complete: a tokenizer, or configuration and weights."""
     if folder.name == "tokenizer":
         return (folder / "tokenizer_config.json").is_file()
-    if not (folder / "config.json").is_file():
-        return False
-    for index in folder.glob("*.index.json"):  # weights in several files
-        return all((folder / name).is_file() for name in json.loads(index.read_text("utf-8"))["weight_map"].values())
-    names = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin", "model.safetensors",
-             "pytorch_model.bin")  # fmt: skip
-    return any((folder / name).is_file() for name in names)
+    from harmonica.models.state_dicts import is_complete
+
+    return is_complete(folder)
+
+
+def _original(model: Model) -> Path | None:
+    """The original checkpoint of a model in the weights folder, in any form that is read."""
+    from harmonica.models.state_dicts import SUFFIXES
+
+    named = weights_folder() / model.original
+    found = [named, *(named.with_suffix(s) for s in SUFFIXES)] if model.original else []
+    return next((p for p in found if p.is_file()), None)
 
 
 def _missing_model(model: Model, missing: list[str], why: str) -> UserError:

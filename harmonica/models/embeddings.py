@@ -2,11 +2,10 @@
 samplers and router training never load the text encoder. Only real tokens are stored: padding, which cross-attentions
 mask, is most of a caption's tokens."""
 
-import json
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +14,27 @@ from torch import Tensor
 from harmonica.backbones.base import Captions
 from harmonica.models.captions import SHARD, TRAINING_CAPTIONS
 from harmonica.models.spec import Model, embeddings_folder
-from harmonica.utils import UserError, provenance, write_atomic, write_json
+from harmonica.utils import UserError, provenance, write_atomic
+from harmonica.utils.arrays import CHECKSUM, of_arrays
+from harmonica.utils.records import Record
+
+
+@dataclass(frozen=True)
+class EmbeddingsIndex(Record):
+    """What the shards of a folder are."""
+
+    kind = "an index of embedded captions"
+    properties = {
+        "captions": {"type": "integer", "minimum": 1}, "length": {"type": "integer", "minimum": 1},
+        "list": {"type": "string"}, "list_sha256": {"type": "string"}, "device": {"type": "string"},
+        "precision": {"type": "string"},
+    }  # fmt: skip
+    captions: int  # without the null prompt, which is the last
+    length: int  # of a caption with its padding, in tokens
+    list: str
+    list_sha256: str
+    device: str
+    precision: str
 
 
 class EmbeddedCaptions(Captions):
@@ -24,13 +43,12 @@ class EmbeddedCaptions(Captions):
 
     def __init__(self, folder: Path, count: int):
         try:
-            about = json.loads((folder / "index.json").read_text("utf-8"))
-            super().__init__(count, int(about["captions"]))
-            self.length = int(about["length"])
-        except (OSError, ValueError, KeyError, TypeError) as e:
-            raise UserError(f"{folder} does not contain embedded captions ({type(e).__name__})") from None
-        self.folder = folder
-        self._open: dict[int, tuple[Any, list[int]]] = {}  # of each shard, its file, and where its captions begin
+            about = EmbeddingsIndex.load(folder / "index.json")
+        except UserError as e:
+            raise UserError(f"{folder} does not contain embedded captions ({e}): delete it and run again") from None
+        super().__init__(count, about.captions)
+        self.length, self.folder = about.length, folder
+        self._open: dict[int, tuple[Tensor, list[int]]] = {}  # of each shard, its tokens, and where its captions begin
 
     def __call__(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         rows = {k: self._row(k) for k in set(labels.tolist())}
@@ -39,23 +57,52 @@ class EmbeddedCaptions(Captions):
 
     def _row(self, label: int) -> tuple[Tensor, Tensor]:
         """Embeddings (L, C) and mask (L,) of a label."""
-        from safetensors import SafetensorError, safe_open
-
         shard, k = divmod(label, SHARD)
         path = self.folder / _shard_name(shard)
-        try:
-            if shard not in self._open:
-                f = safe_open(path, "pt").__enter__()
-                self._open[shard] = f, [0, *f.get_tensor("lengths").cumsum(0).tolist()]
-            f, starts = self._open[shard]
-            tokens = f.get_slice("tokens")[starts[k] : starts[k + 1]]
-        except (OSError, SafetensorError, IndexError) as e:
-            raise UserError(f"{path} is damaged ({e}): delete {self.folder} and run again") from None
+        if shard not in self._open:
+            tokens, lengths = _read_shard(path)
+            self._open[shard] = tokens, [0, *lengths.cumsum(0).tolist()]
+        tokens, starts = self._open[shard]
+        if k + 1 >= len(starts):
+            raise UserError(
+                f"{path} has {len(starts) - 1} captions, not caption {k}: delete {self.folder} and run again"
+            )
+        tokens = tokens[starts[k] : starts[k + 1]]
         return F.pad(tokens, (0, 0, 0, self.length - len(tokens))), (torch.arange(self.length) < len(tokens)).long()
 
 
 def _shard_name(k: int) -> str:
     return f"{k:05d}.safetensors"
+
+
+def _read_shard(path: Path) -> tuple[Tensor, Tensor]:
+    """Tokens (Σ lengths, C), mapped into memory, and lengths (n,). Raises UserError if the shard is missing or
+    damaged."""
+    from safetensors import safe_open
+
+    again = f"delete {path.parent} and run again"
+    try:
+        with safe_open(path, "pt") as f:
+            found, checksum = {k: f.get_tensor(k) for k in f.keys()}, (f.metadata() or {}).get(CHECKSUM)
+    except Exception as e:  # what safetensors raises is not documented
+        raise UserError(f"{path} is damaged ({type(e).__name__}: {str(e)[:100]}): {again}") from None
+    if found.keys() != {"tokens", "lengths"} or checksum != _checksum(found):
+        raise UserError(f"{path} is damaged: its checksum differs; {again}")
+    return found["tokens"], found["lengths"]
+
+
+def _checksum(tensors: dict[str, Tensor]) -> str:
+    """Over names, types, shapes and bytes."""
+    return of_arrays({f"{k} {x.dtype} {tuple(x.shape)}": x.reshape(-1).view(torch.uint8).numpy()
+                      for k, x in tensors.items()})  # fmt: skip
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        _read_shard(path)
+    except UserError:
+        return False
+    return True
 
 
 def embedded(model: Model) -> EmbeddedCaptions:
@@ -71,8 +118,8 @@ def embedded(model: Model) -> EmbeddedCaptions:
 
 
 def embed(model: Model, batch: int = 50) -> Path:
-    """Embed the captions for images and for training of the model's list, then the null prompt; existing shards are
-    kept. Returns the folder.
+    """Embed the captions for images and for training of the model's list, then the null prompt; whole shards that
+    exist are kept. Returns the folder.
 
     Each shard has the tokens (Σ lengths, C) of its captions, one caption after the other, in the encoder's dtype, and
     their lengths (n,).
@@ -86,16 +133,17 @@ def embed(model: Model, batch: int = 50) -> Path:
     captions = [*model.captions.read()[: model.captions.images + TRAINING_CAPTIONS], ""]
     folder = embeddings_folder(model)
     shards = [captions[i : i + SHARD] for i in range(0, len(captions), SHARD)]
-    missing = [k for k in range(len(shards)) if not (folder / _shard_name(k)).is_file()]
+    missing = [k for k in range(len(shards)) if not _is_whole(folder / _shard_name(k))]
     encode = load_text_encoder(model) if missing else list
     for k in tqdm(missing, desc=f"captions {model.captions.name}", mininterval=5):
         parts = [_real(*encode(shards[k][i : i + batch])) for i in range(0, len(shards[k]), batch)]
         tokens, lengths = (torch.cat(p) for p in zip(*parts, strict=True))
-        write_atomic(folder / _shard_name(k), save({"tokens": tokens, "lengths": lengths}))
-    about = {"captions": len(captions) - 1, "length": model.text_tokens, "list": model.captions.name,
-             "sha256": model.captions.hash, "device": provenance.device(),
-             "precision": "float16" if model.hub else "float32"}  # fmt: skip
-    write_json(folder / "index.json", about)
+        shard = {"tokens": tokens.contiguous(), "lengths": lengths}
+        write_atomic(folder / _shard_name(k), save(shard, {CHECKSUM: _checksum(shard)}))
+    EmbeddingsIndex(
+        captions=len(captions) - 1, length=model.text_tokens, list=model.captions.name, list_sha256=model.captions.hash,
+        device=provenance.device(), precision="float16" if model.hub else "float32",
+    ).save(folder / "index.json")  # fmt: skip
     return folder
 
 

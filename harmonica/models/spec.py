@@ -35,6 +35,7 @@ class Model:
     hub_config: tuple[tuple[str, float], ...] = ()  # configuration of a hub model, known without a download
     revision: str = "main"  # of the hub repository
     reference: str = ""  # file of reference statistics, if the extractor has none of its own
+    data: str = ""  # the data set that its images are compared with, if no reference names it
 
     @property
     def hub(self) -> bool:
@@ -64,6 +65,11 @@ class Model:
         if self.kind == "pixart":
             return pixart_layout(self.title, self.config, self.text_tokens)
         return {"dit": dit_layout, "uvit": uvit_layout}[self.kind](self.title, self.config)
+
+    @property
+    def data_set(self) -> str:
+        """The data set that its images are compared with, as references name it."""
+        return self.data or self.reference
 
     @property
     def image_bytes(self) -> int:
@@ -147,7 +153,7 @@ def embeddings_folder(model: Model) -> Path:
     """The folder of the embeddings of this model's captions, named after the list, the encoder, the length and what is
     stored."""
     assert model.captions
-    form = 2  # of a shard
+    form = 3  # of a shard
     about = [model.captions.hash, model.text_encoder_fingerprint, model.text_tokens]
     key = digest([*about, form, SHARD, TRAINING_CAPTIONS])
     return weights_folder() / "embeddings" / f"{model.captions.name}-{key}"

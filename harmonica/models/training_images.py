@@ -4,9 +4,8 @@ ImageNet is encoded once: `store_moments` writes the mean and standard deviation
 trainings draw.
 """
 
-import io
-import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -15,10 +14,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from harmonica.models.shipped import verified
 from harmonica.models.spec import Model
-from harmonica.utils import UserError, digest, provenance, weights_folder, write_atomic, write_json
+from harmonica.utils import UserError, digest, provenance, weights_folder
+from harmonica.utils.arrays import Form, read_npy, read_npz, write_npy
 from harmonica.utils.devices import require_gpu
 from harmonica.utils.images import pad_to_32, pictures_in, read_picture, to_float, visible
+from harmonica.utils.records import Record
 
 SHARD = 5000  # images in one file of moments
 BATCH_PIXELS = 32 * 256**2  # encoded at a time
@@ -51,17 +53,35 @@ class Samples:
         return self.latents[index]
 
 
+@dataclass(frozen=True)
+class MomentsIndex(Record):
+    """What the shards of a folder are."""
+
+    kind = "an index of moments"
+    properties = {
+        "images": {"type": "integer", "minimum": 1}, "scaling_factor": {"type": "number", "exclusiveMinimum": 0},
+        "pictures": {"type": "string"}, "device": {"type": "string"}, "precision": {"type": "string"},
+    }  # fmt: skip
+    images: int
+    scaling_factor: float
+    pictures: str  # a digest of their names
+    device: str
+    precision: str
+
+
 class Moments:
     """The posteriors that `store_moments` has written to a folder, read row by row; `labels` is (n,). A draw is a new
     sample of every image. Raises UserError if the folder is incomplete, or later a shard damaged."""
 
     def __init__(self, folder: Path, command: str):
         try:
-            about = json.loads((folder / "index.json").read_text("utf-8"))
-            images, self.scale = int(about["images"]), float(about["scaling_factor"])
-            self.labels = torch.from_numpy(np.load(folder / "labels.npy"))
-        except (OSError, ValueError, KeyError, TypeError, EOFError):
-            raise UserError(f"{folder} does not contain the moments of the training images: run `{command}`") from None
+            about = MomentsIndex.load(folder / "index.json")
+            self.labels = torch.from_numpy(np.array(read_npy(folder / "labels.npy")))
+        except UserError as e:
+            raise UserError(
+                f"{folder} does not contain the moments of the training images ({e}): run `{command}`"
+            ) from None
+        images, self.scale = about.images, about.scaling_factor
         lacking = [k for k in range(-(-images // SHARD)) if not (folder / _shard_name(k)).is_file()]
         if lacking:
             raise UserError(f"{folder / _shard_name(lacking[0])} is missing: `{command}` makes what is missing")
@@ -81,10 +101,10 @@ class Moments:
         path = self.folder / _shard_name(shard)
         try:
             if shard not in self._open:
-                self._open[shard] = np.load(path, mmap_mode="r")
+                self._open[shard] = read_npy(path)
             return self._open[shard][k]
-        except (OSError, ValueError, IndexError, EOFError) as e:
-            raise UserError(f"{path} is damaged ({e}): delete it and run `{self.command}`") from None
+        except (UserError, IndexError) as e:
+            raise UserError(f"{path} is damaged ({e}): run `{self.command}`") from None
 
 
 def _shard_name(k: int) -> str:
@@ -114,8 +134,9 @@ def shipped_latents(path: Path, vae) -> tuple[Latents, Tensor]:
         raise UserError(
             f"{path}, the training images of this model, is missing; a method that trains on images needs it"
         )
-    with np.load(path, allow_pickle=False) as f:
-        images, labels = f["images"], torch.from_numpy(f["labels"])
+    forms = {"images": Form("u", (3, 4)), "labels": Form("iu", (1,))}
+    found = read_npz(verified(path), "a file of training images", forms, own=False)
+    images, labels = found["images"], torch.from_numpy(found["labels"])
     if images.ndim == 3:  # Fashion-MNIST, 28×28
         images = pad_to_32(images)
     generator = torch.Generator().manual_seed(0)
@@ -129,14 +150,14 @@ def shipped_latents(path: Path, vae) -> tuple[Latents, Tensor]:
 
 def moments_folder(model: Model) -> Path:
     """The folder of the moments of ImageNet, which models of one autoencoder and resolution share."""
-    form = 1  # of a shard
+    form = 2  # of a shard
     key = digest([model.repository("vae"), model.resolution, form, SHARD, FLIP_SEED])
     return weights_folder() / "moments" / f"{model.folder_name('vae')}-{key}"
 
 
 def store_moments(model: Model, workers: int = 0, part: tuple[int, int] = (0, 1)) -> Path:
     """Encode all of ImageNet for a hub model, or the shards of job k of n, for the `part` (k, n); existing shards are
-    kept. Returns the folder.
+    kept, damaged ones replaced. Returns the folder.
 
     A shard has the posterior's mean, then its standard deviation, float16 (n, 2C, h, w), of images cropped as ADM does.
     Each image is stored once, flipped or not as its index and FLIP_SEED decide; DiT's own training decides anew in
@@ -154,18 +175,17 @@ def store_moments(model: Model, workers: int = 0, part: tuple[int, int] = (0, 1)
     folder = moments_folder(model)
     found = digest([str(f.relative_to(path)) for f in files])
     shards = [range(i, min(i + SHARD, len(files))) for i in range(0, len(files), SHARD)]
-    missing = [k for k in range(len(shards)) if not (folder / _shard_name(k)).is_file()]
-    if len(missing) < len(shards) and _written(folder).get("pictures") != found:
+    missing = [k for k in range(len(shards)) if not _is_whole(folder / _shard_name(k))]
+    if len(missing) < len(shards) and MomentsIndex.load(folder / "index.json").pictures != found:
         raise UserError(f"{folder} has the moments of other images than those in {path}: delete it and run again")
-    _write_array(folder / "labels.npy", labels.numpy())
+    write_npy(folder / "labels.npy", labels.numpy())
     missing = [k for k in missing if k % part[1] == part[0]]
     if not missing:
         return folder
     require_gpu(model.title)
     vae = load_autoencoder(model)
-    about = {"images": len(files), "scaling_factor": vae.config.scaling_factor, "pictures": found}
-    about |= {"device": provenance.device(), "precision": "float32"}
-    write_json(folder / "index.json", about)
+    about = MomentsIndex(len(files), vae.config.scaling_factor, found, provenance.device(), "float32")
+    about.save(folder / "index.json")
     at_once = max(1, BATCH_PIXELS // model.resolution**2)
     batches = {k: [shards[k][i : i + at_once] for i in range(0, len(shards[k]), at_once)] for k in missing}
     pixels = Pictures(files, model.resolution, [b for own in batches.values() for b in own]).read(workers)
@@ -175,22 +195,16 @@ def store_moments(model: Model, workers: int = 0, part: tuple[int, int] = (0, 1)
             for batch in own:
                 parts.append(posterior(vae, next(pixels)))
                 bar.update(len(batch))
-            _write_array(folder / _shard_name(k), torch.cat(parts).numpy())
+            write_npy(folder / _shard_name(k), torch.cat(parts).numpy())
     return folder
 
 
-def _written(folder: Path) -> dict:
-    """What is known of the shards in a folder."""
+def _is_whole(path: Path) -> bool:
     try:
-        return json.loads((folder / "index.json").read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-
-
-def _write_array(path: Path, array: np.ndarray) -> None:
-    data = io.BytesIO()
-    np.save(data, array)
-    write_atomic(path, data.getvalue())
+        read_npy(path)
+    except UserError:
+        return False
+    return True
 
 
 @torch.inference_mode()

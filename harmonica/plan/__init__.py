@@ -2,13 +2,23 @@
 
 from harmonica.plan.branches import BranchLayout
 from harmonica.plan.costs import cache_bytes, macs, theoretical_speedup
-from harmonica.plan.match import match_macs
+from harmonica.plan.match import macs_at, match_macs
 from harmonica.plan.origin import Origin, Protocol
 from harmonica.plan.plan import Plan, all_compute
-from harmonica.plan.program import COMPUTE, REUSE, SPAN_DELTA, SPAN_OUTPUT, SPAN_TIMED
+from harmonica.plan.program import (
+    COMPUTE,
+    FORECAST,
+    FORECASTS,
+    REUSE,
+    SPAN_DELTA,
+    SPAN_FORECAST,
+    SPAN_OUTPUT,
+    SPAN_TIMED,
+)
 from harmonica.plan.router import LIMIT, Router, sigmoid
 
 __all__ = [
-    "COMPUTE", "LIMIT", "REUSE", "SPAN_DELTA", "SPAN_OUTPUT", "SPAN_TIMED", "BranchLayout", "Origin", "Plan",
-    "Protocol", "Router", "all_compute", "cache_bytes", "macs", "match_macs", "sigmoid", "theoretical_speedup",
+    "COMPUTE", "FORECAST", "FORECASTS", "LIMIT", "REUSE", "SPAN_DELTA", "SPAN_FORECAST", "SPAN_OUTPUT", "SPAN_TIMED",
+    "BranchLayout", "Origin", "Plan", "Protocol", "Router", "all_compute", "cache_bytes", "macs", "macs_at",
+    "match_macs", "sigmoid", "theoretical_speedup",
 ]  # fmt: skip

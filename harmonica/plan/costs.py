@@ -2,7 +2,7 @@
 
 from harmonica.plan.branches import BranchLayout
 from harmonica.plan.plan import Plan
-from harmonica.plan.program import COMPUTE, REUSE, carried_skips, independent_steps
+from harmonica.plan.program import COMPUTE, FORECASTS, carried_skips, independent_steps
 from harmonica.utils import UserError
 
 # counted on fake tensors at true shapes (tests/gpu)
@@ -11,11 +11,19 @@ SLACK = 1.1  # what an allocator holds beyond the tensors
 
 
 def macs(plan: Plan, layout: BranchLayout) -> float:
-    """MACs of the full trajectory, for one image and one guidance half. Raises UserError if the plan does not fit."""
+    """MACs of the full trajectory, for one image and one guidance half; a forecast costs one for every number that it
+    sums up. Raises UserError if the plan does not fit."""
     plan.check_layout(layout)
     branches = ((plan.actions == COMPUTE) @ layout.branch_macs).sum()
     joins = sum(target in ops for ops in plan.program for _, target in layout.skips)
-    return float(branches + joins * layout.skip_macs + plan.steps * layout.other_macs + layout.once_macs)
+    summed = sum(len(op.ages) for ops in plan.program for op in ops.values() if op.action in FORECASTS)
+    return float(
+        branches
+        + joins * layout.skip_macs
+        + summed * layout.stream_elements
+        + plan.steps * layout.other_macs
+        + layout.once_macs
+    )
 
 
 def theoretical_speedup(plan: Plan, layout: BranchLayout) -> float:
@@ -26,8 +34,7 @@ def theoretical_speedup(plan: Plan, layout: BranchLayout) -> float:
 def cache_bytes(plan: Plan, layout: BranchLayout, batch: int = 1, itemsize: int = 4, guided: bool = True) -> int:
     """Peak bytes in the executor's cache, for `batch` images. Raises UserError if the plan does not fit."""
     plan.check_layout(layout)
-    peak = 0
-    stored: set[tuple[int, int, int]] = set()
+    peak = stored = 0
     skips: set[int] = set()
     carried = carried_skips(plan.program, layout.skips)
     for s, ops in enumerate(plan.program):
@@ -36,11 +43,9 @@ def cache_bytes(plan: Plan, layout: BranchLayout, batch: int = 1, itemsize: int 
         for start, op in sorted(ops.items()):
             if start in counted:
                 skips.add(start)
-            if op.drop:
-                stored.remove((op.action, start, op.stop))
-            for key in [(REUSE, start, op.stop)] * op.store + list(op.closes):
-                stored.add(key)
-                peak = max(peak, len(stored) + len(skips))
+            stored -= len(op.drop)
+            stored += sum(keep.store for keep in ((op.keep,) if op.keep else ()) + op.closes)
+            peak = max(peak, stored + len(skips))
     return peak * layout.stream_elements * batch * itemsize * (2 if guided else 1)
 
 

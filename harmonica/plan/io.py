@@ -1,5 +1,6 @@
-"""Plan and router files: safetensors, with protocol and origin as JSON in the metadata."""
+"""Plan and router files: safetensors, with protocol, origin and a checksum of all content in the metadata."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 from harmonica.plan.origin import Origin, Protocol, from_json, split_version_1, to_json
 from harmonica.utils import UserError, write_atomic
 
-VERSION = 2
+VERSION = 3  # 1 had one record in place of protocol and origin, 2 no forecasts and no checksum
 
 
 def _refused(constant: str):
@@ -22,11 +23,23 @@ def write_tables(path: str | Path, kind: str, tables: dict[str, np.ndarray], pro
     from safetensors.numpy import save
 
     about = {k: json.dumps(v, sort_keys=True) for k, v in to_json(protocol, origin).items()}
-    write_atomic(path, save(tables, metadata={"format": f"harmonica-{kind}-{VERSION}", **about}))
+    metadata = {"format": f"harmonica-{kind}-{VERSION}", **about, "sha256": _checksum(tables, about)}
+    write_atomic(path, save(tables, metadata=metadata))
 
 
-def read_tables(path: str | Path, kind: str, dtypes: dict[str, Any]) -> tuple[dict[str, np.ndarray], Protocol, Origin]:
-    """Arrays, protocol and origin of a file that `write_tables` wrote, in this version or an older one.
+def _checksum(tables: dict[str, np.ndarray], about: dict[str, str]) -> str:
+    """Of names, shapes, types and bytes of all tables, and the texts of protocol and origin."""
+    digest = hashlib.sha256(json.dumps(sorted(about.items())).encode())
+    for name, table in sorted(tables.items()):
+        digest.update(json.dumps([name, table.dtype.str, table.shape]).encode() + table.tobytes())
+    return digest.hexdigest()
+
+
+def read_tables(
+    path: str | Path, kind: str, dtypes: dict[str, Any], optional: dict[str, Any] | None = None
+) -> tuple[dict[str, np.ndarray], Protocol, Origin]:
+    """Arrays, protocol and origin of a file that `write_tables` wrote, in this version or an older one. `dtypes` are
+    those of the arrays by name, `optional` those of arrays that it may have.
 
     Raises UserError if the file is missing, damaged or of another kind.
     """
@@ -47,10 +60,14 @@ def read_tables(path: str | Path, kind: str, dtypes: dict[str, Any]) -> tuple[di
         raise UserError(f"{path} is not a {kind} file: the format in its metadata is {metadata.get('format')!r}")
     if int(version) > VERSION:
         raise UserError(f"{path} has format version {version}; this version of harmonica reads up to {VERSION}")
-    if {k: v.dtype for k, v in tables.items()} != {k: np.dtype(v) for k, v in dtypes.items()}:
+    known = dtypes | (optional or {})
+    if not set(dtypes) <= set(tables) <= set(known) or any(v.dtype != known[k] for k, v in tables.items()):
         raise UserError(f"{path} contains {sorted(tables)}, not a {kind}'s {sorted(dtypes)}")
+    texts = {k: metadata[k] for k in ("protocol", "origin") if k in metadata}
+    if (int(version) > 2 or "sha256" in metadata) and metadata.get("sha256") != _checksum(tables, texts):
+        raise UserError(f"{path} is damaged: its content does not have the checksum it was written with")
     try:
-        about = {k: json.loads(metadata[k], parse_constant=_refused) for k in ("protocol", "origin") if k in metadata}
+        about = {k: json.loads(text, parse_constant=_refused) for k, text in texts.items()}
         protocol, origin = from_json(split_version_1(about["origin"]) if version == "1" else about)
     except (ValueError, jsonschema.ValidationError, KeyError, TypeError, AttributeError, RecursionError) as e:
         raise UserError(f"{path}: the origin in its metadata is damaged ({str(e).splitlines()[0]})") from None

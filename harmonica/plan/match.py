@@ -13,10 +13,16 @@ def match_macs(target_cur: float, plans: Iterable[Plan], layout: BranchLayout) -
 
     Ties go to the first. Raises UserError if the target is not in (0, 100].
     """
+    plans = list(plans)
+    target = macs_at(target_cur, plans[0].steps, layout)
+    return min(plans, key=lambda p: abs(macs(p, layout) - target))
+
+
+def macs_at(target_cur: float, steps: int, layout: BranchLayout) -> float:
+    """MACs, for one image and guidance half, of `steps` that reuse `target_cur` percent of every kind of branch.
+
+    Raises UserError if the target is not in (0, 100].
+    """
     if not 0 < target_cur <= 100:
         raise UserError(f"target_cur must be in (0, 100] percent, got {target_cur:g}")
-    plans = list(plans)
-    steps = plans[0].steps
-    uncached = steps * layout.macs + layout.once_macs
-    target = uncached - steps * layout.branch_macs.sum() * target_cur / 100
-    return min(plans, key=lambda p: abs(macs(p, layout) - target))
+    return float(steps * (layout.macs - layout.branch_macs.sum() * target_cur / 100) + layout.once_macs)

@@ -1,4 +1,4 @@
-"""The plan: which branch is computed and which is reused, at every step.
+"""The plan: which branch is computed, reused or forecast, at every step.
 
 Rows are in execution order: row 0 is the first and noisiest step (t = T-1 in the paper's index) and computes
 everything.
@@ -13,20 +13,25 @@ import numpy as np
 from harmonica.plan.branches import BranchLayout
 from harmonica.plan.io import read_tables, write_tables
 from harmonica.plan.origin import BY_HAND, Origin, Protocol
-from harmonica.plan.program import COMPUTE, SPAN_TIMED, Ops, build_program
+from harmonica.plan.program import COMPUTE, FORECASTS, SPAN_FORECAST, Ops, build_program
 from harmonica.utils import UserError
+
+MOST_WEIGHTS = 4  # outputs that a forecast may take: cached tensors of every branch
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
     """Actions uint8 (steps, branches), the protocol to run them with, and their origin.
 
-    Raises UserError if they are not executable.
+    `weights` float32 (steps, 1 or branches, J ≤ 4) are those of forecasts: the output of a branch, or of a span, is
+    Σ_j weights[step, branch, j] · its j-th last output, the newest first. With one column they hold for all branches of
+    a step. They are 0 where nothing is forecast; None without forecasts. Raises UserError if a plan is not executable.
     """
 
     actions: np.ndarray
     protocol: Protocol
     origin: Origin = BY_HAND
+    weights: np.ndarray | None = None
 
     def __post_init__(self):
         a = np.ascontiguousarray(self.actions, dtype=np.uint8)
@@ -36,10 +41,21 @@ class Plan:
             raise UserError(f"a plan is a table of steps × branches, got an array of shape {a.shape}")
         if len(a) != self.protocol.steps:
             raise UserError(f"the plan has {len(a)} rows, but its protocol has {self.protocol.steps} steps")
-        if a.max() > SPAN_TIMED:
+        if a.max() > SPAN_FORECAST:
             raise UserError(f"unknown action {a.max()}: a newer version may have written this plan")
         if a[0].any():
             raise UserError("the first step of a plan must compute every branch: there is nothing to reuse yet")
+        forecast = np.isin(a, FORECASTS)
+        if self.weights is None:
+            if forecast.any():
+                raise UserError("the plan forecasts branches, but has no weights")
+        else:
+            object.__setattr__(self, "weights", _checked_weights(self.weights, forecast))
+        try:
+            self.program  # noqa: B018  (made here, where it can be refused)
+        except IndexError as e:
+            s, i = e.args
+            raise UserError(f"step {s} forecasts branch {i} from more outputs than were computed before it") from None
 
     @property
     def steps(self) -> int:
@@ -53,13 +69,13 @@ class Plan:
 
     @property
     def cur(self) -> float:
-        """Cache utilisation ratio in percent: reused branch evaluations / (steps · branches)."""
+        """Cache utilisation ratio in percent: reused or forecast branch evaluations / (steps · branches)."""
         return 100.0 * float((self.actions != COMPUTE).mean())
 
     @cached_property
     def program(self) -> tuple[Ops, ...]:
         """The operations of every step."""
-        return build_program(self.actions)
+        return build_program(self.actions, None if self.weights is None else self.weights != 0)
 
     def check_layout(self, layout: BranchLayout) -> None:
         """Raise UserError unless the plan has as many branches as the model."""
@@ -79,24 +95,46 @@ class Plan:
 
     def save(self, path: str | Path) -> None:
         """Write a plan file, atomically."""
-        write_tables(path, "plan", {"actions": self.actions}, self.protocol, self.origin)
+        tables = {"actions": self.actions} | ({} if self.weights is None else {"weights": self.weights})
+        write_tables(path, "plan", tables, self.protocol, self.origin)
 
     @staticmethod
     def load(path: str | Path) -> "Plan":
         """Read a plan file. Raises UserError if it is missing, damaged, or not a plan."""
-        tables, protocol, origin = read_tables(path, "plan", {"actions": np.uint8})
+        tables, protocol, origin = read_tables(path, "plan", {"actions": np.uint8}, {"weights": np.float32})
         try:
-            return Plan(tables["actions"], protocol, origin)
+            return Plan(tables["actions"], protocol, origin, tables.get("weights"))
         except UserError as e:
             raise UserError(f"{path}: {e}") from None
 
     def with_protocol(self, **changes) -> "Plan":
         """The plan with these protocol fields."""
-        return Plan(self.actions, replace(self.protocol, **changes), self.origin)
+        return replace(self, protocol=replace(self.protocol, **changes))
 
     def with_origin(self, **changes) -> "Plan":
         """The plan with these origin fields."""
-        return Plan(self.actions, self.protocol, replace(self.origin, **changes))
+        return replace(self, origin=replace(self.origin, **changes))
+
+
+def _checked_weights(weights: np.ndarray, forecast: np.ndarray) -> np.ndarray | None:
+    """The weights with 0 where nothing is forecast; None if nothing is. `forecast` bool (steps, branches)."""
+    w = np.array(weights, np.float32)
+    steps, branches = forecast.shape
+    if w.ndim != 3 or w.shape[0] != steps or w.shape[1] not in (1, branches) or not 1 <= w.shape[2] <= MOST_WEIGHTS:
+        raise UserError(
+            f"weights of forecasts are a table of {steps} steps × 1 or {branches} branches × 1 to {MOST_WEIGHTS} "
+            f"outputs, got {w.shape}"
+        )
+    if not np.isfinite(w).all():
+        raise UserError("the plan has weights that are not finite")
+    used = forecast if w.shape[1] == branches else forecast.any(1, keepdims=True)
+    w[~used] = 0
+    lacking = used & ~(w != 0).any(axis=2)
+    if lacking.any():
+        s, i = np.argwhere(lacking)[0]
+        raise UserError(f"step {s} forecasts branch {i} without a weight")
+    w.flags.writeable = False
+    return w if used.any() else None
 
 
 def all_compute(protocol: Protocol, branches: int, origin: Origin = BY_HAND) -> Plan:

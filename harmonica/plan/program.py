@@ -1,6 +1,8 @@
 """A plan as operations: what the executor does at each branch it reaches, and which outputs stay cached between
 steps."""
 
+from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -11,8 +13,23 @@ REUSE = 1  # take the branch's cached output, before the gate; the gate is this 
 SPAN_DELTA = 2  # a run of these adds the run's cached out - in (Δ-DiT)
 SPAN_OUTPUT = 3  # a run of these continues from the run's cached output (DeepCache)
 SPAN_TIMED = 4  # the same, but time and label tokens add their cached change (Faster Diffusion on a U-ViT)
+FORECAST = 5  # a weighted sum of the branch's last computed outputs; REUSE is the case of one weight, 1
+SPAN_FORECAST = 6  # a run of these continues from a weighted sum of the run's last outputs
 
-Key = tuple[int, int, int]  # of a cached tensor: action, first branch, the branch after the last
+SPANS = (SPAN_DELTA, SPAN_OUTPUT, SPAN_TIMED, SPAN_FORECAST)
+FORECASTS = (FORECAST, SPAN_FORECAST)
+
+Key = tuple[int, int, int, int]  # of a cached tensor: action, first branch, the branch after the last, age
+History = tuple[int, int, int]  # a key without its age: the outputs of one branch (action REUSE), or of one span
+
+
+class Keep(NamedTuple):
+    """An output enters its history: those that are cached become one older, and it is cached if a later step uses it.
+    Age 0 is the newest."""
+
+    history: History
+    store: bool
+    older: tuple[int, ...] = ()  # ages of the cached ones
 
 
 class Op(NamedTuple):
@@ -20,39 +37,71 @@ class Op(NamedTuple):
 
     action: int
     stop: int  # the branch it continues with
-    store: bool = False  # cache the computed output: a later step reuses it
-    drop: bool = False  # last use of the cached tensor
-    opens: tuple[tuple[int, int], ...] = ()  # spans that begin here and are cached at this step
-    closes: tuple[Key, ...] = ()  # spans that end at `stop`, to be cached
+    ages: tuple[int, ...] = ()  # of the cached outputs that it takes
+    drop: tuple[int, ...] = ()  # those of them that no later step takes
+    keep: Keep | None = None  # of the computed output
+    opens: tuple[tuple[int, int], ...] = ()  # spans that begin here and enter their history at this step
+    closes: tuple[Keep, ...] = ()  # spans that end at `stop`
+
+    @property
+    def predicts(self) -> bool:
+        """Whether the branch's output is taken from earlier ones: REUSE or FORECAST."""
+        return self.action in (REUSE, FORECAST)
 
 
 Ops = dict[int, Op]  # of one step, by the branch index at which the executor arrives
 
 
-def build_program(actions: np.ndarray) -> tuple[Ops, ...]:
+def build_program(actions: np.ndarray, used: np.ndarray | None = None) -> tuple[Ops, ...]:
     """The operations of every step for actions uint8 (steps, branches).
 
-    An output is cached only if a later step reuses that very output, and dropped after its last use.
+    `used` (steps, 1 or branches, J) tells which of its last J outputs a forecast takes, the newest first; it is needed
+    if there are forecasts. An output is cached only if a later step takes that very output, and dropped after its last
+    use. Raises IndexError, with step and branch, if a forecast takes more outputs than there are.
     """
     ops = [dict(_row_ops(row)) for row in actions]
+    uses: dict[History, list[tuple[int, tuple[int, ...]]]] = defaultdict(list)
     for s, row in enumerate(ops):
-        for start, op in list(row.items()):
-            if op.action == COMPUTE:
-                continue
-            key = (op.action, start, op.stop)
-            source = _source(ops, s, key)
-            first = ops[source][start]
-            if op.action == REUSE:
-                ops[source][start] = first._replace(store=True)
-            else:
-                if (start, op.stop) not in first.opens:
-                    ops[source][start] = first._replace(opens=first.opens + ((start, op.stop),))
-                at = next(i for i, o in ops[source].items() if o.stop == op.stop)
-                if key not in ops[source][at].closes:
-                    ops[source][at] = ops[source][at]._replace(closes=ops[source][at].closes + (key,))
-            if not _used_again(ops, s, key):
-                row[start] = op._replace(drop=True)
+        for start, op in row.items():
+            if op.action != COMPUTE:
+                ages: tuple[int, ...] = (0,)
+                if op.action in FORECASTS:
+                    assert used is not None
+                    ages = tuple(map(int, np.flatnonzero(used[s, start if used.shape[1] > 1 else 0])))
+                uses[history(op.action, start, op.stop)].append((s, ages))
+    for of, takes in uses.items():
+        _connect(ops, of, takes, [s for s in range(len(ops)) if _provides(ops[s], of)])
     return tuple(ops)
+
+
+def _connect(ops: list[Ops], of: History, takes: list[tuple[int, tuple[int, ...]]], sources: list[int]) -> None:
+    """Write into `ops` what is kept, taken and dropped of one history, whose outputs are those of steps `sources`."""
+    kind, start, stop = of
+    last: dict[int, int] = {}  # the last step that takes a source's output
+    of_step = []
+    for s, ages in takes:
+        known = bisect_left(sources, s)
+        if max(ages, default=0) >= known:
+            raise IndexError(s, start)
+        taken = [sources[known - 1 - age] for age in ages]
+        last |= dict.fromkeys(taken, s)
+        of_step.append((s, ages, taken))
+    for s, ages, taken in of_step:
+        drop = tuple(age for age, source in zip(ages, taken, strict=True) if last[source] == s)
+        ops[s][start] = ops[s][start]._replace(ages=ages, drop=drop)
+    for k, s in enumerate(sources):
+        older = tuple(k - 1 - j for j in range(k - 1, -1, -1) if last.get(sources[j], -1) > s)
+        if s not in last and not older:
+            continue
+        keep = Keep(of, s in last, older)
+        if kind == REUSE:
+            ops[s][start] = ops[s][start]._replace(keep=keep)
+            continue
+        first = ops[s][start]
+        if (start, stop) not in first.opens:
+            ops[s][start] = first._replace(opens=first.opens + ((start, stop),))
+        at = next(i for i, o in ops[s].items() if o.stop == stop)
+        ops[s][at] = ops[s][at]._replace(closes=ops[s][at].closes + (keep,))
 
 
 def carried_skips(program: tuple[Ops, ...], skips: tuple[tuple[int, int], ...]) -> tuple[frozenset[int], ...]:
@@ -78,7 +127,7 @@ def independent_steps(program: tuple[Ops, ...], s: int) -> range:
 
 def _independent(ops: Ops, first: Ops) -> bool:
     head, *rest = (op for _, op in sorted(ops.items()))
-    quiet = all(op.action == COMPUTE and not (op.store or op.opens or op.closes) for op in rest)
+    quiet = all(op.action == COMPUTE and not (op.keep or op.opens or op.closes) for op in rest)
     return head.action == SPAN_TIMED and head.stop == first[0].stop and quiet and bool(rest)
 
 
@@ -87,32 +136,21 @@ def _row_ops(row: np.ndarray) -> Iterable[tuple[int, Op]]:
     i = 0
     while i < len(row):
         action, stop = int(row[i]), i + 1
-        if action in (SPAN_DELTA, SPAN_OUTPUT, SPAN_TIMED):
+        if action in SPANS:
             while stop < len(row) and row[stop] == action:
                 stop += 1
         yield i, Op(action, stop)
         i = stop
 
 
-def _source(ops: list[Ops], s: int, key: Key) -> int:
-    """The step whose output a reuse at step `s` takes: the latest that computed it. Step 0 computes everything."""
-    return next(p for p in range(s - 1, -1, -1) if _provides(ops[p], key))
+def history(action: int, start: int, stop: int) -> History:
+    """The history that an action takes outputs of."""
+    return REUSE if action == FORECAST else action, start, stop
 
 
-def _used_again(ops: list[Ops], s: int, key: Key) -> bool:
-    """Whether a step after `s` reuses the cached tensor before it is refreshed."""
-    for later in ops[s + 1 :]:
-        op = later.get(key[1])
-        if op is not None and (op.action, key[1], op.stop) == key:
-            return True
-        if _provides(later, key):
-            return False
-    return False
-
-
-def _provides(ops: Ops, key: Key) -> bool:
-    """Whether a step refreshes the cached tensor: it computes the branch, or passes through the full span."""
-    action, start, stop = key
+def _provides(ops: Ops, of: History) -> bool:
+    """Whether a step gives the history a new output: it computes the branch, or passes through the full span."""
+    action, start, stop = of
     if action == REUSE:
         return start in ops and ops[start].action == COMPUTE
-    return all(i in ops and ops[i].action in (COMPUTE, REUSE) for i in range(start, stop))
+    return all(i in ops and ops[i].action not in SPANS for i in range(start, stop))

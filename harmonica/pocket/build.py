@@ -14,10 +14,11 @@ from tqdm import tqdm
 
 from harmonica.evaluation.distances import Gaussian, frechet_distance
 from harmonica.evaluation.features.classifier import classifier_features
+from harmonica.evaluation.features.networks import WEIGHTS
 from harmonica.evaluation.generate import in_memory
-from harmonica.evaluation.references import Reference
+from harmonica.evaluation.references import SHIPPED_SIDE, Identity, Reference
 from harmonica.execution.run import to_pixels
-from harmonica.models import Model, get_model
+from harmonica.models import Model, get_model, shipped
 from harmonica.models.loading import decoder, load_autoencoder, load_backbone
 from harmonica.plan import Origin, Protocol, all_compute
 from harmonica.pocket import CLASSES
@@ -31,7 +32,8 @@ from harmonica.pocket.train import (
     tune_decoder,
     tune_guidance,
 )
-from harmonica.utils import write_atomic, write_npz
+from harmonica.utils import POCKET, content_hash, write_atomic
+from harmonica.utils.arrays import write_npz
 from harmonica.utils.images import pad_to_32
 from harmonica.utils.provenance import device, versions
 
@@ -66,8 +68,8 @@ def build(data: Path, out: Path, work: Path, steps: int | None = None, images: i
     save_pipeline(new, vae, model, scale)
     write_classifier(new, net)
     own = slice(SHIPPED_IMAGES)
-    write_npz(new / "train_images.npz", images=pictures[own, 2:-2, 2:-2], labels=labels[own])
-    write_reference(new, pictures)
+    write_npz(new / "train_images.npz", {"images": pictures[own, 2:-2, 2:-2], "labels": labels[own]})
+    write_reference(new, pictures, "fashion-mnist")
     runs = {
         "classifier": classifier_run,
         "autoencoder": autoencoder_run,
@@ -104,16 +106,21 @@ def finish(new: Path, out: Path, measured: dict, card: Callable[[dict], str]) ->
     if out.exists():
         shutil.rmtree(out)
     new.rename(out)
+    if out.resolve().parent == POCKET:
+        shipped.record()
 
 
 def write_classifier(out: Path, net: torch.nn.Module) -> None:
     save_file({k: v.contiguous() for k, v in net.state_dict().items()}, out / "classifier" / "model.safetensors")
 
 
-def write_reference(out: Path, images: np.ndarray) -> None:
-    """Write statistics of images uint8 (n, 32, 32[, C]) and pooled features of the last 10 000 as a reference."""
+def write_reference(out: Path, images: np.ndarray, data: str) -> None:
+    """Write statistics of images uint8 (n, 32, 32[, C]) and pooled features of the last 10 000 as the reference of a
+    data set."""
     f = classifier_features(out)(images)
-    Reference(Gaussian.of(f.pooled), Gaussian.of(f.spatial), f.pooled[-10_000:]).save(out / "reference.npz")
+    about = Identity(content_hash(out / WEIGHTS), data, "shipped", SHIPPED_SIDE, len(images))
+    own = Reference(Gaussian.of(f.pooled), Gaussian.of(f.spatial), f.pooled[-10_000:], about)
+    own.save(out / "reference.npz")
 
 
 def measure_quality(out: Path, test: np.ndarray, labels: np.ndarray, n: int) -> dict:

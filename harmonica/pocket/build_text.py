@@ -29,7 +29,7 @@ from harmonica.pocket.train_text import (
     train_clip,
     train_text_to_image,
 )
-from harmonica.utils import write_npz
+from harmonica.utils.arrays import write_npz
 
 PROMPTS = ("red heart", "green apple", "yellow star", "blue book")  # shown in the card
 SHIPPED_IMAGES = 2000  # of the training pictures, for methods that train on images
@@ -63,8 +63,9 @@ def build(data: Path, out: Path, work: Path, steps: int | None = None, images: i
     save_pipeline(new, vae, model, text_encoder, tokenizer, scale)
     save_clip(new / "clip", clip)
     write_classifier(new, net)
-    write_npz(new / "train_images.npz", images=seen[:SHIPPED_IMAGES], labels=np.arange(SHIPPED_IMAGES) + HELD_OUT)
-    write_reference(new, pictures)
+    shipped = {"images": seen[:SHIPPED_IMAGES], "labels": np.arange(SHIPPED_IMAGES) + HELD_OUT}
+    write_npz(new / "train_images.npz", shipped)
+    write_reference(new, pictures, "noto-emoji")
     runs = {"classifier": classifier_run, "clip": clip_run, "autoencoder": autoencoder_run, "text-to-image": run}
     finish(new, out, {"training": trained(runs), "quality": measure_quality(new, pictures, labels, images)}, card)
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from harmonica.evaluation.features.classifier import classifier_features
-from harmonica.evaluation.references import Reference
+from harmonica.evaluation.references import shipped_reference
 from harmonica.models import get_model
 from harmonica.models.catalog import CLASS_CONDITIONAL
 from harmonica.models.loading import load_autoencoder, load_backbone, load_decoder
@@ -32,7 +32,7 @@ def build(data: Path, out: Path, work: Path, steps: int | None = None, images: i
     options = {} if steps is None else {"steps": steps}
     model, run = train_uvit(mean, std, labels, work / "u-vit.pt", **options)
     save_transformer(new, model)
-    own, reference = replace(about, source=str(new)), Reference.load(CLASS_CONDITIONAL / "reference.npz")
+    own, reference = replace(about, source=str(new)), shipped_reference("fashion-mnist-cnn")
     parts = load_backbone(own), load_decoder(own)
     quality = generated_quality(own, images, parts, classifier_features(CLASS_CONDITIONAL), reference)
     finish(new, out, {"training": trained({"u-vit": run}), "quality": {"N": images} | quality}, card)

@@ -50,7 +50,8 @@ class Compiled(Planned):
         return range(s, s + 1)
 
     def run_step(self, kind: int, step: PlannedStep, given: tuple) -> Tensor:
-        """The model's output at a step of this kind, given latents, timestep, condition, cached tensors and skips."""
+        """The model's output at a step of this kind, given latents, timestep, condition, cached tensors, skips and
+        the weights of forecasts."""
         key = (kind, *map(_layout, tree_leaves(given)))
         if key not in self._compiled:
             self._compiled[key] = compiled = self._compile(step)
@@ -64,8 +65,8 @@ class Compiled(Planned):
     def _compile(self, planned: PlannedStep) -> Callable:
         backbone, ops, runs, tokens = self.backbone, planned.ops, planned.runs, self.cache.condition_tokens
 
-        def step(latents, t, condition, tensors, skips):
-            cache = Cache(dict(tensors), dict(skips), tokens)
+        def step(latents, t, condition, tensors, skips, weights):
+            cache = Cache(dict(tensors), dict(skips), tokens, weights)
             out = PlannedStep(backbone, ops, runs, cache).evaluate(backbone, latents, t, condition)
             return out, cache.tensors, cache.skips, cache.reused
 
@@ -86,7 +87,7 @@ class _CompiledStep(StepPolicy):
     def evaluate(self, backbone: Backbone, latents: Tensor, t: Tensor | float, condition) -> Tensor:
         latents = latents.clone(memory_format=torch.contiguous_format)  # noise of another layout would recompile
         cache = self.compiled.cache
-        given = (latents, on_device(t, latents.device), condition, cache.tensors, cache.skips)
+        given = (latents, on_device(t, latents.device), condition, cache.tensors, cache.skips, cache.weights)
         return self.compiled.run_step(self.kind, self.planned, given)
 
 

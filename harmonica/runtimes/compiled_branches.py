@@ -89,7 +89,7 @@ class _Step(PlannedStep):
             return super().__call__(i, x, ctx)
         self.cache.open(op, x)
         delta, x = self.branches(i, x, ctx)
-        self.cache.keep(i, op, delta)
+        self.cache.keep(op, delta)
         self.cache.close(op, x)
         return x, op.stop
 

@@ -6,7 +6,6 @@ files of their own, named by the images; any number of processes with any parts 
 
 from __future__ import annotations
 
-import pickle
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -17,8 +16,8 @@ from torch import Tensor
 
 from harmonica.training import distributed
 from harmonica.training.settings import SOURCES, Recipe
-from harmonica.utils import digest, source_hash
-from harmonica.utils.torch_files import save_torch
+from harmonica.utils import UserError, digest, source_hash
+from harmonica.utils.torch_files import load_torch, save_torch
 
 STATE = {"round", "loss", "kept", "spent_s", "logits", "search", "generator", "pieces"}
 Caches = tuple[Sequence[tuple[int, int]], list[dict[int, Tensor]]]  # (first, stop) of every part, {branch: (h·n, N, D)}
@@ -26,7 +25,7 @@ Caches = tuple[Sequence[tuple[int, int]], list[dict[int, Tensor]]]  # (first, st
 
 def identity(task, recipe: Recipe) -> str:
     """Hash of all that the result depends on: a training resumes only if the same one is requested."""
-    settings = {k: v for k, v in task.origin.settings.items() if k != "checkpointing"}
+    settings = {k: v for k, v in task.origin.settings.items() if k not in ("checkpointing", "off_target")}
     p = task.protocol
     about = [p.model, p.sampler, p.steps, p.cfg, task.origin.method, task.precision]
     return digest([about, settings, asdict(recipe), task.seed, task.model.fingerprint, source_hash(*SOURCES)])
@@ -50,9 +49,9 @@ def load(plan_file: Path | None, identity: str) -> dict | None:
 
 def _read(path: Path) -> dict | None:
     try:
-        return torch.load(path, weights_only=True, map_location="cpu", mmap=True)
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, TypeError, pickle.UnpicklingError) as e:
-        print(f"the checkpoint {path} cannot be read ({type(e).__name__}): starting from scratch", file=sys.stderr)
+        return load_torch(path, mmap=True)
+    except UserError as e:
+        print(f"the checkpoint cannot be read ({e}): starting from scratch", file=sys.stderr)
         return None
 
 

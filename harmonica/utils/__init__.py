@@ -1,7 +1,7 @@
 """What every package needs and none owns: errors, files, settings, precision. Provenance, devices, memory, torch files,
 images and the job log are imported from their modules."""
 
-from harmonica.utils.errors import DAMAGED_NPZ, UserError, guarded, unknown
+from harmonica.utils.errors import UserError, guarded, unknown
 from harmonica.utils.files import (
     POCKET,
     ROOT,
@@ -10,16 +10,16 @@ from harmonica.utils.files import (
     digest,
     file_hash,
     read_json,
+    refuse_pointer,
     source_hash,
     weights_folder,
     write_atomic,
     write_json,
-    write_npz,
 )  # fmt: skip
 from harmonica.utils.settings import described, parse, setting, spelled
 
 __all__ = [
-    "DAMAGED_NPZ", "POCKET", "ROOT", "SAMPLING", "UserError", "content_hash", "described", "digest",
-    "file_hash", "guarded", "parse", "read_json", "setting", "source_hash", "spelled", "unknown", "weights_folder",
-    "write_atomic", "write_json", "write_npz",
+    "POCKET", "ROOT", "SAMPLING", "UserError", "content_hash", "described", "digest",
+    "file_hash", "guarded", "parse", "read_json", "refuse_pointer", "setting", "source_hash", "spelled",
+    "unknown", "weights_folder", "write_atomic", "write_json",
 ]  # fmt: skip

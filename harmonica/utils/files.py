@@ -2,7 +2,6 @@
 
 import glob
 import hashlib
-import io
 import json
 import os
 import platform
@@ -14,6 +13,7 @@ from harmonica.utils.errors import UserError
 PACKAGE = Path(__file__).resolve().parent.parent
 ROOT = PACKAGE.parent
 POCKET = PACKAGE / "pocket"  # the shipped models
+LARGEST_JSON = 1 << 28  # bytes; a parsed file takes several times as many
 SAMPLING = ("plan", "samplers", "backbones", "execution")  # the packages that, with the weights, affect pixels
 
 
@@ -93,6 +93,8 @@ def read_json(path: str | Path, what: str, finite: bool = True) -> Any:
         raise ValueError(f"it has {constant}")
 
     try:
+        if Path(path).stat().st_size > LARGEST_JSON:
+            raise ValueError(f"it has more than {LARGEST_JSON >> 20} MiB")
         return json.loads(Path(path).read_text("utf-8"), parse_constant=refused if finite else None)
     except FileNotFoundError:
         raise UserError(f"No such file: {path}, which should be {what}") from None
@@ -100,13 +102,11 @@ def read_json(path: str | Path, what: str, finite: bool = True) -> Any:
         raise UserError(f"{path} is not {what} ({type(e).__name__}: {str(e).splitlines()[0]})") from None
 
 
-def write_npz(path: str | Path, **arrays) -> None:
-    """Write compressed arrays, atomically."""
-    import numpy as np
-
-    data = io.BytesIO()
-    np.savez_compressed(data, **arrays)
-    write_atomic(path, data.getvalue())
+def refuse_pointer(path: str | Path) -> None:
+    """Raise UserError if a file is a Git-LFS pointer, as a clone without LFS leaves it in place of a large file."""
+    with open(path, "rb") as f:
+        if f.read(24) == b"version https://git-lfs.":
+            raise UserError(f"{path} is a Git-LFS pointer, not the file itself: run `git lfs pull` where it came from")
 
 
 def write_json(path: str | Path, obj: Any) -> None:

@@ -19,23 +19,24 @@ def add_arguments(parser) -> None:
 
 
 def run(args) -> None:
+    from harmonica.evaluation.records import Metrics
     from harmonica.experiments import config as configuration
-    from harmonica.utils import UserError, read_json, write_json
+    from harmonica.utils import UserError, write_json
     from paper_tables.tables import get_table
 
     config = configuration.from_text(args.config)
     row = configuration.uncached(configuration.rows(config), args.case)
-    found = read_json(args.metrics, "a file of metrics")
-    if row.slug not in found:
+    metrics = Metrics.load(args.metrics)
+    if row.slug not in metrics.rows:
         raise UserError(f"{args.metrics} has no metrics of {row.slug}")
-    measured = found[row.slug]
+    measured = metrics.rows[row.slug]
     published = get_table(args.table).published(row.experiment, row.experiment.protocol.steps)
     gaps = compared(measured, published)
     needed = PROTOCOL_IMAGES[bool(row.experiment.model.captions)]
     comparable = measured["N"] == needed
     wrong = [k for k, gap in gaps.items() if abs(gap) > TOLERANCES[k]] if comparable else []
     found = ", ".join(f"{k} {measured[k]:.2f} (published {published[k]:.2f}, {100 * gaps[k]:+.1f} %)" for k in gaps)
-    made_on = {k: measured[k] for k in ("device", "images_made_on") if k in measured}
+    made_on = {"device": metrics.device, "images_made_on": metrics.images_made_on}
     about = {"row": row.slug, "N": measured["N"], "relative_gaps": gaps, "comparable": comparable, "forced": args.force}
     if not gaps:
         print(f"{row.slug}: the paper has no row to compare with", file=sys.stderr)

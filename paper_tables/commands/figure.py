@@ -38,16 +38,19 @@ def sweep(args) -> None:
 
 
 def drift(args) -> None:
+    from harmonica.evaluation.records import Drift
     from harmonica.methods import get_method
     from harmonica.models import get_model
     from harmonica.plan import Plan
-    from harmonica.utils import parse, read_json
+    from harmonica.utils import UserError, parse
     from paper_tables import figures
 
     plans = {p.stem: Plan.load(p) for p in args.plans}
-    errors = read_json(args.files[0], "made by `harmonica drift`")["drift"]
+    errors = Drift.load(args.files[0]).drift
     titles = {}
     for name in errors:
+        if name not in plans:
+            raise UserError(f"{args.files[0]} has the drift of {name}, whose plan is not among those passed")
         o = plans[name].origin
         titles[name] = parse(get_method(o.method), o.method, o.settings).label()
     p = next(iter(plans.values())).protocol

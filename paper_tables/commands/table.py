@@ -31,9 +31,10 @@ def add_arguments(parser) -> None:
 
 def run(args) -> None:
     from harmonica.evaluation import generate
+    from harmonica.evaluation.records import Latency, Manifest, Metrics
     from harmonica.experiments import config as configuration
     from harmonica.plan import Plan
-    from harmonica.utils import provenance, read_json
+    from harmonica.utils import UserError, provenance
     from paper_tables.measured import Measured
     from paper_tables.tables import get_table
 
@@ -47,16 +48,19 @@ def run(args) -> None:
         "commit": provenance.commit(), "versions": provenance.versions(), "device": device,
         "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "config": config,
         "protocols": {slug: plan.protocol.__dict__ for slug, plan in plans.items()},
-        "origins": {slug: plan.origin.__dict__ for slug, plan in plans.items()},
+        "references": {}, "origins": {slug: plan.origin.__dict__ for slug, plan in plans.items()},
     }  # fmt: skip
-    latency = read_json(args.latency, "a file of latencies") if args.latency else {}
+    latency = Latency.load(args.latency) if args.latency else None
     if latency:
-        record["latency_made_on"] = {k: latency[k] for k in ("device", "precision")}
-    record["images_made_on"] = generate.made_on(args.manifests)
-    files = generate.read_manifests(args.manifests)
+        record["latency_made_on"] = {"device": latency.device, "precision": latency.precision}
+    manifests = Manifest.read(args.manifests)
+    record["images_made_on"], files = manifests.made_on, manifests.files
     metrics: dict[str, dict] = {}
     for path in args.metrics:  # <case>/<group>.json
-        metrics.setdefault(path.parent.name, {}).update(read_json(path, "a file of metrics"))
+        case, found = path.parent.name, Metrics.load(path)
+        if record["references"].setdefault(case, found.reference) != found.reference:
+            raise UserError(f"{path} and other metrics of the case {case} were measured against two references")
+        metrics.setdefault(case, {}).update(found.rows)
     measured = Measured(
         config["scale"], rows, plans, device,
         routers={p.name.removesuffix(".router.safetensors"): p for p in args.routers},

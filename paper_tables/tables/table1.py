@@ -2,7 +2,7 @@
 
 from harmonica.experiments import Experiment
 from paper_tables.layout import class_conditional
-from paper_tables.published import lookup
+from paper_tables.published import of_case
 
 NAMES = {"full": "DDIM", "fewer_steps": "DDIM", "learning_to_cache": "Learning-to-Cache", "harmonica": "HarmoniCa"}
 
@@ -10,7 +10,7 @@ NAMES = {"full": "DDIM", "fewer_steps": "DDIM", "learning_to_cache": "Learning-t
 def published(e: Experiment, steps: int) -> dict:
     """The row of the paper's table 1 for DiT-XL/2; beside a pocket row, that of 256×256."""
     resolution = e.model.resolution if e.model.scale == "paper" else 256
-    return lookup("table1_class_conditional", method=NAMES.get(e.name), steps=steps, resolution=resolution)
+    return of_case("table1_class_conditional", e, steps, NAMES.get(e.name), resolution)
 
 
 TABLE = class_conditional(

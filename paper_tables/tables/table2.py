@@ -1,8 +1,8 @@
 """Table 2: text-to-image, PixArt on captions of MS-COCO."""
 
 from harmonica.experiments import Experiment
-from paper_tables.layout import SAMPLERS, of_captions
-from paper_tables.published import lookup
+from paper_tables.layout import of_captions
+from paper_tables.published import SAMPLERS, of_case
 
 NAMES = {"fora": "FORA", "harmonica": "HarmoniCa"}
 
@@ -11,10 +11,10 @@ def published(e: Experiment, steps: int) -> dict:
     """The row of the paper's table 2 for PixArt-α; beside a pocket row, that of 256×256. It has none of PixArt-Σ."""
     if e.model.title == "PixArt-Σ":
         return {}
-    sampler, plain = SAMPLERS[e.protocol.sampler], e.name in ("full", "fewer_steps")
-    method = sampler if plain else NAMES.get(e.name)
+    plain = e.name in ("full", "fewer_steps")
+    method = SAMPLERS[e.protocol.sampler] if plain else NAMES.get(e.name)
     resolution = e.model.resolution if e.model.scale == "paper" else 256
-    return lookup("table2_text_to_image", resolution=resolution, sampler=sampler, method=method, steps=steps)
+    return of_case("table2_text_to_image", e, steps, method, resolution)
 
 
 TABLE = of_captions(

@@ -2,14 +2,14 @@
 
 from harmonica.experiments import Experiment
 from paper_tables.layout import class_conditional
-from paper_tables.published import lookup
+from paper_tables.published import of_case
 
 NAMES = {"faster_diffusion": "Faster Diffusion", "deepcache": "DeepCache", "harmonica": "HarmoniCa"}
 
 
 def published(e: Experiment, steps: int) -> dict:
     """The row of the paper's table 3 for U-ViT-H/2 256 at 20 steps, also beside a pocket row."""
-    return lookup("table3_uvit_caching", method=NAMES.get(e.name), steps=steps)
+    return of_case("table3_uvit_caching", e, steps, NAMES.get(e.name), 256)
 
 
 TABLE = class_conditional(

@@ -8,6 +8,7 @@ from conftest import protocol
 from harmonica.evaluation import evaluate, generate
 from harmonica.evaluation.features.networks import get_extractor
 from harmonica.evaluation.metrics import METRICS
+from harmonica.evaluation.records import Manifest
 from harmonica.evaluation.references import get_reference
 from harmonica.execution.seeds import noise_and_labels
 from harmonica.models import MODELS
@@ -116,7 +117,7 @@ def measured(folder, keep=None, extractor="fashion-mnist-cnn", **sizes):
 def test_images_are_dropped_after_their_features(tmp_path):
     """The metrics are those of the kept images, PSNR is over the images that are left, and nothing is generated
     twice."""
-    reference = get_reference("fashion-mnist-cnn", None)
+    reference = get_reference("fashion-mnist-cnn", None, MODELS["pocket-dit"])
     about, network = {"extractor": "fashion-mnist-cnn"}, get_extractor("fashion-mnist-cnn")
     extract = evaluate.extractor("fashion-mnist-cnn", network)
     every = measured(tmp_path / "all")
@@ -149,7 +150,7 @@ def test_features_of_another_network_are_not_used(tmp_path):
     files = measured(tmp_path, extractor="another")
     about, extract = {"extractor": "fashion-mnist-cnn"}, get_extractor("fashion-mnist-cnn")
     own = evaluate.extractor("fashion-mnist-cnn", extract)
-    reference, targets = get_reference("fashion-mnist-cnn", None), evaluate.Targets(files)
+    reference, targets = get_reference("fashion-mnist-cnn", None, MODELS["pocket-dit"]), evaluate.Targets(files)
     assert evaluate.results(evaluate.gather("x", files, targets, own, reference, about))["N"] == 8
 
 
@@ -170,13 +171,21 @@ def test_images_cannot_be_dropped_without_features(tmp_path):
 
 def test_a_manifest_says_where_its_images_were_made(tmp_path):
     for k, precision in enumerate(("float32", "float16", "float32")):
-        write_json(tmp_path / f"{k}.json", {"device": "x", "precision": precision, "images": {"row": [f"{k}.npz"]}})
+        Manifest("x", precision, {"row": "pocket-dit"}, {"row": [chunk(k)]}).save(tmp_path / f"{k}.json")
     paths = [tmp_path / f"{k}.json" for k in range(3)]
-    assert generate.read_manifests(paths) == {"row": ["0.npz", "1.npz", "2.npz"]}
-    assert [m["precision"] for m in generate.made_on(paths)] == ["float32", "float16"]
-    write_json(paths[0], {"row": ["0.npz"]})
-    with pytest.raises(UserError, match="0.json is not a manifest of images"):
-        generate.read_manifests(paths)
+    found = Manifest.read(paths)
+    assert found.files == {"row": [chunk(0), chunk(1), chunk(2)]} and found.model(["row"]) == "pocket-dit"
+    assert [m["precision"] for m in found.made_on] == ["float32", "float16"]
+    write_json(paths[0], {"device": "x", "precision": "float32", "images": {"row": [chunk(0)]}})
+    with pytest.raises(UserError, match="0.json is not a manifest of images, or an older version wrote it"):
+        Manifest.read(paths)
+    Manifest("x", "float32", {"row": "pocket-uvit"}, {"row": [chunk(0)]}).save(paths[0])
+    with pytest.raises(UserError, match="images of the models pocket-dit, pocket-uvit are not measured together"):
+        Manifest.read(paths).model(["row"])
+
+
+def chunk(k: int) -> str:
+    return f"a/{k:06d}-{k:06d}.npz"
 
 
 def test_batches_fit_into_memory():
@@ -186,3 +195,14 @@ def test_batches_fit_into_memory():
     assert 0 < few < many <= generate.GPU_BATCH and generate.batch_size(plan, 3, "float16", 3 * 2**30) == 3
     with pytest.raises(UserError, match="one image of DiT-XL/2 needs 1.4 GiB under this plan, more than the 0.7 GiB"):
         generate.batch_size(plan, None, "float16", 2**30)
+
+
+def test_features_of_a_network_that_was_trained_anew_are_not_used(tmp_path, monkeypatch):
+    """It has the name that it had."""
+    monkeypatch.setattr(evaluate, "fingerprint", lambda name: "another content")
+    files = measured(tmp_path, keep=4)
+    monkeypatch.undo()
+    about, own = {"extractor": "fashion-mnist-cnn"}, evaluate.extractor("fashion-mnist-cnn", None)
+    reference = get_reference("fashion-mnist-cnn", None, MODELS["pocket-dit"])
+    with pytest.raises(UserError, match="the images of x were dropped after features by fashion-mnist-cnn"):
+        evaluate.gather("x", files[1:], evaluate.Targets(files[1:]), own, reference, about)

@@ -64,15 +64,16 @@ def test_adm_reference_files(tmp_path, weights, images):
     stats = {"mu": np.zeros(d), "sigma": np.eye(d, dtype=np.float32), "mu_s": np.ones(d_s), "sigma_s": np.eye(d_s)}
     np.savez(tmp_path / "VIRTUAL.npz", arr_0=images, **stats)
     extract = inception_features(weights)
-    own = adm_reference(tmp_path / "VIRTUAL.npz", extract, chunk=2)
+    own = adm_reference(tmp_path / "VIRTUAL.npz", extract, "a network", "imagenet", chunk=2)
     own.save(tmp_path / "r.npz")
     again = Reference.load(tmp_path / "r.npz")
+    assert again.about == own.about and (again.about.side, again.about.images) == images.shape[1::-1]
     np.testing.assert_array_equal(again.spatial.mu, stats["mu_s"])
     np.testing.assert_array_equal(again.pooled.sigma, np.eye(d))
     np.testing.assert_allclose(again.features, extract(images).pooled, rtol=1e-6)
     np.savez(tmp_path / "other.npz", arr_0=images)
     with pytest.raises(UserError, match="is not a reference file of ADM"):
-        adm_reference(tmp_path / "other.npz", extract)
+        adm_reference(tmp_path / "other.npz", extract, "a network", "imagenet")
     (tmp_path / "cut.npz").write_bytes((tmp_path / "r.npz").read_bytes()[:5000])
     with pytest.raises(UserError, match="is not a reference of the metrics"):
         Reference.load(tmp_path / "cut.npz")

@@ -1,4 +1,5 @@
 import copy
+from collections import defaultdict
 
 import numpy as np
 import pytest
@@ -12,7 +13,17 @@ from harmonica.execution import Guided, Plain, Planned, StepPolicy
 from harmonica.execution.executor import evaluate
 from harmonica.execution.policy import PlannedStep
 from harmonica.execution.seeds import noise_and_labels
-from harmonica.plan import COMPUTE, REUSE, SPAN_DELTA, Plan, all_compute, cache_bytes
+from harmonica.plan import (
+    COMPUTE,
+    FORECAST,
+    FORECASTS,
+    REUSE,
+    SPAN_DELTA,
+    SPAN_FORECAST,
+    Plan,
+    all_compute,
+    cache_bytes,
+)
 from harmonica.samplers.ddim import DDIM
 from harmonica.training import distributed
 from harmonica.training.logits import Logits, Row
@@ -38,36 +49,45 @@ def slowly(model, plan, first=0):
     """What a plan means, written down without any cleverness: every output of every step is kept."""
     noise, _ = noise_and_labels(0, first, 3, model.latent_shape, 5)
     guided, sampler, x = Guided(model, LABELS, 1.5, 3), DDIM(plan.steps), noise
-    last_delta, last_in = {}, {}  # per branch output; per span (streams at its ends at the last full pass)
+    deltas, ends = defaultdict(list), defaultdict(list)  # of a branch, newest first; of a span: streams at its ends
 
     class Policy(StepPolicy):
-        def __init__(self, row):
-            self.row, self.streams = row, {}
+        def __init__(self, s):
+            self.s, self.row, self.streams = s, plan.actions[s].tolist(), {}
+
+        def forecast(self, i, outputs):
+            weights = plan.weights[self.s, i if plan.weights.shape[1] > 1 else 0]
+            return sum(float(w) * x for w, x in zip(weights, outputs, strict=False) if w)
 
         def __call__(self, i, x, ctx):
             action = self.row[i]
-            if action in (COMPUTE, REUSE):
+            if action in (COMPUTE, REUSE, FORECAST):
                 self.streams[i] = x
-                delta = model.delta(i, x, ctx) if action == COMPUTE else last_delta[i]
-                last_delta[i] = delta
+                if action == COMPUTE:
+                    deltas[i].insert(0, model.delta(i, x, ctx))
+                delta = self.forecast(i, deltas[i]) if action == FORECAST else deltas[i][0]
                 x, i = add(x, delta, model.gate(i, ctx)), i + 1
             else:
                 stop = i
                 while stop < len(self.row) and self.row[stop] == action:
                     stop += 1
-                before, after = last_in[i, stop]
-                x, i = (x + (after - before) if action == SPAN_DELTA else after), stop
+                before, after = ends[i, stop][0]
+                if action == SPAN_DELTA:
+                    x = x + (after - before)
+                else:
+                    x = self.forecast(i, [end for _, end in ends[i, stop]]) if action == SPAN_FORECAST else after
+                i = stop
             self.streams[i] = x
             return x, i
 
     with torch.inference_mode():
         for s in range(plan.steps):
-            policy = Policy(plan.actions[s].tolist())
+            policy = Policy(s)
             out = guided(x, sampler.timesteps[s], policy)
             for a in range(TINY_BRANCHES):
                 for b in range(a + 1, TINY_BRANCHES + 1):
-                    if (plan.actions[s, a:b] <= REUSE).all():  # this step passed through the whole span
-                        last_in[a, b] = (policy.streams[a], policy.streams[b])
+                    if np.isin(plan.actions[s, a:b], (COMPUTE, REUSE, FORECAST)).all():  # it passed the whole span
+                        ends[a, b].insert(0, (policy.streams[a], policy.streams[b]))
             x = sampler.step(s, out, x)
     return x
 
@@ -75,7 +95,10 @@ def slowly(model, plan, first=0):
 @given(plans())
 def test_a_plan_does_what_it_means(tiny, plan):
     fast, policy = generate(tiny, plan)
-    assert torch.equal(fast, slowly(tiny, plan))
+    if np.isin(plan.actions, FORECASTS).any():  # weights are multiplied into gates, which rounds differently
+        torch.testing.assert_close(fast, slowly(tiny, plan), rtol=1e-4, atol=1e-4)
+    else:
+        assert torch.equal(fast, slowly(tiny, plan))
     assert policy.cache.cur == pytest.approx(plan.cur)
     assert policy.cache.peak_bytes == cache_bytes(plan, tiny.layout, batch=3)
 

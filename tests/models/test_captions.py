@@ -188,12 +188,12 @@ def test_reference_of_a_folder(tmp_path):
         colour = images[:, 8, 8].astype(float)
         return Features(colour, colour, colour)
 
-    made = folder_reference(tmp_path, centre, 16, chunk=2)
+    made = folder_reference(tmp_path, centre, 16, "a network", "colours", chunk=2)
     colours = [np.asarray(Image.open(p))[20, Image.open(p).width // 2] for p in sorted(tmp_path.rglob("*.png"))]
     np.testing.assert_allclose(made.pooled.mu, np.mean(colours, 0), atol=1)
     assert made.features.shape == (5, 3)
     with pytest.raises(UserError, match="none has 0 pictures"):
-        folder_reference(tmp_path / "none", centre, 16)
+        folder_reference(tmp_path / "none", centre, 16, "a network", "colours")
 
 
 @pytest.mark.parametrize("name", ["c.txt", "c.csv"])

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from harmonica.cli import main
-from harmonica.utils import write_json
+from harmonica.evaluation.records import Metrics
 
 SLUG = "dit-xl-2-256_ddim50_full"
 CONFIG = {
@@ -17,7 +17,8 @@ CONFIG = {
 def check(folder, fid, inception_score, *options, images=50_000, case="50") -> tuple[int, dict | None]:
     """Exit status, and what was written."""
     slug = SLUG if case == "50" else "dit-xl-2-256_ddim7_full"
-    write_json(folder / "metrics.json", {slug: {"FID": fid, "IS": inception_score, "N": images}})
+    row = {"FID": fid, "IS": inception_score, "N": images, "blocks": {}}
+    Metrics("x", [], {}, {slug: row}).save(folder / "metrics.json")
     out = folder / "checked.json"
     status = main([
         "check", str(folder / "metrics.json"), "--table", "table1", "--case", case, "--config", json.dumps(CONFIG),

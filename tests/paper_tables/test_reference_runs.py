@@ -9,7 +9,7 @@ import yaml
 
 from harmonica.experiments import Experiment, config
 from paper_tables.layout import short
-from paper_tables.published import table
+from paper_tables.published import caches_as_much, table
 from paper_tables.tables import get_table
 
 ROOT = Path(__file__).parent.parent.parent
@@ -57,16 +57,26 @@ def test_learned_rows_meet_their_targets(reference):
 def test_published_numbers():
     """Spot checks against the paper's tables 1 and 6."""
 
-    def of(table: str, model: str, method: str, steps: int, sampler: str = "ddim") -> dict:
-        e = Experiment.of(model, sampler, steps, 1.5, method, {"steps": steps - 1} if method == "fewer_steps" else {})
+    def of(table: str, model: str, method: str, steps: int, sampler: str = "ddim", cfg=1.5, case=0) -> dict:
+        settings = {"steps": steps} if method == "fewer_steps" else {}
+        e = Experiment.of(model, sampler, case or steps, cfg, method, settings)
         return get_table(table).published(e, steps)
 
     assert of("table1", "pocket-dit", "harmonica", 50)["FID"] == 2.36
-    assert of("table1", "dit-xl-2-256", "fewer_steps", 14)["IS"] == 201.83
+    assert of("table1", "dit-xl-2-256", "fewer_steps", 14, case=20)["IS"] == 201.83
     assert of("table1", "pocket-dit", "fora", 50) == {} and of("table1", "dit-xl-2-512", "full", 20)["FID"] == 5.10
-    assert of("table2", "pixart-alpha-1024", "harmonica", 25, "sa-solver")["CLIP"] == 31.07
+    assert of("table2", "pixart-alpha-1024", "harmonica", 25, "sa-solver", 4.5)["CLIP"] == 31.07
     assert of("table2", "pocket-pixart", "fora", 100, "iddpm")["FID"] == 25.16
     assert of("table2", "pixart-sigma-1024", "full", 20, "dpmsolver++") == {}
     assert of("table3", "pocket-uvit", "faster_diffusion", 20, "dpm-solver")["FID"] == 2.82
     assert of("table3", "uvit-h-2-256", "deepcache", 50, "dpm-solver") == {}
+    # other samplers, cases and, at the paper scale, guidance scales are not the paper's
+    assert (
+        of("table1", "pocket-dit", "full", 20, "dpmsolver++") == {} == of("table1", "dit-xl-2-256", "full", 20, cfg=4)
+    )
+    assert of("table1", "pocket-dit", "full", 20, cfg=1.3)["cfg"] == 1.5
+    assert of("table1", "pocket-dit", "fewer_steps", 10, case=20) == {} == of("table1", "pocket-dit", "full", 39)
+    assert of("table3", "uvit-h-2-256", "deepcache", 20, "dpm-solver", 1.4)["FID"] == 2.70
+    assert of("table3", "uvit-h-2-256", "deepcache", 20, "dpm-solver") == {}
+    assert caches_as_much({"CUR": 37.5}, 37.4) and not caches_as_much({"CUR": 37.5}, 51) and caches_as_much({}, 51)
     assert set(table("table6_training_cost").method) == {"Learning-to-Cache", "SDT + L_LTC", "HarmoniCa"}

@@ -8,7 +8,9 @@ from hypothesis import given
 from harmonica.models import MODELS
 from harmonica.plan import (
     COMPUTE,
-    REUSE,
+    FORECAST,
+    FORECASTS,
+    SPAN_FORECAST,
     Origin,
     Plan,
     Protocol,
@@ -16,11 +18,11 @@ from harmonica.plan import (
     all_compute,
     cache_bytes,
     macs,
-    theoretical_speedup,
 )
 from harmonica.plan.branches import dit_layout
 from harmonica.plan.io import write_tables
 from harmonica.plan.origin import BY_HAND
+from harmonica.plan.program import history
 from harmonica.utils.errors import UserError
 
 LAYOUT = dit_layout("tiny", TINY)
@@ -31,7 +33,7 @@ def test_file_round_trip(tmp_path_factory, plan):
     path = tmp_path_factory.mktemp("plan") / "p.safetensors"
     plan.save(path)
     again = Plan.load(path)
-    assert (again.actions == plan.actions).all()
+    assert (again.actions == plan.actions).all() and np.array_equal(again.weights, plan.weights)
     assert again.protocol == plan.protocol and again.origin == plan.origin
     assert [p.name for p in path.parent.iterdir()] == ["p.safetensors"]
 
@@ -41,26 +43,27 @@ def test_numbers_of_a_plan(plan):
     reused = plan.actions != COMPUTE
     assert plan.cur == pytest.approx(100 * reused.sum() / plan.actions.size)
     saved = (reused * LAYOUT.branch_macs).sum()
-    assert macs(plan, LAYOUT) == pytest.approx(plan.steps * LAYOUT.macs - saved)
-    assert theoretical_speedup(plan, LAYOUT) >= 1
+    summed = sum(len(op.ages) for ops in plan.program for op in ops.values() if op.action in FORECASTS)
+    assert macs(plan, LAYOUT) == pytest.approx(plan.steps * LAYOUT.macs - saved + summed * LAYOUT.stream_elements)
     assert (cache_bytes(plan, LAYOUT) == 0) == (not reused.any())
 
 
 @given(plans())
-def test_every_reuse_has_a_source_and_is_dropped_after_its_last(plan):
+def test_every_output_that_is_taken_is_cached_and_dropped_after_its_last_use(plan):
     """Walk the program with names in place of tensors."""
     held = set()
     for ops in plan.program:
         i = 0
         while i < plan.branches:
             op = ops[i]
-            if op.store:
-                held.add((REUSE, i, op.stop))
             if op.action != COMPUTE:
-                assert (op.action, i, op.stop) in held
-                if op.drop:
-                    held.remove((op.action, i, op.stop))
-            held |= set(op.closes)
+                assert op.ages and {(*history(op.action, i, op.stop), age) for age in op.ages} <= held
+                held -= {(*history(op.action, i, op.stop), age) for age in op.drop}
+            for keep in ((op.keep,) if op.keep else ()) + op.closes:
+                mine = {key for key in held if key[:3] == keep.history}
+                assert {key[3] for key in mine} == set(keep.older)
+                held = held - mine | {(*keep.history, age + 1) for age in keep.older}
+                held |= {(*keep.history, 0)} if keep.store else set()
             i = op.stop
     assert not held
 
@@ -83,6 +86,53 @@ def test_macs_of_dit_xl_2():
 def test_tables_that_are_no_plan(actions, says):
     with pytest.raises(UserError, match=says):
         Plan(actions, protocol(2))
+
+
+FORECASTING = np.array([[0, 0], [0, 0], [FORECAST, 0], [SPAN_FORECAST] * 2], np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("weights", "says"),
+    [
+        (None, "forecasts branches, but has no weights"),
+        (np.ones((4, 3, 2)), "4 steps × 1 or 2 branches × 1 to 4 outputs, got .4, 3, 2"),
+        (np.ones((4, 1, 5)), "1 to 4 outputs"),
+        (np.full((4, 1, 2), np.nan), "not finite"),
+        (np.ones((4, 1, 3)), "step 2 forecasts branch 0 from more outputs than were computed"),
+        (np.array([[[1, 1]], [[1, 1]], [[0, 0]], [[1, 1]]]), "step 2 forecasts branch 0 without a weight"),
+    ],
+)
+def test_forecasts_that_are_no_plan(weights, says):
+    with pytest.raises(UserError, match=says):
+        Plan(FORECASTING, protocol(4), weights=weights)
+
+
+def test_weights_where_nothing_is_forecast_are_none():
+    assert Plan(np.zeros((4, 2)), protocol(4), weights=np.ones((4, 1, 2))).weights is None
+    w = Plan(FORECASTING, protocol(4), weights=np.ones((4, 2, 2))).weights
+    assert w.tolist() == [[[0, 0]] * 2] * 2 + [[[1, 1], [0, 0]], [[1, 1]] * 2]
+
+
+def test_a_flipped_bit_is_seen(tmp_path):
+    """Any bit of a plan or router file: refused in a sentence, or equal in content."""
+    plan = Plan(FORECASTING, protocol(4), weights=np.ones((4, 1, 2), np.float32))
+    for kind, made in (("plan", plan), ("router", Router(np.zeros((4, 2)), protocol(4)))):
+        path = tmp_path / kind
+        made.save(path)
+        whole = path.read_bytes()
+        for bit in range(0, 8 * len(whole), 7):
+            changed = bytearray(whole)
+            changed[bit // 8] ^= 1 << bit % 8
+            path.write_bytes(changed)
+            try:
+                again = type(made).load(path)
+            except UserError as e:
+                assert str(path) in str(e)
+            else:
+                assert again.protocol == made.protocol and again.origin == made.origin
+                table = "actions" if kind == "plan" else "logits"
+                assert np.array_equal(getattr(again, table), getattr(made, table))
+                assert kind == "router" or np.array_equal(again.weights, made.weights)
 
 
 def test_files_that_are_no_plan(tmp_path):
@@ -131,7 +181,7 @@ def test_files_of_version_1(tmp_path):
     plan.save(path)
     again = Plan.load(path)
     assert (again.actions == actions).all() and (again.protocol, again.origin) == expected
-    assert b'"harmonica-plan-2"' in path.read_bytes()
+    assert b'"harmonica-plan-3"' in path.read_bytes()
 
     logits = np.linspace(-5, 5, 8, dtype=np.float32).reshape(4, 2)
     write_raw(path, "router", 1, logits, origin=VERSION_1)
@@ -155,8 +205,8 @@ def test_a_short_record_of_version_1(tmp_path):
 ])  # fmt: skip
 def test_a_file_of_a_newer_version(tmp_path, kind, read, table):
     path = tmp_path / "p.safetensors"
-    write_raw(path, kind, 3, table, protocol={}, origin={}, more={})
-    with pytest.raises(UserError, match=r"format version 3; this version of harmonica reads up to 2$"):
+    write_raw(path, kind, 4, table, protocol={}, origin={}, more={})
+    with pytest.raises(UserError, match=r"format version 4; this version of harmonica reads up to 3$"):
         read(path)
 
 

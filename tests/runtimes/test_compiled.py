@@ -8,7 +8,7 @@ from conftest import TINY_BRANCHES, plans, protocol, sample
 from hypothesis import given, settings
 
 from harmonica.execution import Guided, Planned
-from harmonica.plan import REUSE, Plan
+from harmonica.plan import FORECAST, REUSE, Plan
 from harmonica.runtimes.compiled import Compiled
 from harmonica.runtimes.compiled_branches import CompiledBranches
 from harmonica.runtimes.cuda_graph import CudaGraph
@@ -50,6 +50,20 @@ def test_equal_steps_share_a_graph(tiny):
 
     compiled = checked(tiny, fora(9, 3), backend=backend)
     assert len(graphs) == len(set(compiled.kinds)) == 3
+
+
+def test_forecasts_share_a_graph_whatever_their_weights(tiny):
+    """Two outputs are cached, and each later step sums them up with weights of its own: these are inputs."""
+    actions, weights = np.zeros((7, TINY_BRANCHES), np.uint8), np.zeros((7, 1, 2))
+    actions[2:], weights[2:, 0, 0], weights[2:, 0, 1] = FORECAST, np.arange(2, 7), -np.arange(1, 6)
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    checked(tiny, Plan(actions, protocol(7), weights=weights), backend=backend)
+    assert len(graphs) == 4  # fill, fill, sum up, sum up and drop
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from harmonica.backbones.uvit import UViT
 from harmonica.execution import Planned, Run
 from harmonica.models import get_model
 from harmonica.models.random_weights import build_backbone
-from harmonica.plan import REUSE, SPAN_DELTA, SPAN_OUTPUT, SPAN_TIMED, Plan, all_compute
+from harmonica.plan import FORECAST, REUSE, SPAN_DELTA, SPAN_OUTPUT, SPAN_TIMED, Plan, all_compute
 from harmonica.runtimes.compiled_branches import CompiledBranches
 from harmonica.utils import UserError
 
@@ -60,6 +60,9 @@ def some_plans(model):
     actions = np.zeros((5, branches), np.uint8)
     actions[1:] = np.where(rng.random((4, branches)) < 0.4, REUSE, 0)
     yield Plan(actions, protocol(5))
+    forecasts = np.where(actions, FORECAST, 0).astype(np.uint8)
+    forecasts[1] = 0
+    yield Plan(forecasts, protocol(5), weights=np.full((5, 1, 2), (1.5, -0.5)))
     spans = (SPAN_DELTA, SPAN_OUTPUT, SPAN_TIMED) if model.layout.condition_tokens else (SPAN_DELTA, SPAN_OUTPUT)
     for span in spans:
         actions = np.zeros((4, branches), np.uint8)

@@ -8,16 +8,13 @@ import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pandas as pd
 import pytest
-import yaml
 from PIL import Image
+from project import Project
 
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).parent.parent.parent
-MICRO = ROOT / "workflow" / ".test" / "micro.yaml"
 TOY = '''"""A toy: reuse every MLP at odd steps."""
 
 from dataclasses import dataclass
@@ -35,38 +32,6 @@ class Toy(Method):
         actions[1::2, 1::2] = REUSE
         return task.plan(actions)
 '''
-
-
-class Project:
-    """A copy of the project, and snakemake in it."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        ignore = shutil.ignore_patterns(".*", "results", "tests", "__pycache__", "*.egg-info", "checkpoints")
-        shutil.copytree(ROOT, folder, ignore=ignore)
-        self.write()
-
-    def write(self, methods=lambda methods: methods, table: str = "table1") -> None:
-        """The micro configuration, with the methods of a table changed."""
-        config = yaml.safe_load(MICRO.read_text())
-        config["tables"][table]["methods"] = methods(config["tables"][table]["methods"])
-        (self.folder / "micro.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-
-    def snakemake(self, *args: str, cores: str = "2") -> tuple[int, str]:
-        command = [sys.executable, "-m", "snakemake", *args, "--cores", cores, "--configfile", "micro.yaml"]
-        env = {**os.environ, "PYTHONPATH": str(self.folder)}  # the copy's code, not that of the installed project
-        done = subprocess.run(command, cwd=self.folder, env=env, capture_output=True, text=True)
-        return done.returncode, done.stdout + done.stderr
-
-    def planned(self, *more: str, table: str = "table1") -> list[str]:
-        """Rules that a dry run would run, with how often."""
-        status, out = self.snakemake("-n", f"results/{table}.csv", *more)
-        assert status == 0, out
-        stats = out.split("Job stats:")
-        return [] if len(stats) == 1 else [x.split() for x in stats[1].split("\n\n")[0].strip().splitlines()[2:]]
-
-    def table(self) -> pd.DataFrame:
-        return pd.read_csv(self.folder / "results" / "table1.csv")
 
 
 @pytest.fixture(scope="module")

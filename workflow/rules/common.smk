@@ -9,7 +9,7 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-ROOT = Path(workflow.basedir).parent
+ROOT = HERE.parent
 sys.path.insert(0, str(ROOT))
 
 import yaml
@@ -23,19 +23,19 @@ from harmonica.methods.registry import source_file
 from harmonica.models import downloads, get_model
 from harmonica.training import LearnedSettings
 from harmonica.training.settings import SOURCES as TRAINING
-from harmonica.utils import UserError, files, job_log, unknown
+from harmonica.utils import UserError, files, job_log, run_lock, unknown
 
 
 def load_config() -> dict:
     """The configuration of every table, checked."""
-    scale = str(config.get("scale"))
+    scale = str(config.setdefault("scale", "pocket"))
     path = ROOT / "workflow" / "config" / f"{scale}.yaml"
     if scale == "config" or not path.is_file():
         raise unknown("scale", scale, ["pocket", "paper"])
     schema = yaml.safe_load(
-        (ROOT / "workflow" / "schemas" / "config.schema.yaml").read_text()
+        (ROOT / "workflow" / "schemas" / "config.schema.yaml").read_text("utf-8")
     )
-    tables = configuration.tables(yaml.safe_load(path.read_text()), config)
+    tables = configuration.tables(yaml.safe_load(path.read_text("utf-8")), config)
     for about in tables.values():
         configuration.check(about, schema)
         for case in about["cases"]:
@@ -66,6 +66,7 @@ try:
 except UserError as e:
     raise WorkflowError(str(e)) from None
 
+run_lock.begin(Path(".snakemake"), may_remove=workflow.is_main_process)
 os.environ.setdefault(job_log.RUN, str(time.time()))  # jobs on other machines keep it
 shell.prefix(
     f'export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"; '
@@ -75,6 +76,7 @@ SCALE = config["scale"]
 OUT = f"results/{SCALE}"
 SAMPLES = os.environ.get("HARMONICA_SAMPLES", f"{OUT}/samples/images")
 GPU = int(SCALE == "paper")
+RECORDS = ("evaluation/records.py", "utils/records.py")  # the form of results
 BY_SLUG = {r.slug: r for t in TABLES for r in [*CONVERGED[t], *ROWS[t]]}
 
 
@@ -97,7 +99,20 @@ def reads_nothing(row: Row) -> bool:
         return False  # the plan's own job says why, if it is needed
 
 
+def runs_model(row: Row) -> bool:
+    """Whether making the plan runs the model."""
+    try:
+        return row.experiment.reads.weights
+    except UserError:
+        return False  # as above
+
+
 HEURISTIC = {slug: r for slug, r in BY_SLUG.items() if reads_nothing(r)}
+SEARCHED = {
+    slug
+    for slug, r in BY_SLUG.items()
+    if slug not in HEURISTIC and not is_learned(r) and runs_model(r)
+}
 LEARNED = one_of([slug for slug, r in BY_SLUG.items() if is_learned(r)])
 COSTS = one_of([t for t in TABLES if TABLES[t].get("costs")])
 OF_IMAGES = one_of([t for t in TABLES if not TABLES[t].get("costs")])
@@ -111,6 +126,7 @@ wildcard_constraints:
     case="[A-Za-z0-9@-]+",
     shard=r"\d+",
     part=r"\d+",
+    side=r"\d+",
 
 
 def all_cores() -> int:
@@ -148,7 +164,7 @@ def training_options(row: Row) -> str:
     """Precision and memory of a training; the tables of a run agree."""
     table = next(iter(TABLES))
     return (
-        compute_options("training", table, models_of([row])) if is_learned(row) else ""
+        compute_options("training", table, models_of([row])) if runs_model(row) else ""
     )
 
 
@@ -283,7 +299,7 @@ def shard_range(table: str, group: str, shard: int) -> tuple[int, int]:
 
 def plan_code(row: Row) -> str:
     """Changes with the code that makes this plan."""
-    common = TRAINING if is_learned(row) else ("plan", "samplers")
+    common = TRAINING if runs_model(row) else ("plan", "samplers")
     return files.source_hash(source_file(row.experiment.name), "methods", *common)
 
 
@@ -363,8 +379,9 @@ def case_model(table: str, case: str):
 
 def reference_of(table: str, case: str) -> list[str]:
     """The reference of a case's metrics, if the extractor has none of its own."""
-    name = case_model(table, case).reference
-    return [f"{OUT}/reference/{name}"] if name else []
+    model = case_model(table, case)
+    path = f"{OUT}/reference/{model.resolution}/{model.reference}"
+    return [path] if model.reference else []
 
 
 def captions_of(*models: str) -> list[str]:

@@ -7,6 +7,7 @@ rule fetch:
     benchmark:
         f"{OUT}/benchmarks/fetch/{{name}}.tsv"
     priority: FIRST
+    localrule: True
     conda:
         "../../environment.yml"
     threads: 1
@@ -73,7 +74,7 @@ rule moments:
 
 
 # Reference statistics of the metrics: ADM's, with features of ADM's images, or those of a folder of pictures in the
-# weights folder.
+# weights folder, at the side of the images that are compared with them.
 rule reference:
     input:
         lambda w: fetched(
@@ -81,11 +82,11 @@ rule reference:
             networks.INCEPTION_WEIGHTS,
         ),
     output:
-        f"{OUT}/reference/{{name}}",
+        f"{OUT}/reference/{{side}}/{{name}}",
     log:
-        f"{OUT}/logs/reference/{{name}}.log",
+        f"{OUT}/logs/reference/{{side}}_{{name}}.log",
     benchmark:
-        f"{OUT}/benchmarks/reference/{{name}}.tsv"
+        f"{OUT}/benchmarks/reference/{{side}}_{{name}}.tsv"
     conda:
         "../../environment.yml"
     threads: 1
@@ -95,6 +96,7 @@ rule reference:
         file=lambda w: str(files.weights_folder() / w.name),
         code=files.source_hash("evaluation/features", "evaluation/references.py"),
     message:
-        "Features of the reference images in {wildcards.name}"
+        "Features of the reference images in {wildcards.name}, {wildcards.side} pixels"
     shell:
-        "HARMONICA_GPUS={resources.gpu} harmonica reference {params.file:q} -o {output} > {log} 2>&1"
+        "HARMONICA_GPUS={resources.gpu} harmonica reference {params.file:q} --side {wildcards.side} "
+        "-o {output} > {log} 2>&1"

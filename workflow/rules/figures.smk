@@ -19,7 +19,7 @@ rule drift:
         ),
         seed=TABLES["table1"]["seed"],
         made_from=lambda w: made_from(drift_slugs(w.case)),
-        code=files.source_hash("evaluation/drift.py", *files.SAMPLING),
+        code=files.source_hash("evaluation/drift.py", *files.SAMPLING, *RECORDS),
     message:
         "Measuring the drift of the latents, case {wildcards.case}"
     shell:
@@ -63,3 +63,4 @@ rule figures:
     input:
         [f"{OUT}/figures/{f}.png" for f in FIGURES],
         [f"{OUT}/{t}.csv" for t in TABLES if not TABLES[t].get("costs")],
+    localrule: True

@@ -28,7 +28,10 @@ rule latency:
         ),
         made_from=lambda w: made_from(slugs_of(w.table)),
         code=files.source_hash(
-            "evaluation/latency.py", "evaluation/statistics.py", *files.SAMPLING
+            "evaluation/latency.py",
+            "evaluation/statistics.py",
+            *files.SAMPLING,
+            *RECORDS,
         ),
     message:
         "Timing all rows of {wildcards.table}, alone on the machine"

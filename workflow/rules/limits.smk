@@ -40,7 +40,9 @@ def priority(rule: str, *wildcards: str) -> int:
     if job:
         return round(urgency(table_of(wildcards[0]))[job] / 60)
     return (
-        10 + BY_SLUG[wildcards[0]].experiment.protocol.steps if rule == "train" else 0
+        10 + BY_SLUG[wildcards[0]].experiment.protocol.steps
+        if rule in ("train", "search")
+        else 0
     )
 
 

@@ -33,7 +33,7 @@ rule metrics:
         rows=lambda w: [r.slug for r in measured_rows(w.table, w.case, w.group)],
         targets=lambda w: target_options(w.table, w.case),
         networks=lambda w: network_options(w.table, w.case),
-        shipped=lambda w: networks.fingerprint(case_model(w.table, w.case).extractor),
+        shipped=lambda w: networks.shipped(case_model(w.table, w.case).extractor),
         clip_network=lambda w: clip.fingerprint(TABLES[w.table].get("clip")),
         option=lambda w, input: (
             f"--reference {input.reference}" if input.reference else ""
@@ -44,6 +44,7 @@ rule metrics:
                 for f in ("distances", "evaluate", "metrics", "statistics")
             ),
             "evaluation/features",
+            *RECORDS,
         ),
     message:
         "Measuring the images of {wildcards.table}, case {wildcards.case}: {wildcards.group}"
@@ -61,6 +62,7 @@ rule check:
     log:
         f"{OUT}/logs/check/{{table}}_{{case}}.log",
     priority: FIRST
+    localrule: True
     conda:
         "../../environment.yml"
     threads: 1

@@ -7,6 +7,7 @@ rule plans:
     benchmark:
         f"{OUT}/benchmarks/plans.tsv"
     priority: FIRST
+    localrule: True
     conda:
         "../../environment.yml"
     threads: 1
@@ -31,7 +32,11 @@ rule plan:
         f"{OUT}/benchmarks/plan/{{experiment}}.tsv"
     wildcard_constraints:
         experiment=one_of(
-            [s for s, r in BY_SLUG.items() if not (is_learned(r) or s in HEURISTIC)]
+            [
+                s
+                for s, r in BY_SLUG.items()
+                if not (is_learned(r) or s in HEURISTIC or s in SEARCHED)
+            ]
         ),
     conda:
         "../../environment.yml"
@@ -54,6 +59,19 @@ rule plan:
     shell:
         "HARMONICA_GPUS={resources.gpu} harmonica plan {params.arguments} {params.source} {params.options} "
         "--processes {resources.gpu} -o {output.plan} > {log} 2>&1"
+
+
+# Plans that are found by running the model: no router.
+use rule plan as search with:
+    wildcard_constraints:
+        experiment=one_of(sorted(SEARCHED)),
+    priority: lambda w: priority("search", w.experiment)
+    resources:
+        gpu=GPU,
+        runtime=lambda w, attempt: attempt * minutes("search", w.experiment),
+        mem_mb=lambda w, attempt: attempt * memory_mb("search", w.experiment),
+    message:
+        "Searching the plan {wildcards.experiment}"
 
 
 use rule plan as train with:

@@ -32,7 +32,7 @@ rule sample:
         seed=lambda w: TABLES[w.table]["seed"],
         folder=SAMPLES,
         made_from=lambda w: made_from([r.slug for r in rows_of_group(w.table, w.group)]),
-        code=files.source_hash(*generate.SOURCES),
+        code=files.source_hash(*generate.SOURCES, *RECORDS),
     message:
         "Generating {params.images} images per method for {wildcards.table}: {wildcards.group}, from image {params.first}"
     shell:

@@ -3,6 +3,7 @@
 import numpy as np
 
 from harmonica.models.catalog import TEXT_TO_IMAGE
+from harmonica.models.shipped import verified_folder
 from harmonica.utils import UserError, content_hash, weights_folder
 from harmonica.utils.precision import products
 
@@ -21,7 +22,7 @@ class Clip:
         import open_clip
 
         self.name = f"{model}/{pretrained}" if pretrained else model
-        source = f"local-dir:{TEXT_TO_IMAGE / 'clip'}" if model == SHIPPED else model
+        source = f"local-dir:{verified_folder(TEXT_TO_IMAGE / 'clip')}" if model == SHIPPED else model
         options = {"pretrained": pretrained, "cache_dir": str(weights_folder() / "open_clip")} if pretrained else {}
         try:
             own, trained = open_clip.get_model_config(model) or {}, open_clip.get_pretrained_cfg(model, pretrained)

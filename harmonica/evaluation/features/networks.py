@@ -31,12 +31,16 @@ def classifier(folder) -> Callable[[np.ndarray], Features]:
 
 
 def fingerprint(name: str) -> str:
+    """Content hash of a shipped network; the name of any other network, whose weights have a known checksum."""
+    return content_hash(SHIPPED[name] / WEIGHTS) if name in SHIPPED else name
+
+
+def shipped(name: str) -> str:
     """Content hash of a shipped network and its reference; the name of any other network."""
-    if name not in SHIPPED:
-        return name
-    return content_hash(*(SHIPPED[name] / f for f in ("classifier/model.safetensors", "reference.npz")))
+    return content_hash(SHIPPED[name] / WEIGHTS, SHIPPED[name] / "reference.npz") if name in SHIPPED else name
 
 
+WEIGHTS = "classifier/model.safetensors"  # of a shipped network, in its model's folder
 SHIPPED = {"fashion-mnist-cnn": CLASS_CONDITIONAL, "noto-emoji-cnn": TEXT_TO_IMAGE}  # networks with their references
 EXTRACTORS: dict[str, Callable[[], Callable[[np.ndarray], Features]]] = {
     **{name: partial(classifier, folder) for name, folder in SHIPPED.items()},

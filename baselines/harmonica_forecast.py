@@ -1,0 +1,63 @@
+"""HarmoniCa's two ideas with a forecaster in place of the stale feature.
+
+The paper trains a router on the trajectories of inference (SDT) and judges a step by the error of the final image
+(IEPO), because what is best for a step is not best for the image. Here the same holds for forecasts: their weights are
+trained by gradients through whole trajectories under the plan, on the error of the final latents. Key steps come from a
+search that is judged in the same way (training/step_search.py); a budget in MACs takes the place of β.
+"""
+
+from dataclasses import dataclass, replace
+from functools import partial
+
+from harmonica.methods import Method, Reads, Task, setting
+from harmonica.plan import Plan, Protocol
+from harmonica.training import Work
+from harmonica.training.step_search import FORECASTS, SearchSettings, searched
+
+
+@dataclass(frozen=True, kw_only=True)
+class HarmoniCaForecast(SearchSettings, Method):
+    title = "HarmoniCa-Forecast"
+    heading = FORECASTS
+    seeded = True
+
+    outputs: int = setting(3, "computed outputs that a forecast takes", at_least=1, at_most=4)
+    candidates: int = setting(
+        6, "sets of key steps whose weights are trained a little; the best is trained on", at_least=1, at_most=1000
+    )
+    rounds: int = setting(100, "updates of the weights", at_least=1, at_most=100_000)
+    fit_images: int = setting(64, "whose trajectories the weights are trained on", at_least=1, at_most=100_000)
+    batch: int = setting(8, "images per update", at_least=1, at_most=1024)
+    rate: float = setting(0.02, "learning rate of Adam, falling to 0", above=0)
+
+    def label(self) -> str:
+        return ", ".join(filter(None, [self.title, self.fine_grid]))
+
+    def reads(self, protocol: Protocol) -> Reads:
+        return Reads(weights=True)
+
+    def work(self, protocol: Protocol, scale: str) -> Work:
+        keys = self.key_steps(protocol)
+        updates = self.rounds * (1 + self.candidates / 5) * keys
+        evaluated = self.fit_images * ((self.candidates + 1) * keys + protocol.steps)
+        searched = super().work(protocol, scale)
+        return replace(
+            searched,
+            updates=updates * self.batch,
+            evaluations=searched.evaluations + evaluated,
+            batch=self.batch,
+            graph_steps=round(keys),
+        )
+
+    def make(self, task: Task) -> Plan:
+        from harmonica.training.closed_loop import ClosedLoop
+
+        plans = searched(task, self)
+        loop = ClosedLoop(task, plans[0].protocol, self.fit_images, self.against)
+        fit = partial(loop.fit, outputs=self.outputs, batch=min(self.batch, self.fit_images), rate=self.rate)
+        few = partial(fit, rounds=max(1, self.rounds // 5))
+        tried = [few(p, name=f"{task.name}, {k}") for k, p in enumerate(plans[: self.candidates])]
+        best = max(tried, key=loop.value)
+        plan = fit(best, rounds=self.rounds, name=task.name)
+        notes = best.origin.notes | {"dB_searched": best.origin.notes["dB"], "dB": round(loop.value(plan), 2)}
+        return plan.with_origin(notes=notes)

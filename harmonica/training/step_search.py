@@ -1,0 +1,123 @@
+"""Search for key steps, those at which a plan computes all branches; everything between them is forecast.
+
+At the other steps the stream after the last branch, or every branch's output, is extrapolated from the last key steps
+by a polynomial. For a budget in MACs, the key steps are those with which the final latents of a few images come closest
+to the uncached run's, or to the converged solution's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal
+
+import numpy as np
+
+from harmonica.plan import COMPUTE, FORECAST, SPAN_FORECAST, Plan, Protocol, macs, macs_at
+from harmonica.plan.forecast import extrapolation
+from harmonica.samplers import make_sampler
+from harmonica.training.key_search import BENDS, Keys, search, starts
+from harmonica.training.settings import Work
+from harmonica.utils import setting
+
+FORMS = {"last": SPAN_FORECAST, "branches": FORECAST}
+FORECASTS = "Forecasts, this suite's own"  # the heading of the methods built on the search, in tables
+ROUNDS = 2  # forms and orders that are searched, those with the best starts
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchSettings:
+    """Settings of a search."""
+
+    target_cur: float = setting(
+        50.0, "percent; the budget is the MACs of reusing as much of every kind of branch", above=0, at_most=100
+    )
+    against: Literal["uncached", "converged"] = setting("uncached", "what final latents are to come close to")
+    form: Literal["last", "branches", "best"] = setting("best", "what is forecast: the last block's output, or each")
+    order: int | None = setting(
+        None, "degree of the extrapolation; default: the best of 1, 2 and 3", at_least=0, at_most=3
+    )
+    images: int = setting(8, "that judge a set of key steps", at_least=1, at_most=1024)
+    evaluations: int = setting(160, "sets of key steps that are judged", at_least=1, at_most=100_000)
+    solver: str | None = setting(None, "sampler of the plan; default: the experiment's")
+    grid: int | None = setting(None, "steps of the plan; default: the experiment's", at_least=1, at_most=1000)
+
+    def check(self, protocol: Protocol) -> None:
+        """Raise UserError for an unknown sampler, or a number of steps that it cannot have."""
+        make_sampler(self.solver or protocol.sampler, self.grid or protocol.steps)
+
+    @property
+    def fine_grid(self) -> str:
+        """The grid in words, if it is not the experiment's."""
+        return f"{self.grid or 'all'} steps of {self.solver or 'its sampler'}" if self.solver or self.grid else ""
+
+    def work(self, protocol: Protocol, scale: str) -> Work:
+        """What a search computes."""
+        return Work(evaluations=self.judged * self.images * self.key_steps(protocol), batch=self.images)
+
+    @property
+    def judged(self) -> int:
+        """Sets of key steps that are judged, those that the search begins with among them."""
+        combinations = (len(FORMS) if self.form == "best" else 1) * (3 if self.order is None else 1)
+        return self.evaluations + combinations * 2 * len(BENDS)
+
+    def key_steps(self, protocol: Protocol) -> float:
+        """Key steps that the budget pays for, about."""
+        return max(1.0, protocol.steps * (1 - self.target_cur / 100))
+
+
+def searched(task, settings: SearchSettings) -> list[Plan]:
+    """The plans of all sets of key steps that were judged in the search, the best first.
+
+    Raises UserError for a budget, a sampler or a grid that cannot be.
+    """
+    from harmonica.training.closed_loop import ClosedLoop
+
+    protocol = replace(
+        task.protocol, sampler=settings.solver or task.protocol.sampler, steps=settings.grid or task.steps
+    )
+    stages = make_sampler(protocol.sampler, protocol.steps).stages
+    loop = ClosedLoop(task, protocol, settings.images, settings.against)
+    rng = np.random.default_rng(task.seed)
+
+    def value(form: str, order: int, keys: Keys) -> float:
+        return loop.value(_plan(task, protocol, keys, form, order))
+
+    begun: list[tuple[float, str, int, Keys]] = []
+    for form in FORMS if settings.form == "best" else [settings.form]:
+        count = _count(task, settings, protocol, form)
+        for order in [1, 2, 3] if settings.order is None else [settings.order]:
+            judged = {keys: value(form, order, keys) for keys in starts(protocol.steps, count, stages)}
+            keys = max(judged, key=lambda k: judged[k])
+            begun.append((judged[keys], form, order, keys))
+    begun.sort(key=lambda x: -x[0])
+    found: list[tuple[float, str, int, Keys]] = []
+    for _, form, order, keys in begun[:ROUNDS]:
+        known = search(partial(value, form, order), [keys], protocol.steps, rng, settings.evaluations // ROUNDS)
+        found += [(db, form, order, keys) for keys, db in known.items()]
+    plans = []
+    for db, form, order, keys in sorted(found, reverse=True):
+        plan = _plan(task, protocol, keys, form, order)
+        plans.append(plan.with_origin(notes=plan.origin.notes | {"dB": round(db, 2), "against": settings.against}))
+    return plans
+
+
+def _count(task, settings: SearchSettings, protocol: Protocol, form: str) -> int:
+    """The number of key steps whose MACs come closest to the budget."""
+    budget = macs_at(settings.target_cur, task.steps, task.layout)
+    counts = range(1, protocol.steps + 1)
+
+    def gap(count: int) -> float:
+        keys = tuple(range(count))
+        return abs(macs(_plan(task, protocol, keys, form, 1), task.layout) - budget)
+
+    return min(counts, key=gap)
+
+
+def _plan(task, protocol: Protocol, keys: tuple[int, ...], form: str, order: int) -> Plan:
+    actions = np.full((protocol.steps, len(task.layout.branches)), FORMS[form], np.uint8)
+    actions[list(keys)] = COMPUTE
+    weights = extrapolation(actions, order)[:, :1]  # equal for all branches
+    weights[list(keys)] = 0
+    notes = {"keys": list(map(int, keys)), "form": form, "order": order}
+    return Plan(actions, protocol, replace(task.origin, notes=notes), weights)

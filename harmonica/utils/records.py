@@ -1,0 +1,62 @@
+"""Results that one job writes and another reads, as JSON: every record is a dataclass with a schema, one reader and a
+checksum of its content, so that a flipped bit or a file of another kind or version is one sentence."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from harmonica.utils.errors import UserError
+from harmonica.utils.files import read_json, write_atomic
+
+CHECKSUM = "sha256"  # of the rest of the content
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """The base of JSON records. `kind` names what the file is in its errors, `properties` is the JSON schema of every
+    field."""
+
+    kind: ClassVar[str]
+    properties: ClassVar[dict[str, Any]]
+
+    def save(self, path: str | Path) -> None:
+        """Write the record, atomically. Raises UserError, and writes nothing, if a number is not finite."""
+        own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        try:
+            content = json.loads(json.dumps(own, allow_nan=False))
+        except ValueError:
+            raise UserError(
+                f"{path} is not written: {self.kind} must have finite numbers, and this has others"
+            ) from None
+        write_atomic(path, json.dumps(content | {CHECKSUM: _of_json(content)}, indent=1) + "\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a record. Raises UserError if the file is missing, damaged, of another kind, or without a checksum."""
+        import jsonschema
+
+        what = cls.kind
+        content = read_json(path, what)
+        if not isinstance(content, dict):
+            raise UserError(f"{path} is not {what}")
+        if CHECKSUM not in content:
+            raise UserError(f"{path} is not {what}, or an older version wrote it, without checksum: make it again")
+        if content.pop(CHECKSUM) != _of_json(content):
+            raise UserError(
+                f"{path} is not {what} as it was written: its checksum differs; delete it and make it again"
+            )
+        schema = {"type": "object", "additionalProperties": False, "required": list(cls.properties),
+                  "properties": cls.properties}  # fmt: skip
+        try:
+            jsonschema.validate(content, schema)
+        except jsonschema.ValidationError as e:
+            raise UserError(f"{path} is not {what} ({e.message[:200]})") from None
+        return cls(**content)
+
+
+def _of_json(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

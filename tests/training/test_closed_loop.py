@@ -1,0 +1,72 @@
+"""Search and fitted weights, on the pocket DiT at few steps."""
+
+import numpy as np
+import pytest
+
+from harmonica.experiments import Experiment
+from harmonica.methods import Task
+from harmonica.models import get_model
+from harmonica.plan import COMPUTE, SPAN_FORECAST, Origin, Plan, Protocol, all_compute, macs, macs_at
+from harmonica.plan.forecast import extrapolation
+from harmonica.training.closed_loop import ClosedLoop
+from harmonica.utils import UserError
+
+STEPS = 8
+PROTOCOL = Protocol("pocket-dit", "ddim", STEPS, 1.3)
+
+
+@pytest.fixture(scope="module")
+def task():
+    return Task(PROTOCOL, Origin("test"))
+
+
+def forecasting(task, keys) -> Plan:
+    actions = np.full((STEPS, len(task.layout.branches)), SPAN_FORECAST, np.uint8)
+    actions[list(keys)] = COMPUTE
+    return Plan(actions, PROTOCOL, weights=extrapolation(actions, 1)[:, :1])
+
+
+def test_the_uncached_plan_meets_its_own_target(task):
+    loop, full = ClosedLoop(task, PROTOCOL, 2), all_compute(PROTOCOL, len(task.layout.branches))
+    assert loop.value(full) == pytest.approx(120)  # no error at all
+    assert ClosedLoop(task, PROTOCOL, 2, "converged").value(full) < 60
+
+
+def test_weights_that_are_fitted_come_closer_on_other_images_too(task):
+    plan = forecasting(task, (0, 2, 5))
+    loop = ClosedLoop(task, PROTOCOL, 16)
+    fitted = loop.fit(plan, outputs=3, rounds=24, batch=8, rate=0.02, name="test")
+    assert (fitted.actions == plan.actions).all() and loop.value(fitted) > loop.value(plan) + 0.3
+    other = ClosedLoop(Task(PROTOCOL, Origin("test", seed=1)), PROTOCOL, 16)
+    assert other.value(fitted) > other.value(plan)
+
+
+def test_a_plan_without_forecasts_has_no_weights_to_fit(task):
+    full = all_compute(PROTOCOL, len(task.layout.branches))
+    assert ClosedLoop(task, PROTOCOL, 2).fit(full, 3, 1, 2, 0.1, "test") is full
+
+
+def test_a_stochastic_sampler_has_no_converged_solution(task):
+    with pytest.raises(UserError, match="adds noise"):
+        ClosedLoop(task, Protocol("pocket-dit", "iddpm", STEPS, 1.3), 2, "converged")
+
+
+def test_a_search_keeps_its_budget_says_what_it_cost_and_is_repeatable():
+    few = {"evaluations": 8, "images": 2, "target_cur": 60}
+    e = Experiment.of("pocket-dit", "ddim", STEPS, 1.3, "step_search", few)
+    plan, router = e.make()
+    again, _ = e.make()
+    assert router is None and (plan.actions == again.actions).all() and np.array_equal(plan.weights, again.weights)
+    layout = e.model.layout
+    assert abs(macs(plan, layout) - macs_at(60, STEPS, layout)) < 0.55 * layout.macs
+    assert plan.origin.cost["training_s"] > 0 and plan.origin.hardware["precision"] == "float32"
+    assert plan.origin.notes["keys"][0] == 0
+
+
+def test_a_fine_grid_of_another_sampler():
+    few = {"evaluations": 2, "images": 2, "target_cur": 50, "solver": "dpmsolver++", "grid": 12, "against": "converged",
+           "fit_images": 2, "rounds": 2, "candidates": 1, "form": "last", "order": 1}  # fmt: skip
+    plan, _ = Experiment.of("pocket-dit", "ddim", STEPS, 1.3, "harmonica_forecast", few).make()
+    assert (plan.protocol.sampler, plan.steps) == ("dpmsolver++", 12)
+    layout = get_model("pocket-dit").layout
+    assert macs(plan, layout) == pytest.approx(macs_at(50, STEPS, layout), rel=0.1)
