@@ -13,8 +13,8 @@ EXAMPLE = "harmonica estimate table1 --scale paper --device h100 --gpus 4"
 def add_arguments(parser) -> None:
     parser.add_argument("targets", nargs="+", metavar="TABLE", help="results/table1.csv, or table1")
     parser.add_argument("--scale", choices=["pocket", "paper"], default="pocket", help="default: %(default)s")
-    parser.add_argument("--device", default="h100", metavar="GPU",
-                        help="h100, h200, a100 or rtx4090, by their published speed; default: %(default)s")  # fmt: skip
+    parser.add_argument("--device", metavar="GPU",
+                        help="h100, h200, a100 or rtx4090, by published speed; default: as configured")  # fmt: skip
     parser.add_argument("--measure", action="store_true",
                         help="time this machine's device instead; always so at the pocket scale")  # fmt: skip
     parser.add_argument("--gpus", type=int, default=1, help="that run jobs side by side; default: %(default)s")
@@ -51,14 +51,15 @@ def run(args) -> None:
     for about in tables.values():
         config.check(about, schema)
     if not args.measure and args.scale == "paper":
-        gpu = published.get_gpu(args.device)
+        device = args.device or tables[names[0]]["device"]
+        gpu = published.get_gpu(device)
         for about in tables.values():
             usable = round(0.92 * gpu.memory, 1)
             if about.get("gpu_memory", 0) > usable:
                 about["gpu_memory"] = usable
                 print(f"{gpu.title} has {gpu.memory} GiB: estimated with gpu_memory={usable}", file=sys.stderr)
         jobs = estimate.Estimate(tables, lambda model: published.Published(model, gpu)).jobs()
-        print(estimate.text(jobs, args.gpus, args.device))
+        print(estimate.text(jobs, args.gpus, device))
         if args.simulate:
             print(estimate.simulation(jobs, args.simulate, args.machine))
         return

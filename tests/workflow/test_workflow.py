@@ -47,8 +47,8 @@ def test_nothing_is_trained_before_the_uncached_rows_are_checked(config):
     assert len(checks) == 4 and all("_full.json" in waits for _, waits in checks)
     assert len(trainings) == 16 and all("results/paper/checked/table1/" in waits for _, waits in trainings)
     first = [message for message, waits in sampled if "/checked/" not in waits]
-    assert len(sampled) == 117 and len(first) == 9
-    assert sum("_full, from image" in message for message in first) == 8  # and the converged solutions
+    assert len(sampled) == 132 and len(first) == 15
+    assert sum("_full, from image" in message for message in first) == 14  # and the converged solutions
 
 
 def test_environment_file_and_lock_hold_together():
@@ -64,7 +64,8 @@ def commands_of(*args: str, **environment: str) -> list[list[str]]:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, **environment})
     assert done.returncode == 0, done.stdout + done.stderr
     start = "Shell command: "
-    return [shlex.split(line.removeprefix(start)) for line in done.stdout.splitlines() if line.startswith(start)]
+    lines = [line.removeprefix(start) for line in done.stdout.splitlines() if line.startswith(start)]
+    return [shlex.split(re.sub(r"^HARMONICA_GPUS=\d ", "", line)) for line in lines]
 
 
 def test_no_configured_string_or_path_reaches_the_shell(tmp_path):
@@ -154,11 +155,12 @@ def test_jobs_take_the_gpus_of_the_machine(tmp_path):
     smi.write_text('#!/bin/sh\nfor i in 0 1 2 3; do echo "$i, GPU-$i"; done\n')
     smi.chmod(0o755)
     command = [sys.executable, "-m", "snakemake", "-n", "-p", "results/table1.csv", "--config", "scale=paper"]
-    env = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    env = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "HARMONICA_SAMPLES": "/scratch/my samples"}
     env.pop("CUDA_VISIBLE_DEVICES", None)
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stdout + done.stderr
     commands = re.findall(r"HARMONICA_GPUS=(\d) harmonica (\w+) (.*)", done.stdout)
     trainings = {gpus: rest for gpus, name, rest in commands if name == "plan" and gpus != "0"}
     assert max(trainings) == "4" and "--processes 4 " in trainings["4"]
-    assert {gpus for gpus, name, _ in commands if name == "sample"} == {"1"}
+    sampling = [(gpus, rest) for gpus, name, rest in commands if name == "sample"]
+    assert {gpus for gpus, _ in sampling} == {"1"} and all("-o '/scratch/my samples' " in rest for _, rest in sampling)

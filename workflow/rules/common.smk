@@ -14,7 +14,7 @@ sys.path.insert(0, str(ROOT))
 
 import yaml
 
-from harmonica.checks import estimate
+from harmonica.checks import estimate, published
 from harmonica.evaluation import generate
 from harmonica.evaluation.features import clip, lpips, networks
 from harmonica.experiments import Row, config as configuration, sharding
@@ -53,6 +53,8 @@ try:
         table: [] if about.get("costs") else configuration.converged(about)
         for table, about in TABLES.items()
     }
+    for about in TABLES.values():
+        published.get_gpu(about.get("device", "h100"))
     for job in ("training", "sampling", "latency"):
         if len({str(about["precision"][job]) for about in TABLES.values()}) > 1:
             raise UserError(

@@ -1,4 +1,3 @@
-from harmonica.checks import published
 from harmonica.utils import gpus
 
 # What a job takes and may take: GPUs, minutes, memory of the host, and which goes first. At the paper scale all follow
@@ -14,7 +13,10 @@ def predicted(table: str) -> dict[tuple[str, str], estimate.Job]:
     """The jobs of a table by rule and wildcards."""
     gpu = published.get_gpu(TABLES[table]["device"])
     speed = lambda model: published.Published(model, gpu)
-    jobs = estimate.Estimate({table: TABLES[table]}, speed).jobs()
+    try:
+        jobs = estimate.Estimate({table: TABLES[table]}, speed).jobs()
+    except UserError as e:  # a job that does not fit into gpu_memory
+        raise WorkflowError(str(e)) from None
     return {(j.rule, j.name): j for j in jobs}
 
 

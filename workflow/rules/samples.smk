@@ -37,4 +37,4 @@ rule sample:
         "Generating {params.images} images per method for {wildcards.table}: {wildcards.group}, from image {params.first}"
     shell:
         "HARMONICA_GPUS={resources.gpu} harmonica sample {input.plans} --first {params.first} --images {params.images} "
-        "--chunk {params.chunk} --seed {params.seed} {params.options} -o {params.folder} --manifest {output} > {log} 2>&1"
+        "--chunk {params.chunk} --seed {params.seed} {params.options} -o {params.folder:q} --manifest {output} > {log} 2>&1"
