@@ -24,7 +24,16 @@ def write_tables(path: str | Path, kind: str, tables: dict[str, np.ndarray], pro
 
     about = {k: json.dumps(v, sort_keys=True) for k, v in to_json(protocol, origin).items()}
     metadata = {"format": f"harmonica-{kind}-{VERSION}", **about, "sha256": _checksum(tables, about)}
-    write_atomic(path, save(tables, metadata=metadata))
+    write_atomic(path, _in_order(save(tables, metadata=metadata)))
+
+
+def _in_order(data: bytes) -> bytes:
+    """A safetensors file with the entries of its header sorted, so that equal plans are equal files: the library writes
+    metadata in the order of a hash table, which differs from run to run."""
+    size = int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # tensors begin at a multiple of 8
+    return len(header).to_bytes(8, "little") + header + data[8 + size :]
 
 
 def _checksum(tables: dict[str, np.ndarray], about: dict[str, str]) -> str:

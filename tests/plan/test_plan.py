@@ -36,6 +36,9 @@ def test_file_round_trip(tmp_path_factory, plan):
     assert (again.actions == plan.actions).all() and np.array_equal(again.weights, plan.weights)
     assert again.protocol == plan.protocol and again.origin == plan.origin
     assert [p.name for p in path.parent.iterdir()] == ["p.safetensors"]
+    before = path.read_bytes()
+    again.save(path)
+    assert path.read_bytes() == before
 
 
 @given(plans())
