@@ -13,7 +13,7 @@ from harmonica.plan import REUSE, Plan
 class MyMethod(Method):
     title = "My method"  # as tables print it
 
-    interval: int = setting(3, "N, every how many steps all branches are computed")
+    interval: int = setting(3, "N, every how many steps all branches are computed", at_least=1)
 
     def make(self, task: Task) -> Plan:
         actions = task.actions()  # steps × branches, all computed; row 0 is the noisiest step

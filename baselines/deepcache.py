@@ -16,18 +16,19 @@ import numpy as np
 
 from harmonica.methods import Method, Task, setting
 from harmonica.plan import SPAN_OUTPUT, Plan, match_macs
-from harmonica.utils import UserError
 
 
 @dataclass(frozen=True)
 class DeepCache(Method):
     title = "DeepCache"
 
-    interval: int | None = setting(None, "N, every how many steps the inner span runs, on average if quadratic")
-    outer: int | None = setting(None, "k, blocks on each side that always run")
-    target_cur: float = setting(25.0, "percent; sets what is not given, N from 2 to 4")
+    interval: int | None = setting(
+        None, "N, every how many steps the inner span runs, on average if quadratic", at_least=1, at_most="steps"
+    )
+    outer: int | None = setting(None, "k, blocks on each side that always run", at_least=1, at_most="half the blocks")
+    target_cur: float = setting(25.0, "percent; sets what is not given, N from 2 to 4", above=0, at_most=100)
     schedule: Literal["uniform", "quadratic"] = setting("uniform", "spacing of the full steps")
-    power: float = setting(2.0, "p of the quadratic schedule")
+    power: float = setting(2.0, "p of the quadratic schedule", at_least=1)
 
     def label(self) -> str:
         return self.title if self.schedule == "uniform" else f"{self.title}, {self.schedule}"
@@ -42,12 +43,6 @@ class DeepCache(Method):
     def make(self, task: Task) -> Plan:
         spans = task.layout.blocks
         most = (len(spans) - 1) // 2
-        if self.outer is not None and not 1 <= self.outer <= most:
-            raise UserError(f"deepcache: outer must be in [1, {most}] for {len(spans)} blocks, got {self.outer}")
-        if self.interval is not None and self.interval < 1:
-            raise UserError(f"deepcache: interval must be at least 1, got {self.interval}")
-        if self.power < 1:
-            raise UserError(f"deepcache: power must be at least 1, got {self.power:g}")
 
         def plan(interval: int, outer: int) -> Plan:
             actions = task.actions()

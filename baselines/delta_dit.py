@@ -9,26 +9,22 @@ from dataclasses import dataclass
 
 from harmonica.methods import Method, Task, setting
 from harmonica.plan import SPAN_DELTA, Plan, match_macs
-from harmonica.utils import UserError
 
 
 @dataclass(frozen=True)
 class DeltaDiT(Method):
     title = "Δ-DiT"
 
-    interval: int | None = setting(None, "N, every how many steps all blocks run")
-    blocks: int | None = setting(None, "N_c, how many blocks are skipped in between")
-    boundary: int | None = setting(None, "b, the step from which the front blocks are skipped; default: half the steps")
-    target_cur: float = setting(25.0, "percent; sets what is not given, N from 2 to 4")
+    interval: int | None = setting(None, "N, every how many steps all blocks run", at_least=1, at_most="steps")
+    blocks: int | None = setting(None, "N_c, how many blocks are skipped in between", at_least=1, at_most="blocks")
+    boundary: int | None = setting(
+        None, "b, the step from which the front blocks are skipped; default: half of them", at_least=0, at_most="steps"
+    )
+    target_cur: float = setting(25.0, "percent; sets what is not given, N from 2 to 4", above=0, at_most=100)
 
     def make(self, task: Task) -> Plan:
         spans = task.layout.blocks
         boundary = task.steps // 2 if self.boundary is None else self.boundary
-        for what, value, low, high in (("interval", self.interval, 1, None), ("blocks", self.blocks, 1, len(spans)),
-                                       ("boundary", boundary, 0, task.steps)):  # fmt: skip
-            if value is not None and not (low <= value and (high is None or value <= high)):
-                limits = f"at least {low}" if high is None else f"in [{low}, {high}]"
-                raise UserError(f"delta_dit: {what} must be {limits}, got {value}")
 
         def plan(interval: int, blocks: int) -> Plan:
             actions = task.actions()

@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 
 from harmonica.methods import Method, Task, setting
-from harmonica.plan import SPAN_TIMED, Plan, match_macs
+from harmonica.plan import SPAN_TIMED, Plan, Protocol, match_macs
 from harmonica.utils import UserError
 
 KEYS_50 = (0, 1, 2, 3, 5, 10, 15, 25, 35)
@@ -29,18 +29,18 @@ class FasterDiffusion(Method):
     kinds = ("uvit",)  # it needs an encoder and a decoder
 
     keys: Literal["uniform", "published"] = setting("uniform", "key steps; the published list is for 50 steps")
-    interval: int | None = setting(None, "N, every how many steps the encoder runs")
-    prior_noise: float = setting(0.003, "share of the starting noise added in the second half of the training's time")
-    target_cur: float = setting(25.0, "percent; decides the interval if it is not given")
+    interval: int | None = setting(None, "N, every how many steps the encoder runs", at_least=1, at_most="steps")
+    prior_noise: float = setting(
+        0.003, "share of the starting noise added in the second half of the training's time", at_least=0, below=1
+    )
+    target_cur: float = setting(25.0, "percent; decides the interval if it is not given", above=0, at_most=100)
+
+    def check(self, protocol: Protocol) -> None:
+        if self.keys == "published" and protocol.steps != 50:
+            raise UserError(f"faster_diffusion: the published key steps are for 50 steps, got {protocol.steps}")
 
     def make(self, task: Task) -> Plan:
         layout, steps = task.layout, task.steps
-        if self.keys == "published" and steps != 50:
-            raise UserError(f"faster_diffusion: the published key steps are for 50 steps, got {steps}")
-        if self.interval is not None and self.interval < 1:
-            raise UserError(f"faster_diffusion: interval must be at least 1, got {self.interval}")
-        if not 0 <= self.prior_noise < 1:
-            raise UserError(f"faster_diffusion: prior_noise must be in [0, 1), got {self.prior_noise:g}")
         decoder = min(target for _, target in layout.skips)
 
         def plan(keys) -> Plan:

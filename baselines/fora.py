@@ -10,15 +10,14 @@ import numpy as np
 
 from harmonica.methods import Method, Task, setting
 from harmonica.plan import COMPUTE, REUSE, Plan, match_macs
-from harmonica.utils import UserError
 
 
 @dataclass(frozen=True)
 class FORA(Method):
     title = "FORA"
 
-    interval: int | None = setting(None, "N; default: the interval closest to target_cur")
-    target_cur: float = setting(50.0, "percent")
+    interval: int | None = setting(None, "N; default: the interval closest to target_cur", at_least=1, at_most="steps")
+    target_cur: float = setting(50.0, "percent", above=0, at_most=100)
 
     def make(self, task: Task) -> Plan:
         def plan(interval: int) -> Plan:
@@ -28,7 +27,5 @@ class FORA(Method):
             return task.plan(actions, interval=interval)
 
         if self.interval is not None:
-            if self.interval < 1:
-                raise UserError(f"fora: interval must be at least 1, got {self.interval}")
             return plan(self.interval)
         return match_macs(self.target_cur, (plan(n) for n in range(2, max(3, task.steps))), task.layout)

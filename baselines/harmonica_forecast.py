@@ -13,9 +13,6 @@ from harmonica.methods import Method, Reads, Task, setting
 from harmonica.plan import Plan, Protocol
 from harmonica.training import Work
 from harmonica.training.step_search import FORECASTS, SearchSettings, searched
-from harmonica.utils import UserError
-
-LARGEST = {"outputs": 4, "candidates": 1000, "rounds": 100_000, "fit_images": 100_000, "batch": 1024}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,26 +21,14 @@ class HarmoniCaForecast(SearchSettings, Method):
     heading = FORECASTS
     seeded = True
 
-    outputs: int = setting(3, "computed outputs that a forecast takes, 1 to 4")
-    candidates: int = setting(6, "sets of key steps whose weights are trained a little; the best is trained on")
-    rounds: int = setting(100, "updates of the weights")
-    fit_images: int = setting(64, "whose trajectories the weights are trained on")
-    batch: int = setting(8, "images per update")
-    rate: float = setting(0.02, "learning rate of Adam, falling to 0")
-
-    def __post_init__(self):
-        super().__post_init__()
-        for key, most in (
-            ("outputs", 4),
-            ("candidates", 1000),
-            ("rounds", 100_000),
-            ("fit_images", 100_000),
-            ("batch", 1024),
-        ):
-            if not 1 <= getattr(self, key) <= most:
-                raise UserError(f"{key} must be in [1, {most}], got {getattr(self, key)}")
-        if not 0 < self.rate < float("inf"):
-            raise UserError(f"rate must be positive, got {self.rate:g}")
+    outputs: int = setting(3, "computed outputs that a forecast takes", at_least=1, at_most=4)
+    candidates: int = setting(
+        6, "sets of key steps whose weights are trained a little; the best is trained on", at_least=1, at_most=1000
+    )
+    rounds: int = setting(100, "updates of the weights", at_least=1, at_most=100_000)
+    fit_images: int = setting(64, "whose trajectories the weights are trained on", at_least=1, at_most=100_000)
+    batch: int = setting(8, "images per update", at_least=1, at_most=1024)
+    rate: float = setting(0.02, "learning rate of Adam, falling to 0", above=0)
 
     def label(self) -> str:
         return ", ".join(filter(None, [self.title, self.fine_grid]))

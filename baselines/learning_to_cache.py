@@ -10,7 +10,9 @@ from dataclasses import dataclass, replace
 
 from harmonica.methods import LearnedMethod, Reads, Task, setting
 from harmonica.plan import Protocol, Router
+from harmonica.samplers import make_sampler
 from harmonica.training import Work
+from harmonica.training.settings import routed_steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +23,9 @@ class LearningToCache(LearnedMethod):
 
     def reads(self, protocol: Protocol) -> Reads:
         return replace(super().reads(protocol), images=True)
+
+    def routed(self, protocol: Protocol) -> range:
+        return routed_steps(protocol.steps, make_sampler(protocol.sampler, protocol.steps).stages)
 
     def make(self, task: Task) -> Router:
         from harmonica.training.learning_to_cache import train

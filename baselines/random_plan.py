@@ -10,7 +10,6 @@ import numpy as np
 
 from harmonica.methods import Method, Task, setting
 from harmonica.plan import REUSE, Plan
-from harmonica.utils import UserError
 
 
 @dataclass(frozen=True)
@@ -19,11 +18,9 @@ class RandomPlan(Method):
     requires = "harmonica"
     seeded = True
 
-    draw: int = setting(0, "which random plan")
+    draw: int = setting(0, "which random plan", at_least=0)
 
     def make(self, task: Task) -> Plan:
-        if self.draw < 0:
-            raise UserError(f"random_plan: draw must be at least 0, got {self.draw}")
         source = task.plans[self.requires]
         rng = np.random.default_rng([task.seed, self.draw])
         actions = task.actions()

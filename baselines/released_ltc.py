@@ -19,7 +19,9 @@ FILES = {"dit-xl-2-256": "DDIM{}_router.pt", "uvit-h-2-256": "dpm{}_router.pth"}
 class ReleasedLTC(Method):
     title = "Learning-to-Cache (released router)"
 
-    threshold: float | None = setting(None, "τ, compute where r > τ; default: the authors', 0.1 for DiT, 0.9 for U-ViT")
+    threshold: float | None = setting(
+        None, "τ, compute where r > τ; default: the authors', 0.1 for DiT, 0.9 for U-ViT", at_least=0, below=1
+    )
 
     def reads(self, protocol: Protocol) -> Reads:
         if protocol.model not in FILES:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from harmonica.methods import Method, Task, setting
-from harmonica.plan import COMPUTE, Plan
+from harmonica.plan import COMPUTE, Plan, Protocol
 from harmonica.samplers import make_sampler
 
 
@@ -20,7 +20,10 @@ class Transfer(Method):
     seeded = True
 
     sampler: str = setting("", "of the source plan; default: this experiment's")
-    steps: int = setting(0, "of the source plan; default: this experiment's")
+    steps: int = setting(0, "of the source plan; default: this experiment's", at_least=0, at_most=1000)
+
+    def check(self, protocol: Protocol) -> None:
+        make_sampler(self.sampler or protocol.sampler, self.steps or protocol.steps)
 
     def source(self) -> tuple[str, int]:
         return self.sampler, self.steps

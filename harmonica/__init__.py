@@ -4,15 +4,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Plan", "Router", "disable_cache", "enable_cache", "run"]
+__all__ = [
+    "Plan", "Router", "cached", "disable_cache", "enable_cache", "is_cache_enabled", "load_pipeline", "run",
+]  # fmt: skip
 
 if TYPE_CHECKING:
     from harmonica.execution import run
     from harmonica.plan import Plan, Router
-    from harmonica.runtimes.diffusers_pipelines import disable_cache, enable_cache
+    from harmonica.runtimes.diffusers_pipelines import cached, disable_cache, enable_cache, is_cache_enabled
+    from harmonica.runtimes.pipelines import load_pipeline
 
-_HOME = {"Plan": "plan", "Router": "plan", "run": "execution", "enable_cache": "runtimes.diffusers_pipelines",
-         "disable_cache": "runtimes.diffusers_pipelines"}  # fmt: skip
+_HOME = {"Plan": "plan", "Router": "plan", "run": "execution", "load_pipeline": "runtimes.pipelines"} | dict.fromkeys(
+    ("cached", "disable_cache", "enable_cache", "is_cache_enabled"), "runtimes.diffusers_pipelines"
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,6 @@
 """The speed of this machine: seconds of a model's work, each measured once on a few batches at the true shape with
 random weights."""
 
-import os
 import statistics
 import tempfile
 import time
@@ -31,6 +30,7 @@ from harmonica.training.soft import Soft
 from harmonica.training.starts import Start
 from harmonica.utils.devices import default_device
 from harmonica.utils.precision import dtype_of, products
+from harmonica.utils.provenance import usable_cores
 
 REPEATS = 3
 LONG_S = 2.0
@@ -77,7 +77,7 @@ class Machine:
         tried, before = self.tried(batch, cfg), torch.get_num_threads()
         self._in(precision)
         guided, noise = self._begin(tried, cfg)
-        torch.set_num_threads(len(os.sched_getaffinity(0)) if threads < 0 else threads or before)
+        torch.set_num_threads(usable_cores() if threads < 0 else threads or before)
         with torch.inference_mode(), products(precision):
             seconds = self.timed(lambda: guided(noise, 500, Plain(self.backbone))) / tried
         torch.set_num_threads(before)

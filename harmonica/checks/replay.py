@@ -22,9 +22,10 @@ from harmonica.models.convert import original_config, original_to_diffusers
 from harmonica.plan import LIMIT, Plan, Protocol, Router, all_compute
 from harmonica.samplers import make_sampler
 from harmonica.training import iepo
-from harmonica.training.learning_to_cache import pair, routed_steps
+from harmonica.training.learning_to_cache import pair
 from harmonica.training.logits import Logits, Part
 from harmonica.training.sdt import trajectory
+from harmonica.training.settings import routed_steps
 from harmonica.training.soft import Soft
 from harmonica.training.starts import Start
 from harmonica.utils import UserError

@@ -2,6 +2,7 @@
 update of router training, decoding, and the metrics."""
 
 import resource
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -40,8 +41,13 @@ def stage(name: str) -> Iterator[None]:
         torch.cuda.synchronize()
         peak = torch.cuda.max_memory_allocated()
     else:
-        peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        peak = peak_bytes()
     print(f"{name:52} {time.perf_counter() - started:7.1f} s   peak {peak / 2**30:5.1f} GiB", flush=True)
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has had; the system says it in KiB, macOS in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def smoke(model: str, steps: int | None = None, blocks: int | None = None) -> None:

@@ -6,6 +6,7 @@ or None. Heavy imports wait until it runs. Packages add commands through the ent
 
 import argparse
 import importlib
+import io
 import pkgutil
 import sys
 from importlib.metadata import EntryPoint
@@ -60,6 +61,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
+    for stream in (sys.stdout, sys.stderr):  # Greek letters and any name of a file, in every locale
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="surrogateescape")
     args = build_parser().parse_args(argv)
     keep_freed_memory()
     status = guarded("harmonica", lambda: _run(args), [MEMORY[k] for k in MEMORY if k in args])

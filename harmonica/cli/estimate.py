@@ -1,6 +1,5 @@
 """`harmonica estimate`"""
 
-import os
 import sys
 from functools import cache
 from pathlib import Path
@@ -74,7 +73,7 @@ def run(args) -> None:
         torch.set_num_threads(1)  # as in the workflow's jobs
     start_up = estimate.START_UP_S if args.scale == "paper" else estimate.POCKET_START_UP_S
     jobs = estimate.Estimate(tables, cache(Machine), start_up).jobs()
-    cores = args.cores or len(os.sched_getaffinity(0))
+    cores = args.cores or provenance.usable_cores()
     unit = "GPU" if on_gpu else "core"
     print(estimate.text(jobs, args.gpus if on_gpu else cores, provenance.device(), unit))
     if args.simulate:

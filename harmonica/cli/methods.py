@@ -3,7 +3,7 @@
 import sys
 import textwrap
 
-HELP = "List the methods with their settings: type, default and meaning."
+HELP = "List the methods with their settings: type, range, default and meaning."
 EXAMPLE = "harmonica methods"
 
 
@@ -28,4 +28,5 @@ def run(args) -> None:
         recipe = LearnedMethod.RECIPE if issubclass(cls, LearnedMethod) else ()
         for f in described(cls):
             default = "by scale" if f.default is None and f.name in recipe else f.default if f.default != "" else '""'
-            print(f"    {f.name}: {f.type} = {default}  {f.meaning}")
+            allowed = f" in {f.range}" if f.range else ""
+            print(f"    {f.name}: {f.type}{allowed} = {default}  {f.meaning}")

@@ -1,6 +1,7 @@
 """From a configuration to the rows of a table: every case (model × sampler × steps) with every method."""
 
 import json
+import math
 import shlex
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -41,17 +42,34 @@ class Row:
 
 
 def check(config: dict[str, Any], schema: dict[str, Any]) -> None:
-    """Raise UserError, in one sentence, for the first thing in the configuration that its schema does not allow."""
+    """Raise UserError, in one sentence, for the first thing in the configuration that its schema does not allow, is no
+    finite number, or is a range without values."""
     import jsonschema
 
     error = jsonschema.exceptions.best_match(jsonschema.Draft7Validator(schema).iter_errors(config))
     if error is None:
+        _check_finite(config, "")
+        latency = config["latency"]
+        if latency["rounds"] > latency["max_rounds"]:
+            raise UserError(
+                f"configuration: latency: rounds must be in [1, max_rounds], with max_rounds = "
+                f"{latency['max_rounds']}, got {latency['rounds']}"
+            )
         return
     where = "".join(f"{part}: " for part in error.absolute_path)
     if error.validator == "additionalProperties":
         known = error.schema["properties"]
         raise unknown("configuration key", where + next(str(k) for k in error.instance if k not in known), known)
     raise UserError(f"configuration: {where}{error.message}")
+
+
+def _check_finite(value: Any, where: str) -> None:
+    """Raise UserError for a NaN or infinite number, which no bound of a schema refuses."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"configuration: {where}{value} is not a finite number")
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, part in parts:
+        _check_finite(part, f"{where}{key}: ")
 
 
 def from_text(text: str) -> dict[str, Any]:

@@ -40,7 +40,11 @@ class Experiment:
         make_sampler(sampler, steps)
         if not 1 <= cfg < float("inf"):
             raise UserError(f"the guidance scale must be at least 1, got {cfg}")
-        return Experiment(Protocol(model, sampler, steps, cfg), name, parse(cls, name, settings), seed)
+        blocks = len(get_model(model).layout.blocks)
+        limits = {"steps": steps, "blocks": blocks, "half the blocks": (blocks - 1) // 2}
+        e = Experiment(Protocol(model, sampler, steps, cfg), name, parse(cls, name, settings, limits), seed)
+        e.method.check(e.protocol)
+        return e
 
     @property
     def model(self) -> Model:
@@ -100,6 +104,6 @@ class Experiment:
             return router.plan(router.origin.notes["threshold"]), router
         if task.clock:  # it ran the model
             spent = round(time.perf_counter() - task.clock[0], 2)
-            cost = made.origin.cost | {"training_s": spent, "peak_MB": round(task.peak[0].megabytes(), 1)}
+            cost = made.origin.cost | task.cost | {"training_s": spent, "peak_MB": round(task.peak[0].megabytes(), 1)}
             made = made.with_origin(cost=cost, hardware={"device": device(), "precision": precision})
         return made, None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -48,6 +48,10 @@ class Method(ABC):
     def make(self, task: Task) -> Plan | Router:
         """The plan for this task, or the router, with its threshold in the origin's notes."""
 
+    def check(self, protocol: Protocol) -> None:  # noqa: B027  (optional)
+        """Raise UserError for settings that do not go together with each other or with the protocol; ranges are
+        declared with the settings."""
+
     def label(self) -> str:
         """The title as tables print it, if it depends on the settings."""
         return self.title
@@ -71,6 +75,13 @@ class LearnedMethod(LearnedSettings, Method):
 
     seeded = True
 
+    def check(self, protocol: Protocol) -> None:
+        self.check_target(self.title, 100 * len(self.routed(protocol)) / protocol.steps)
+
+    def routed(self, protocol: Protocol) -> range:
+        """The steps whose branches may be reused."""
+        return range(1, protocol.steps)
+
     def reads(self, protocol: Protocol) -> Reads:
         return Reads(weights=True)
 
@@ -90,6 +101,7 @@ class Task:
     precision: str = "float32"  # of the branches in training
     memory: float | None = None  # bytes of the GPU that a training may use; None is without limit
     loaded: Callable[[], Any] = lambda: None  # called once the weights are loaded
+    cost: dict[str, float] = field(default_factory=dict)  # of calibration, besides time
     clock: list[float] = field(default_factory=list)  # when the weights were loaded
     peak: list[Peak] = field(default_factory=list)  # memory since then
 
@@ -146,6 +158,26 @@ class Task:
         vae = None if self.model.hub else load_autoencoder(self.model)
         assert self.backbone  # training time counts from here
         return training_latents(self.model, vae)
+
+    def record(
+        self,
+        images: int,
+        what: Collection[str] = ("branches",),
+        plan: Plan | None = None,
+        reduce: Callable[[Any], Any] = lambda output: output,
+    ):
+        """Features of `images` random trajectories, uncached or under `plan`: a `training.recording.Recording`.
+
+        `what` is of "latents", "outputs" and "branches"; `reduce` makes less of a branch's output (2·images, N, D) as
+        it comes, since all of them are steps × branches. The trajectories are the task's seed's, and never those that
+        images are generated from. Seconds and trajectories are in the cost of the method's plan. Raises UserError for
+        another `what`, or branches under a plan with a cache.
+        """
+        from harmonica.training.recording import record
+
+        found = record(self, images, what, plan, reduce)
+        self.cost["generation_passes"] = self.cost.get("generation_passes", 0) + images
+        return found
 
     def actions(self) -> np.ndarray:
         """A table uint8 (steps, branches) that computes everything; row 0 is the noisiest step."""

@@ -21,6 +21,7 @@ import numpy as np
 from harmonica.models import MODELS, get_model
 from harmonica.plan import LIMIT, Origin, Protocol, Router
 from harmonica.samplers import make_sampler
+from harmonica.training.settings import routed_steps
 from harmonica.utils import UserError, file_hash
 
 
@@ -63,8 +64,6 @@ class Released:
         method = method or self.method
         logits = self.logits[::-1].copy()
         if method == "learning_to_cache":
-            from harmonica.training.learning_to_cache import routed_steps
-
             routed = routed_steps(steps, sampler.stages)
             if sampler.stages == 2:
                 logits[routed] = self.logits[1 : steps // 2]

@@ -6,15 +6,15 @@ import re
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 
 from harmonica.backbones.dit import DiT
 from harmonica.backbones.layers import sincos_position
 from harmonica.backbones.uvit import UViT
+from harmonica.models.state_dicts import brief, read_state
 from harmonica.utils import UserError, read_json, write_atomic
-from harmonica.utils.torch_files import load_torch, save_torch
+from harmonica.utils.torch_files import save_torch
 
 _BLOCK = {
     "attn.proj": "attn1.to_out.0",
@@ -95,26 +95,13 @@ def diffusers_to_original(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return out
 
 
-def read_original(path: str | Path) -> dict[str, Tensor]:
-    """The weights in an original checkpoint (.pt): a state dict, or a training checkpoint, of which the EMA is taken.
-
-    Raises UserError for a file that is missing or damaged, or holds anything but weights.
-    """
-    state = load_torch(path)
-    if isinstance(state, dict):
-        state = state.get("ema", state.get("model", state))
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise UserError(f"{path} does not hold a state dict")
-    return state
-
-
 def to_diffusers_folder(source: str | Path, folder: str | Path, heads: int | None = None) -> dict:
     """Write an original checkpoint as a diffusers `transformer/` folder; returns its configuration.
 
     `heads` is not in the weights; the default is that of the published sizes. Raises UserError if the file is not a
     DiT, or a number of heads that does not divide its width.
     """
-    state = read_original(source)
+    state = read_state(source)
     try:
         width = len(state["x_embedder.proj.bias"])
         heads = heads or width // (72 if width == 1152 else 64)
@@ -124,7 +111,7 @@ def to_diffusers_folder(source: str | Path, folder: str | Path, heads: int | Non
         renamed = original_to_diffusers(state)
         DiT(config, original=True).load_weights(renamed)
     except (KeyError, RuntimeError, ValueError, TypeError, AttributeError, ZeroDivisionError) as e:
-        raise UserError(f"{source} does not hold the weights of a DiT ({str(e).splitlines()[0]})") from None
+        raise UserError(f"{source} does not hold the weights of a DiT ({brief(e)})") from None
     renamed = {k: v.clone().contiguous() for k, v in renamed.items()}
     write_atomic(Path(folder) / "diffusion_pytorch_model.safetensors", save(renamed, {"format": "pt"}))
     record = {"_class_name": "DiTTransformer2DModel"} | config
@@ -135,13 +122,13 @@ def to_diffusers_folder(source: str | Path, folder: str | Path, heads: int | Non
 def to_uvit_folder(source: str | Path, folder: str | Path, config: dict) -> None:
     """Write an original U-ViT checkpoint as a `transformer/` folder, the names unchanged. Raises UserError for a file
     that is no U-ViT of this configuration."""
-    state = read_original(source)
+    state = read_state(source)
     try:
         with torch.device("meta"):
             model = UViT(config)
         model.load_state_dict(state, assign=True)
     except RuntimeError as e:
-        raise UserError(f"{source} does not hold the weights of this U-ViT ({e})") from None
+        raise UserError(f"{source} does not hold the weights of this U-ViT ({brief(e)})") from None
     state = {k: v.clone().contiguous() for k, v in state.items()}
     write_atomic(Path(folder) / "diffusion_pytorch_model.safetensors", save(state, {"format": "pt"}))
     write_atomic(Path(folder) / "config.json", json.dumps(config, indent=2) + "\n")
@@ -152,11 +139,10 @@ def to_original_file(folder: str | Path, path: str | Path) -> None:
     folder = Path(folder)
     try:
         config = read_json(folder / "config.json", "the configuration of a DiT")
-        state = load_file(folder / "diffusion_pytorch_model.safetensors")
-        out = diffusers_to_original(state)
+        out = diffusers_to_original(read_state(folder))
         width = config["num_attention_heads"] * config["attention_head_dim"]
         out.setdefault("pos_embed", sincos_position(width, config["sample_size"] // config["patch_size"]))
-    except (OSError, ArithmeticError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as e:
+    except (ArithmeticError, ValueError, LookupError, TypeError, RuntimeError) as e:
         raise UserError(f"{folder} is not a diffusers DiT folder ({type(e).__name__}: {e})") from None
     save_torch(path, out)
 

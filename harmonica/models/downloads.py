@@ -1,8 +1,8 @@
 """External files and weights: their source, where they are stored, and how they are fetched or added by hand.
 
 All are stored in one folder: `weights/` in the checkout, or $HARMONICA_WEIGHTS. A hub model is the folder
-`weights/<model>/` with diffusers' parts in it; its transformer may also be given as `weights/<model>.pt`, an original
-checkpoint.
+`weights/<model>/` with diffusers' parts in it; its transformer may also be given as an original checkpoint,
+`weights/<model>.pt` (or .pth, .bin, .safetensors).
 """
 
 import urllib.error
@@ -13,7 +13,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from harmonica.models import Model
-from harmonica.utils import UserError, file_hash, read_json, unknown, weights_folder
+from harmonica.utils import UserError, file_hash, unknown, weights_folder
 
 _ADM = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batches/imagenet"
 _LTC = "https://raw.githubusercontent.com/horseee/learning-to-cache/23d80454a9ff42f8eec55a68db83ec88cf859c62/DiT/ckpt"
@@ -136,8 +136,8 @@ def fetch_model(model: Model) -> list[Path]:
     Raises UserError if a part is missing and unavailable.
     """
     if model.hub:
-        original = weights_folder() / model.original
-        if original.is_file() and "transformer" in _missing_parts(model):
+        original = _original(model)
+        if original and "transformer" in _missing_parts(model):
             from harmonica.models.convert import to_diffusers_folder, to_uvit_folder
 
             if model.kind == "uvit":
@@ -175,17 +175,18 @@ def _whole(folder: Path) -> bool:
     """Whether a component is complete: a tokenizer, or configuration and weights."""
     if folder.name == "tokenizer":
         return (folder / "tokenizer_config.json").is_file()
-    if not (folder / "config.json").is_file():
-        return False
-    for index in folder.glob("*.index.json"):  # weights in several files
-        found = read_json(index, "an index of weights")
-        names = found.get("weight_map") if isinstance(found, dict) else None
-        if not isinstance(names, dict):
-            raise UserError(f"{index} is not an index of weights: it has no weight_map")
-        return all((folder / str(name)).is_file() for name in names.values())
-    names = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin", "model.safetensors",
-             "pytorch_model.bin")  # fmt: skip
-    return any((folder / name).is_file() for name in names)
+    from harmonica.models.state_dicts import is_complete
+
+    return is_complete(folder)
+
+
+def _original(model: Model) -> Path | None:
+    """The original checkpoint of a model in the weights folder, in any form that is read."""
+    from harmonica.models.state_dicts import SUFFIXES
+
+    named = weights_folder() / model.original
+    found = [named, *(named.with_suffix(s) for s in SUFFIXES)] if model.original else []
+    return next((p for p in found if p.is_file()), None)
 
 
 def _missing_model(model: Model, missing: list[str], why: str) -> UserError:

@@ -2,8 +2,10 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from harmonica.backbones.base import Backbone
 from harmonica.backbones.dit import DiT
@@ -13,6 +15,7 @@ from harmonica.backbones.uvit import UViT
 from harmonica.models.embeddings import embedded
 from harmonica.models.shipped import verified, verified_folder
 from harmonica.models.spec import Model
+from harmonica.models.state_dicts import NAMES, brief, is_complete, read_state, weight_files
 from harmonica.samplers.schedules import get_schedule
 from harmonica.utils import UserError, read_json
 from harmonica.utils.devices import default_device, require_gpu
@@ -75,24 +78,18 @@ def _require(path: Path, title: str) -> Path:
 
 
 def load_weights(backbone: Backbone, folder: Path, title: str, device: torch.device | str = "cpu") -> Backbone:
-    """Load a backbone's weights from a `transformer/` folder to a device. Raises UserError if the file is missing or
-    does not fit."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    from harmonica.utils.torch_files import load_torch
-
-    weights = folder / "diffusion_pytorch_model.safetensors"
-    if not weights.is_file() and weights.with_suffix(".bin").is_file():  # older hub repositories
-        weights = weights.with_suffix(".bin")
-    verified(_require(weights, title))
+    """Load a backbone's weights from a `transformer/` folder to a device. Raises UserError if they are missing, damaged
+    or do not fit."""
+    files = weight_files(folder)
+    if not files:
+        raise UserError(f"{folder / NAMES[0]} is missing; {title} needs it")
+    for file in files:
+        verified(file)
+    weights = files[0] if len(files) == 1 else folder
     try:
-        state = load_torch(weights) if weights.suffix == ".bin" else load_file(weights, str(device))
-        loaded = backbone.load_weights(state)
+        loaded = backbone.load_weights(read_state(folder, device))
     except (KeyError, RuntimeError) as e:
-        raise UserError(f"{weights} does not contain the weights that its config.json describes ({e})") from None
-    except SafetensorError as e:
-        raise UserError(f"{weights} is not a complete safetensors file ({e})") from None
+        raise UserError(f"{weights} does not contain the weights that its config.json describes ({brief(e)})") from None
     for name, x in loaded.named_parameters():
         if not torch.isfinite(x).all():
             raise UserError(f"{weights} has weights that are not finite numbers (in {name}): it is damaged")
@@ -100,13 +97,24 @@ def load_weights(backbone: Backbone, folder: Path, title: str, device: torch.dev
 
 
 def load_autoencoder(model: Model):
-    """The AutoencoderKL in float32, ready for inference."""
+    """The AutoencoderKL in float32, ready for inference. Raises UserError if it is missing or damaged."""
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
     folder = model.folder("vae")
     if model.hub:
         require_gpu(f"the autoencoder of {model.title}")
-    return AutoencoderKL.from_pretrained(verified_folder(folder)).eval().requires_grad_(False).to(default_device())
+    return _pretrained(AutoencoderKL, verified_folder(folder)).eval().requires_grad_(False).to(default_device())
+
+
+def _pretrained(cls: Any, folder: Path, **more: Any) -> Any:
+    """`cls.from_pretrained(folder)`. Raises UserError if the folder is not complete, or damaged."""
+    read_json(folder / "config.json", f"the configuration of {cls.__name__}")
+    if not is_complete(folder):
+        raise UserError(f"{folder} has no complete weights, which {cls.__name__} needs")
+    try:
+        return cls.from_pretrained(folder, **more)
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as e:
+        raise UserError(f"{folder} is damaged, or not {cls.__name__} ({type(e).__name__}: {brief(e)})") from None
 
 
 def load_decoder(model: Model, memory: float | None = None) -> Callable:
@@ -136,7 +144,7 @@ def load_text_encoder(model: Model) -> Callable:
         require_gpu(f"the text encoder of {model.title}")
     dtype = torch.float16 if model.hub else torch.float32
     folder = verified_folder(model.folder("text_encoder"))
-    encoder = T5EncoderModel.from_pretrained(folder, dtype=dtype).eval().to(default_device())
+    encoder = _pretrained(T5EncoderModel, folder, dtype=dtype).eval().to(default_device())
     return text_encoder(tokenizer, encoder, model.text_tokens)
 
 

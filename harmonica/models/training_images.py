@@ -157,7 +157,7 @@ def moments_folder(model: Model) -> Path:
 
 def store_moments(model: Model, workers: int = 0, part: tuple[int, int] = (0, 1)) -> Path:
     """Encode all of ImageNet for a hub model, or the shards of job k of n, for the `part` (k, n); existing shards are
-    kept, damaged ones are replaced. Returns the folder.
+    kept, damaged ones replaced. Returns the folder.
 
     A shard has the posterior's mean, then its standard deviation, float16 (n, 2C, h, w), of images cropped as ADM does.
     Each image is stored once, flipped or not as its index and FLIP_SEED decide; DiT's own training decides anew in

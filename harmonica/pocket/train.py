@@ -338,4 +338,4 @@ def save_pipeline(folder: Path, vae: AutoencoderKL, model: DiTTransformer2DModel
     pipe.save_pretrained(folder, safe_serialization=True)
     index = folder / "model_index.json"  # save_pretrained leaves the classes out, from_pretrained reads them
     record = json.loads(index.read_text("utf-8")) | {"id2label": dict(enumerate(CLASSES))}
-    index.write_text(json.dumps(record, indent=2) + "\n")
+    index.write_text(json.dumps(record, indent=2) + "\n", "utf-8")

@@ -82,7 +82,7 @@ def save_clip(folder: Path, model: nn.Module) -> None:
     folder.mkdir(parents=True)
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "open_clip_model.safetensors")
     config = {"model_cfg": CLIP, "preprocess_cfg": CLIP_PREPROCESS}
-    (folder / "open_clip_config.json").write_text(json.dumps(config, indent=1) + "\n")
+    (folder / "open_clip_config.json").write_text(json.dumps(config, indent=1) + "\n", "utf-8")
 
 
 def make_tokenizer(captions: list[Caption]) -> PreTrainedTokenizerFast:

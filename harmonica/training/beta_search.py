@@ -32,13 +32,8 @@ class BetaSearch:
         self.beta = settings.beta or 0.0  # if not given, `guess` sets it before the first round
         self.rounds, self.cur, self.moves = rounds, 0.0, 0
         self.share = self.target / max(reachable, 1e-9)  # of the routed branches
-        if reachable <= 0:
-            raise UserError(f"{method} has nothing to route: the only step computes everything")
-        if not self.fixed and not 0 < self.target <= reachable:
-            raise UserError(
-                f"{method} cannot reach a CUR of {self.target:g} %: with this number of steps target_cur must be in "
-                f"(0, {reachable:.1f}]"
-            )
+        self.off_target = settings.off_target
+        settings.check_target(method, reachable)
 
     def guess(self, balance: np.ndarray) -> None:
         """First β, from `balance` (steps, branches): the β at which a branch would settle at the threshold."""
@@ -69,7 +64,7 @@ class BetaSearch:
         the target, else the one that comes closest, halfway between the two ratios it separates.
 
         Saturated logits are tied, so a remainder is possible. Raises UserError if the training, or the
-        remainder, is too far from the target.
+        remainder, is too far from the target; with `off_target` the threshold is the given one then.
         """
         if self.fixed or self.met:
             return threshold, self.cur
@@ -77,9 +72,11 @@ class BetaSearch:
         curs = 100 * np.cumsum(counts)[:-1] / ratios.size  # at a threshold above each value except the highest
         left, at = min(((abs(c - self.target), k) for k, c in enumerate(curs)), default=(np.inf, 0))
         if abs(self.cur - self.target) > MAX_GAP or left > MAX_REMAINDER:
+            if self.off_target:
+                return threshold, self.cur
             raise UserError(
-                f"{self.method} ended at a CUR of {self.cur:.1f} %, not {self.target:g} %: train for more rounds, or "
-                "set a target closer to it"
+                f"{self.method} ended at a CUR of {self.cur:.1f} %, not {self.target:g} %: train for more rounds, set "
+                "a target closer to it, or keep the router as it is with off_target=true"
             )
         if left > abs(self.cur - self.target) - 1e-9:
             return threshold, self.cur

@@ -25,7 +25,7 @@ Caches = tuple[Sequence[tuple[int, int]], list[dict[int, Tensor]]]  # (first, st
 
 def identity(task, recipe: Recipe) -> str:
     """Hash of all that the result depends on: a training resumes only if the same one is requested."""
-    settings = {k: v for k, v in task.origin.settings.items() if k != "checkpointing"}
+    settings = {k: v for k, v in task.origin.settings.items() if k not in ("checkpointing", "off_target")}
     p = task.protocol
     about = [p.model, p.sampler, p.steps, p.cfg, task.origin.method, task.precision]
     return digest([about, settings, asdict(recipe), task.seed, task.model.fingerprint, source_hash(*SOURCES)])

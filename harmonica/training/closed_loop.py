@@ -16,12 +16,12 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 
-from harmonica.backbones.base import Backbone
 from harmonica.execution import Guided, Planned, denoise
 from harmonica.execution.denoise import under_policy
 from harmonica.plan import COMPUTE, FORECASTS, Plan, Protocol, all_compute
 from harmonica.samplers import make_sampler
 from harmonica.training.starts import random_starts
+from harmonica.training.views import View
 from harmonica.utils import UserError
 
 CONVERGED = ("dpmsolver++", 150)  # sampler and evaluations of the converged solution
@@ -111,15 +111,9 @@ class ClosedLoop:
             yield slice(first, first + batch)
 
 
-class _Recomputed:
-    """A backbone whose branches are computed again for their gradients instead of keeping activations: the graph of a
-    whole trajectory would not fit into a GPU."""
-
-    def __init__(self, backbone: Backbone):
-        self._backbone = backbone
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._backbone, name)
+class _Recomputed(View):
+    """Branches are computed again for their gradients instead of keeping activations: the graph of a whole trajectory
+    would not fit into a GPU."""
 
     def delta(self, i: int, x: Tensor, ctx: Any) -> Tensor:
         return checkpoint(self._backbone.delta, i, x, ctx, use_reentrant=False)

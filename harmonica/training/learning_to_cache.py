@@ -15,6 +15,7 @@ from harmonica.training.beta_search import BetaSearch
 from harmonica.training.logits import Logits, Loss, Part
 from harmonica.training.loop import train_router
 from harmonica.training.memory import Split
+from harmonica.training.settings import routed_steps
 from harmonica.training.soft import Soft
 from harmonica.training.starts import bounds, random_seed, random_starts, step_seeds
 
@@ -29,15 +30,6 @@ def recipe_for(scale: str, routed: int) -> Recipe:
         rounds, refresh = max(1, round(50_000 / routed)), max(1, round(REFRESH_STEPS / routed))
         return Recipe(rounds=rounds, batch=64, lr=1e-3, refresh=refresh)
     return Recipe(rounds=60, batch=8, lr=0.3, refresh=20, betas=(0.7, 0.7), eps=1e-16)
-
-
-def routed_steps(steps: int, stages: int = 1) -> range:
-    """Every second step; each follows one that computes everything.
-
-    For a sampler with one evaluation per step (`stages`) they are the released DiT code's even countdown indices. With
-    DPM-Solver-2 the released U-ViT code caches in the middle of an interval and reuses at the beginning of the next.
-    """
-    return range(stages if stages > 1 else 1 + steps % 2, steps, 2)
 
 
 def train(task, settings: LearnedSettings, iepo_weights: bool) -> Router:

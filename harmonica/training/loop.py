@@ -67,7 +67,7 @@ def _train(task, settings, recipe, routed, guess, one_round, kept, caches, notes
     else:
         k, spent, loss = state["round"], state["spent_s"], state["loss"]
         logits.load_state(state["logits"])
-        search.__dict__.update(state["search"] | {"rounds": recipe.rounds})
+        search.__dict__.update(state["search"] | {"rounds": recipe.rounds, "off_target": settings.off_target})
         g.set_state(state["generator"])
         kept.update(state["kept"])
 

@@ -5,7 +5,13 @@ from typing import ClassVar
 
 from harmonica.utils import SAMPLING, UserError, setting
 
-SOURCES = (*SAMPLING, "training", "models/loading.py", "models/training_images.py")  # what a trained router depends on
+SOURCES = (
+    *SAMPLING,
+    "training",
+    "models/loading.py",
+    "models/state_dicts.py",
+    "models/training_images.py",
+)  # what a trained router depends on
 
 
 @dataclass(frozen=True)
@@ -35,30 +41,43 @@ class Work:
 
 @dataclass(frozen=True, kw_only=True)
 class LearnedSettings:
-    """Settings of every learned method; those in RECIPE default to the recipe of the model's scale.
-
-    Raises UserError for a threshold outside [0, 1), or a number that is not positive.
-    """
+    """Settings of every learned method; those in RECIPE default to the recipe of the model's scale."""
 
     RECIPE: ClassVar[tuple[str, ...]] = ("rounds", "batch", "lr", "refresh")
 
-    target_cur: float = setting(25.0, "target CUR of the plan, percent; β is searched to meet it")
-    beta: float | None = setting(None, "β, weight of Σr; if it is given, target_cur is ignored")
-    threshold: float = setting(0.1, "τ, compute where r > τ; in training, and in the plan if the search met its target")
-    rounds: int | None = setting(None, "trajectories (SDT), or updates of every routed step (Learning-to-Cache)")
-    batch: int | None = setting(None, "images per round, before guidance doubles them")
-    lr: float | None = setting(None, "learning rate of AdamW, without weight decay")
-    refresh: int | None = setting(None, "C, rounds between two measurements of λ")
+    target_cur: float = setting(25.0, "target CUR of the plan, percent; β is searched to meet it", above=0, at_most=100)
+    beta: float | None = setting(None, "β, weight of Σr; if it is given, target_cur is ignored", above=0)
+    threshold: float = setting(
+        0.1, "τ, compute where r > τ; in training, and in the plan if the search met its target", at_least=0, below=1
+    )
+    rounds: int | None = setting(
+        None, "trajectories (SDT), or updates of every routed step (Learning-to-Cache)", at_least=1
+    )
+    batch: int | None = setting(None, "images per round, before guidance doubles them", at_least=1)
+    lr: float | None = setting(None, "learning rate of AdamW, without weight decay", above=0)
+    refresh: int | None = setting(None, "C, rounds between two measurements of λ", at_least=1)
     checkpointing: bool | None = setting(None, "recompute branches for their gradients; default: if memory is short")
+    off_target: bool = setting(False, "keep a router that ends far off target_cur, with its plan at τ")
 
-    def __post_init__(self):
-        if not 0 <= self.threshold < 1:
-            raise UserError(f"threshold must be in [0, 1), got {self.threshold:g}")
-        for key in ("beta", *self.RECIPE):
-            value = getattr(self, key)
-            if value is not None and not value > 0:
-                raise UserError(f"{key} must be positive, got {value:g}")
+    def check_target(self, method: str, reachable: float) -> None:
+        """Raise UserError for a target above `reachable`, the highest CUR of this kind of router in percent."""
+        if reachable <= 0:
+            raise UserError(f"{method} has nothing to route: the only step computes everything")
+        if self.beta is None and not 0 < self.target_cur <= reachable:
+            raise UserError(
+                f"{method} cannot reach a CUR of {self.target_cur:g} %: with this number of steps target_cur must be "
+                f"in (0, {reachable:.1f}]"
+            )
 
     def recipe(self, default: Recipe) -> Recipe:
         """The scale's recipe with the values set here."""
         return replace(default, **{k: v for k in self.RECIPE if (v := getattr(self, k)) is not None})
+
+
+def routed_steps(steps: int, stages: int = 1) -> range:
+    """Every second step, those that Learning-to-Cache routes; each follows one that computes everything.
+
+    For a sampler with one evaluation per step (`stages`) they are the released DiT code's even countdown indices. With
+    DPM-Solver-2 the released U-ViT code caches in the middle of an interval and reuses at the beginning of the next.
+    """
+    return range(stages if stages > 1 else 1 + steps % 2, steps, 2)

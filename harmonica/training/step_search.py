@@ -18,7 +18,7 @@ from harmonica.plan.forecast import extrapolation
 from harmonica.samplers import make_sampler
 from harmonica.training.key_search import BENDS, Keys, search, starts
 from harmonica.training.settings import Work
-from harmonica.utils import UserError, setting
+from harmonica.utils import setting
 
 FORMS = {"last": SPAN_FORECAST, "branches": FORECAST}
 FORECASTS = "Forecasts, this suite's own"  # the heading of the methods built on the search, in tables
@@ -27,22 +27,24 @@ ROUNDS = 2  # forms and orders that are searched, those with the best starts
 
 @dataclass(frozen=True, kw_only=True)
 class SearchSettings:
-    """Settings of a search. Raises UserError for one out of range."""
+    """Settings of a search."""
 
-    target_cur: float = setting(50.0, "percent; the budget is the MACs of reusing as much of every kind of branch")
+    target_cur: float = setting(
+        50.0, "percent; the budget is the MACs of reusing as much of every kind of branch", above=0, at_most=100
+    )
     against: Literal["uncached", "converged"] = setting("uncached", "what final latents are to come close to")
     form: Literal["last", "branches", "best"] = setting("best", "what is forecast: the last block's output, or each")
-    order: int | None = setting(None, "degree of the extrapolation; default: the best of 1, 2 and 3")
-    images: int = setting(8, "that judge a set of key steps")
-    evaluations: int = setting(160, "sets of key steps that are judged")
+    order: int | None = setting(
+        None, "degree of the extrapolation; default: the best of 1, 2 and 3", at_least=0, at_most=3
+    )
+    images: int = setting(8, "that judge a set of key steps", at_least=1, at_most=1024)
+    evaluations: int = setting(160, "sets of key steps that are judged", at_least=1, at_most=100_000)
     solver: str | None = setting(None, "sampler of the plan; default: the experiment's")
-    grid: int | None = setting(None, "steps of the plan; default: the experiment's")
+    grid: int | None = setting(None, "steps of the plan; default: the experiment's", at_least=1, at_most=1000)
 
-    def __post_init__(self):
-        for key, low, high in (("images", 1, 1024), ("evaluations", 1, 100_000), ("order", 0, 3), ("grid", 1, 1000)):
-            value = getattr(self, key)
-            if value is not None and not low <= value <= high:
-                raise UserError(f"{key} must be in [{low}, {high}], got {value}")
+    def check(self, protocol: Protocol) -> None:
+        """Raise UserError for an unknown sampler, or a number of steps that it cannot have."""
+        make_sampler(self.solver or protocol.sampler, self.grid or protocol.steps)
 
     @property
     def fine_grid(self) -> str:

@@ -10,6 +10,7 @@ from harmonica.utils.files import (
     digest,
     file_hash,
     read_json,
+    refuse_pointer,
     source_hash,
     weights_folder,
     write_atomic,
@@ -19,6 +20,6 @@ from harmonica.utils.settings import described, parse, setting, spelled
 
 __all__ = [
     "POCKET", "ROOT", "SAMPLING", "UserError", "content_hash", "described", "digest",
-    "file_hash", "guarded", "parse", "read_json", "setting", "source_hash", "spelled", "unknown", "weights_folder",
-    "write_atomic", "write_json",
+    "file_hash", "guarded", "parse", "read_json", "refuse_pointer", "setting", "source_hash", "spelled",
+    "unknown", "weights_folder", "write_atomic", "write_json",
 ]  # fmt: skip

@@ -102,6 +102,13 @@ def read_json(path: str | Path, what: str, finite: bool = True) -> Any:
         raise UserError(f"{path} is not {what} ({type(e).__name__}: {str(e).splitlines()[0]})") from None
 
 
+def refuse_pointer(path: str | Path) -> None:
+    """Raise UserError if a file is a Git-LFS pointer, as a clone without LFS leaves it in place of a large file."""
+    with open(path, "rb") as f:
+        if f.read(24) == b"version https://git-lfs.":
+            raise UserError(f"{path} is a Git-LFS pointer, not the file itself: run `git lfs pull` where it came from")
+
+
 def write_json(path: str | Path, obj: Any) -> None:
     """Write an object as indented JSON, atomically."""
     write_atomic(path, json.dumps(obj, indent=1) + "\n")

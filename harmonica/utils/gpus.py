@@ -25,7 +25,7 @@ def found() -> list[str]:
     cluster's scheduler sets it. Empty without a driver."""
     query = ["nvidia-smi", "--query-gpu=index,uuid", "--format=csv,noheader"]
     try:
-        done = subprocess.run(query, capture_output=True, text=True, check=True)
+        done = subprocess.run(query, capture_output=True, encoding="utf-8", check=True)
     except (OSError, subprocess.CalledProcessError):
         return []
     uuids = dict(line.replace(" ", "").split(",") for line in done.stdout.splitlines() if "," in line)

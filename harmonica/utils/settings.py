@@ -1,22 +1,65 @@
 """Typed settings: frozen dataclasses with documented fields, read from a configuration or a command line."""
 
 import dataclasses
+import math
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from harmonica.utils.errors import UserError, unknown
 
+Bound = float | str | None  # a name is that of a limit, known once the experiment is: "steps"
 
-def setting(default: Any, meaning: str) -> Any:
-    """A field of a dataclass of settings: its default, and its meaning in one line for `harmonica methods`."""
-    return dataclasses.field(default=default, metadata={"meaning": meaning})
+
+class Range(NamedTuple):
+    """The values that a setting may have; a bound of None is infinite."""
+
+    low: Bound = None
+    high: Bound = None
+    low_is_in: bool = True
+    high_is_in: bool = True
+
+    def __str__(self) -> str:
+        low = f"{'[' if self.low_is_in else '('}{_spelled(self.low)}" if self.low is not None else "(-∞"
+        high = f"{_spelled(self.high)}{']' if self.high_is_in else ')'}" if self.high is not None else "∞)"
+        return f"{low}, {high}"
+
+    def holds(self, value: float, limits: Mapping[str, float]) -> bool:
+        """Whether a number is in it; a bound that `limits` does not have is not checked."""
+        low, high = (limits.get(b) if isinstance(b, str) else b for b in (self.low, self.high))
+        return math.isfinite(value) and not (
+            (low is not None and (value < low or (value == low and not self.low_is_in)))
+            or (high is not None and (value > high or (value == high and not self.high_is_in)))
+        )
+
+
+def _spelled(bound: Bound) -> str:
+    return bound if isinstance(bound, str) else f"{bound:g}"
+
+
+def setting(
+    default: Any,
+    meaning: str,
+    *,
+    at_least: Bound = None,
+    above: Bound = None,
+    at_most: Bound = None,
+    below: Bound = None,
+) -> Any:
+    """A field of a dataclass of settings: its default, its meaning in one line, and the range of its values.
+
+    A bound may be a name: "steps", "blocks" (of the model) or "half the blocks" (without the middle one).
+    """
+    low, high = (above if at_least is None else at_least), (below if at_most is None else at_most)
+    allowed = Range(low, high, above is None, below is None)
+    return dataclasses.field(default=default, metadata={"meaning": meaning, "range": allowed})
 
 
 class Described(NamedTuple):
     name: str
     type: str
+    range: str  # "" without bounds
     default: Any
     meaning: str
 
@@ -25,13 +68,16 @@ def described(cls: type) -> Iterator[Described]:
     """The fields of a dataclass of settings."""
     hints = typing.get_type_hints(cls)
     for f in dataclasses.fields(cls):
-        yield Described(f.name, _type_name(hints[f.name]), f.default, f.metadata.get("meaning", ""))
+        allowed = f.metadata.get("range", Range())
+        spelled = "" if allowed == Range() else str(allowed)
+        yield Described(f.name, _type_name(hints[f.name]), spelled, f.default, f.metadata.get("meaning", ""))
 
 
-def parse(cls: type, name: str, given: dict[str, Any]) -> Any:
+def parse(cls: type, name: str, given: dict[str, Any], limits: Mapping[str, float] | None = None) -> Any:
     """An instance of a dataclass of settings from a mapping; text, from a command line, is converted.
 
-    Raises UserError, which begins with `name`, for an unknown key, a wrong type, or what the dataclass refuses.
+    `limits` are the values of bounds that are names; without one, such a bound is not checked. Raises UserError, which
+    begins with `name`, for an unknown key, a wrong type, a value out of its range, or what the dataclass refuses.
     """
     fields = {f.name: f for f in dataclasses.fields(cls)}
     hints = typing.get_type_hints(cls)
@@ -40,10 +86,18 @@ def parse(cls: type, name: str, given: dict[str, Any]) -> Any:
         if key not in fields:
             raise unknown(f"setting of {name}", key, fields)
         values[key] = _typed(name, key, value, hints[key])
+        _check_range(name, key, values[key], fields[key].metadata.get("range", Range()), limits or {})
     try:
         return cls(**values)
     except TypeError as e:
         raise UserError(f"{name}: {e}") from None
+
+
+def _check_range(owner: str, key: str, value: Any, allowed: Range, limits: Mapping[str, float]) -> None:
+    if not isinstance(value, int | float) or isinstance(value, bool) or allowed.holds(value, limits):
+        return
+    named = [f"{b} = {limits[b]:g}" for b in allowed[:2] if isinstance(b, str) and b in limits]
+    raise UserError(f"{owner}: {key} must be in {allowed}{''.join(f', with {n}' for n in named)}, got {value:g}")
 
 
 def spelled(settings: Any) -> dict[str, Any]:

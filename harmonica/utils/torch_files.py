@@ -14,16 +14,17 @@ import torch
 from torch import Tensor
 
 from harmonica.utils.errors import UserError
-from harmonica.utils.files import write_atomic
+from harmonica.utils.files import refuse_pointer, write_atomic
 
 
 def load_torch(path: str | Path, mmap: bool = False) -> Any:
     """The content of a .pt or .pth file, on the CPU; with `mmap`, tensors are mapped into memory.
 
-    Files in torch's old format, before 1.6, have no checksums. Raises UserError if the file is missing, damaged, would
-    run code, or has tensors that take more memory than is in the file.
+    Files in torch's old format, before 1.6, have no checksums. Raises UserError if the file is missing, damaged, a
+    Git-LFS pointer, would run code, or has tensors that take more memory than is in the file.
     """
     try:
+        refuse_pointer(path)
         with open(path, "rb") as f:
             is_zip = f.read(4) == b"PK\x03\x04"
         if is_zip:

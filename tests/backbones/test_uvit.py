@@ -22,8 +22,9 @@ from harmonica.plan import COMPUTE, REUSE, SPAN_DELTA, SPAN_OUTPUT, SPAN_TIMED, 
 from harmonica.runtimes.compiled import Compiled
 from harmonica.samplers.dpm_solver import DPMSolver
 from harmonica.samplers.schedules import SCHEDULES
-from harmonica.training.learning_to_cache import pair, routed_steps
+from harmonica.training.learning_to_cache import pair
 from harmonica.training.logits import Logits
+from harmonica.training.settings import routed_steps
 from harmonica.utils.errors import UserError
 
 TINY = dict(

@@ -33,10 +33,10 @@ def run(capsys, *args) -> tuple[int, str]:
         (["fora", "--cfg", "nan"], "the guidance scale must be at least 1, got nan"),
         (["fora", "--seed", "-1"], "the seed must be in [0, 2147483647], got -1"),
         (["fora", "--set", "interval=inf"], "interval = inf is not int"),
-        (["fora", "--set", "target_cur=900"], "target_cur must be in (0, 100] percent, got 900"),
-        (["fewer_steps", "--set", "steps=0"], "fewer_steps: steps must be in [1, 50], the steps it reduces, got 0"),
-        (["harmonica", "--set", "threshold=1.5"], "threshold must be in [0, 1), got 1.5"),
-        (["harmonica", "--set", "beta=-1"], "beta must be positive, got -1"),
+        (["fora", "--set", "target_cur=900"], "fora: target_cur must be in (0, 100], got 900"),
+        (["fewer_steps", "--set", "steps=0"], "steps must be in [1, steps], with steps = 50, got 0"),
+        (["harmonica", "--set", "threshold=1.5"], "harmonica: threshold must be in [0, 1), got 1.5"),
+        (["harmonica", "--set", "beta=-1"], "harmonica: beta must be in (0, ∞), got -1"),
         (["harmonica", "--steps", "1", "--set", "beta=1e-4"], "has nothing to route"),
         (["fora", "--set", "interval"], "--set takes KEY=VALUE, got 'interval'"),
         (["fora", "--set", "interval=x"], "interval = 'x' is not int"),
@@ -129,8 +129,10 @@ def test_sample_and_measure(capsys, tmp_path):
     args = ["sample", plan, "--images", 12, "-o", out, "--manifest", tmp_path / "m.json", "--grid", tmp_path / "g.png"]
     assert run(capsys, *args)[0] == 0
     assert (tmp_path / "g.png").read_bytes().startswith(b"\x89PNG")
-    status, _ = run(capsys, "metrics", tmp_path / "m.json", "--uncached", "full", "-o", tmp_path / "x.json")
-    assert status == 0
+    measured = ["metrics", tmp_path / "m.json", "--uncached", "full", "-o", tmp_path / "x.json"]
+    status, err = run(capsys, *measured, "--extractor", "noto-emoji-cnn")
+    assert status == 2 and "the reference of noto-emoji-cnn is of noto-emoji" in err.splitlines()[-1]
+    assert run(capsys, *measured)[0] == 0
     status, err = run(capsys, "metrics", tmp_path / "m.json", "--uncached", "ful", "-o", tmp_path / "y.json")
     assert status == 2 and "no images of 'ful' among full" in err and not (tmp_path / "y.json").exists()
     args = ["metrics", tmp_path / "m.json", "--uncached", "full", "--extractor", "inception", "-o", tmp_path / "y.json"]

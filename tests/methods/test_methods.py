@@ -118,10 +118,10 @@ def test_the_command_line_lists_every_setting(capsys):
             name, kind = about.split(": ", 1)
             assert name == f.name and kind
             assert default == (str(f.default) or '""') or (f.default is None and default == "by scale")
-    assert "interval: int | None = None  N; default: the interval closest to target_cur" in blocks["fora"]
-    assert "target_cur: float = 50.0  percent" in blocks["fora"]
+    assert "interval: int | None in [1, steps] = None  N; default: the interval closest to target_cur" in blocks["fora"]
+    assert "target_cur: float in (0, 100] = 50.0  percent" in blocks["fora"]
     assert "compat: official | paper = official  follow the released code or the paper's text" in blocks["harmonica"]
-    assert "lr: float | None = by scale  learning rate of AdamW, without weight decay" in blocks["harmonica"]
+    assert "lr: float | None in (0, ∞) = by scale  learning rate of AdamW, without weight decay" in blocks["harmonica"]
     assert "iepo: bool = False  weight the steps by λ, as HarmoniCa does" in blocks["learning_to_cache"]
 
 
@@ -168,21 +168,38 @@ def test_heuristics_take_the_nearest_macs(name):
         ("forra", {}, "unknown method 'forra'; did you mean 'fora'"),
         ("fora", {"intervall": 2}, "did you mean 'interval'"),
         ("fora", {"interval": "two"}, "interval = 'two' is not int"),
-        ("fora", {"interval": 0}, "interval must be at least 1, got 0"),
-        ("fewer_steps", {"steps": 7}, r"steps must be in \[1, 6\], .* got 7"),
-        ("delta_dit", {"blocks": 99}, r"blocks must be in \[1, 8\], got 99"),
-        ("deepcache", {"outer": 4}, r"outer must be in \[1, 3\] .* got 4"),
+        ("fora", {"interval": 0}, r"fora: interval must be in \[1, steps\], with steps = 6, got 0"),
+        ("fora", {"interval": 1000}, r"interval must be in \[1, steps\], with steps = 6, got 1000"),
+        ("fora", {"target_cur": 0}, r"target_cur must be in \(0, 100\], got 0"),
+        ("fora", {"target_cur": float("inf")}, r"target_cur must be in \(0, 100\], got inf"),
+        ("fewer_steps", {"steps": 7}, r"steps must be in \[1, steps\], with steps = 6, got 7"),
+        ("delta_dit", {"blocks": 99}, r"blocks must be in \[1, blocks\], with blocks = 8, got 99"),
+        ("delta_dit", {"boundary": -1}, r"boundary must be in \[0, steps\], with steps = 6, got -1"),
+        ("deepcache", {"outer": 4}, r"outer must be in \[1, half the blocks\], with half the blocks = 3, got 4"),
+        ("random_plan", {"draw": -1}, r"draw must be in \[0, ∞\), got -1"),
+        ("released_ltc", {"threshold": 1}, r"threshold must be in \[0, 1\), got 1"),
+        ("step_search", {"grid": 1001}, r"grid must be in \[1, 1000\], got 1001"),
+        ("step_search", {"solver": "dim"}, "unknown sampler 'dim'; did you mean 'ddim'"),
+        ("transfer", {"sampler": "dim"}, "unknown sampler 'dim'; did you mean 'ddim'"),
+        ("faster_diffusion", {"prior_noise": 1}, r"prior_noise must be in \[0, 1\), got 1"),
         ("harmonica", {"compat": "papr"}, "did you mean 'paper'"),
         ("harmonica", {"beta": None, "target_cur": 90}, "cannot reach a CUR of 90 %"),
         ("learning_to_cache", {"beta": None, "target_cur": 51}, "cannot reach a CUR of 51 %"),
-        ("harmonica", {"batch": 0}, "batch must be positive, got 0"),
+        ("harmonica", {"batch": 0}, r"batch must be in \[1, ∞\), got 0"),
         ("faster_diffusion", {"keys": "published"}, "for 50 steps, got 6"),
-        ("deepcache", {"power": 0.5}, "power must be at least 1, got 0.5"),
+        ("deepcache", {"power": 0.5}, r"power must be in \[1, ∞\), got 0.5"),
     ],
 )
 def test_bad_settings(name, settings, says):
+    """They are refused where a configuration is read, before any job."""
     with pytest.raises(UserError, match=says):
-        make(name, **settings)
+        experiment(name, **settings)
+
+
+def test_every_number_has_a_range():
+    for name in known_methods():
+        numbers = [f for f in described(get_method(name)) if "int" in f.type or "float" in f.type]
+        assert all(f.range for f in numbers), name
 
 
 def test_a_method_for_another_kind_of_backbone():
@@ -261,6 +278,19 @@ def test_a_target_that_was_missed_is_an_error():
         ended(12.0).close(np.linspace(0, 1, 100), 0.1)
     with pytest.raises(UserError, match="ended at a CUR of 35.0 %"):
         ended(35.0).close(np.full(100, 0.0067), 0.1)
+
+
+def test_a_router_off_its_target_is_kept_by_asking(tmp_path, capsys):
+    """The training is not repeated: the finished one is taken as it is."""
+    settings = {"beta": None, "target_cur": 30.0, "rounds": 2}
+    with pytest.raises(UserError, match="keep the router as it is with off_target=true"):
+        experiment("sdt_ltc", **settings).make(checkpoint=tmp_path / "p.safetensors")
+    files = sorted(p.name for p in tmp_path.iterdir())
+    plan, router = experiment("sdt_ltc", **settings, off_target=True).make(checkpoint=tmp_path / "p.safetensors")
+    assert sorted(p.name for p in tmp_path.iterdir()) == files and router.origin.cost["rounds"] == 3
+    assert plan.origin.settings["off_target"] and plan.origin.notes["threshold"] == 0.1 and plan.cur < 20
+    said = capsys.readouterr().err
+    assert "the search for a CUR of 30 % ended at" in said and f"the plan has {plan.cur:.1f} %" in said
 
 
 def test_beta_follows_the_target():

@@ -14,8 +14,9 @@ from harmonica.cli import main
 from harmonica.execution import Plain
 from harmonica.execution.executor import evaluate
 from harmonica.methods import released_routers
-from harmonica.models.convert import diffusers_to_original, original_to_diffusers, read_original
+from harmonica.models.convert import diffusers_to_original, original_to_diffusers
 from harmonica.models.loading import load_weights
+from harmonica.models.state_dicts import read_state
 from harmonica.plan import Router
 from harmonica.utils.errors import UserError
 
@@ -31,7 +32,7 @@ def test_original_to_folder_and_back(tmp_path, original, wrap):
     torch.save(wrap(original), tmp_path / "dit.pt")
     assert main(["convert", str(tmp_path / "dit.pt"), "--heads", "2", "-o", str(tmp_path / "transformer")]) == 0
     assert main(["convert", str(tmp_path / "transformer"), "-o", str(tmp_path / "back.pt")]) == 0
-    back = read_original(tmp_path / "back.pt")
+    back = read_state(tmp_path / "back.pt")
     assert back.keys() == original.keys()
     assert all(torch.equal(back[k], original[k]) for k in original)
     x, y = torch.randn(2, 4, 4, 4), torch.tensor([1, 5])

@@ -152,6 +152,7 @@ def test_models_share_their_text_encoder(tmp_path, capsys, monkeypatch):
     index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
     (shared / "text_encoder" / "model.safetensors.index.json").write_text(json.dumps(index))
     (shared / "text_encoder" / "model-1.safetensors").write_bytes(b"x")
+    (shared / "text_encoder" / "diffusion_pytorch_model.safetensors").unlink()
     for name in ("pixart-sigma-512", "pixart-sigma-2k"):
         assert main(["fetch", name]) == 2
         err = capsys.readouterr().err

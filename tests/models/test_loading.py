@@ -39,7 +39,12 @@ def test_weights_that_are_not_finite(copy, value):
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        (WEIGHTS, b"version https://git-lfs.github.com/spec/v1", "not a complete safetensors file"),
+        (WEIGHTS, b"1234", "safetensors is not a complete safetensors file"),
+        (
+            WEIGHTS,
+            b"version https://git-lfs.github.com/spec/v1",
+            "is a Git-LFS pointer, not the file itself: run `git lfs pull`",
+        ),
         ("transformer/config.json", b'{"num_layers": 1', "is not the configuration of pocket DiT"),
         ("transformer/config.json", b'{"num_layers": NaN}', "it has NaN"),
     ],

@@ -8,6 +8,7 @@ from harmonica.experiments import Experiment
 from harmonica.models import get_model
 from harmonica.training import checkpoint, learning_to_cache, loop
 from harmonica.training.sdt import recipe_for
+from harmonica.training.settings import routed_steps
 
 
 @pytest.mark.parametrize(("steps", "rounds", "refresh"), [(10, 2000, 50), (20, 1000, 25), (50, 400, 10), (100, 200, 5)])
@@ -27,7 +28,7 @@ def test_long_sequences_have_smaller_batches(model, batch):
 
 def test_learning_to_cache_makes_50_000_updates():
     for steps in (10, 20, 50):
-        routed = len(learning_to_cache.routed_steps(steps))
+        routed = len(routed_steps(steps))
         recipe = learning_to_cache.recipe_for("paper", routed)
         assert recipe.rounds * routed == pytest.approx(50_000, rel=0.01) and recipe.batch == 64
         assert recipe.refresh * routed == pytest.approx(500, rel=0.05)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from test_dag import Project
+from project import Project
 
 from harmonica.checks.timing import report
 from harmonica.cli import main

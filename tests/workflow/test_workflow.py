@@ -88,6 +88,66 @@ def test_no_configured_string_or_path_reaches_the_shell(tmp_path):
         assert done.returncode != 0 and f"unknown {key}" in done.stdout + done.stderr
 
 
+def in_another_place(folder: Path, *args: str) -> str:
+    """The output of Snakemake elsewhere, in the C locale."""
+    done = subprocess.run(
+        [sys.executable, "-m", "snakemake", *args], cwd=folder, capture_output=True, encoding="utf-8",
+        env=os.environ | {"PYTHONPATH": str(ROOT), "LC_ALL": "C"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def total(out: str) -> int:
+    """The jobs of a dry run."""
+    (found,) = set(re.findall(r"^total +(\d+)$", out, re.M))
+    return int(found)
+
+
+def test_in_a_folder_of_ones_own(tmp_path):
+    """The checkout and the folder have names with spaces and umlauts; a plan is really made there."""
+    checkout, folder = tmp_path / "ein Chéckout", tmp_path / "meine Läufe"
+    checkout.mkdir()
+    folder.mkdir()
+    for name in ("workflow", "harmonica", "baselines", "paper_tables", "environment.yml"):
+        (checkout / name).symlink_to(ROOT / name)
+    snakefile = ["-s", str(checkout / "workflow" / "Snakefile"), "-d", str(folder)]
+    micro = ["--configfile", str(checkout / "workflow" / ".test" / "micro.yaml")]
+    assert total(in_another_place(tmp_path, "-n", "results/table1.csv", *snakefile, *micro)) > 10
+    plan = "results/pocket/plans/pocket-dit_ddim4_cfg1.3_fora-interval2.safetensors"
+    in_another_place(tmp_path, plan, "--cores", "1", *snakefile, *micro)
+    assert (folder / plan).is_file() and not (tmp_path / "results").exists()
+
+
+MODULE = """
+configfile: "mine.yaml"
+
+module harmonica:
+    snakefile: {snakefile!r}
+    config: config["harmonica"]
+
+use rule * from harmonica as harmonica_*
+
+rule mine:
+    input: "results/table1.csv"
+    output: "mine.txt"
+    shell: "cp {{input}} {{output}}"
+"""
+
+
+def test_as_a_module_of_another_workflow(tmp_path):
+    """With the configuration that its workflow passes, and with its own."""
+    micro = yaml.safe_load((ROOT / "workflow" / ".test" / "micro.yaml").read_text("utf-8"))
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"other": 1, "harmonica": micro}), "utf-8")
+    snakefile = MODULE.format(snakefile=str(ROOT / "workflow" / "Snakefile"))
+    (tmp_path / "Snakefile").write_text(snakefile, "utf-8")
+    out = in_another_place(tmp_path, "-n", "mine.txt")
+    assert "harmonica_train" in out and total(out) > 10 and "localrules directive" not in out
+    own = snakefile.replace('    config: config["harmonica"]\n', "").replace('configfile: "mine.yaml"\n', "")
+    (tmp_path / "Snakefile").write_text(own.replace(" as harmonica_*", ""), "utf-8")
+    assert total(in_another_place(tmp_path, "-n", "mine.txt")) > total(out)  # the scale's own, not the micro one
+
+
 def test_jobs_take_the_gpus_of_the_machine(tmp_path):
     """A script in place of nvidia-smi lists four: the longest training is shared by all of them."""
     smi = tmp_path / "nvidia-smi"

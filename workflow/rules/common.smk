@@ -9,7 +9,7 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-ROOT = Path(workflow.basedir).parent
+ROOT = HERE.parent
 sys.path.insert(0, str(ROOT))
 
 import yaml
@@ -28,14 +28,14 @@ from harmonica.utils import UserError, files, job_log, run_lock, unknown
 
 def load_config() -> dict:
     """The configuration of every table, checked."""
-    scale = str(config.get("scale"))
+    scale = str(config.setdefault("scale", "pocket"))
     path = ROOT / "workflow" / "config" / f"{scale}.yaml"
     if scale == "config" or not path.is_file():
         raise unknown("scale", scale, ["pocket", "paper"])
     schema = yaml.safe_load(
-        (ROOT / "workflow" / "schemas" / "config.schema.yaml").read_text()
+        (ROOT / "workflow" / "schemas" / "config.schema.yaml").read_text("utf-8")
     )
-    tables = configuration.tables(yaml.safe_load(path.read_text()), config)
+    tables = configuration.tables(yaml.safe_load(path.read_text("utf-8")), config)
     for about in tables.values():
         configuration.check(about, schema)
         for case in about["cases"]:
@@ -123,8 +123,8 @@ wildcard_constraints:
     table="[a-z0-9]+",
     case="[A-Za-z0-9@-]+",
     shard=r"\d+",
-    side=r"\d+",
     part=r"\d+",
+    side=r"\d+",
 
 
 def all_cores() -> int:

@@ -7,6 +7,7 @@ rule fetch:
     benchmark:
         f"{OUT}/benchmarks/fetch/{{name}}.tsv"
     priority: FIRST
+    localrule: True
     conda:
         "../../environment.yml"
     threads: 1
@@ -97,4 +98,5 @@ rule reference:
     message:
         "Features of the reference images in {wildcards.name}, {wildcards.side} pixels"
     shell:
-        "HARMONICA_GPUS={resources.gpu} harmonica reference {params.file:q} --side {wildcards.side} -o {output} > {log} 2>&1"
+        "HARMONICA_GPUS={resources.gpu} harmonica reference {params.file:q} --side {wildcards.side} "
+        "-o {output} > {log} 2>&1"

@@ -63,3 +63,4 @@ rule figures:
     input:
         [f"{OUT}/figures/{f}.png" for f in FIGURES],
         [f"{OUT}/{t}.csv" for t in TABLES if not TABLES[t].get("costs")],
+    localrule: True

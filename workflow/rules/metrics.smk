@@ -62,6 +62,7 @@ rule check:
     log:
         f"{OUT}/logs/check/{{table}}_{{case}}.log",
     priority: FIRST
+    localrule: True
     conda:
         "../../environment.yml"
     threads: 1

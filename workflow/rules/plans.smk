@@ -7,6 +7,7 @@ rule plans:
     benchmark:
         f"{OUT}/benchmarks/plans.tsv"
     priority: FIRST
+    localrule: True
     conda:
         "../../environment.yml"
     threads: 1

@@ -123,10 +123,11 @@ rule publish:
         f"{OUT}/logs/publish/{{table}}.log",
     wildcard_constraints:
         table=one_of(list(TABLES)),
+    localrule: True
     conda:
         "../../environment.yml"
     threads: 1
     message:
-        "results/{wildcards.table}.csv is that of the scale {SCALE}"
+        f"results/{{wildcards.table}}.csv is that of the scale {SCALE}"
     shell:
-        "cp {input.csv} {input.md} {input.tex} results/ 2> {log}"
+        "cp {input.csv} {input.md} {input.tex} $(dirname {output.csv}) 2> {log}"

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
-from harmonica.evaluation.features.base import Features
+from harmonica.evaluation.features.base import Features, check_images
 from harmonica.models.shipped import verified
+from harmonica.models.state_dicts import read_state
 from harmonica.utils.devices import default_device
 from harmonica.utils.images import to_float
 from harmonica.utils.precision import products
@@ -42,14 +42,17 @@ class Classifier(nn.Module):
 
 
 def classifier_features(folder: Path) -> Callable[[np.ndarray], Features]:
-    """Features of uint8 (n, 32, 32, C) by the classifier in a pocket folder."""
-    weights = load_file(verified(folder / "classifier" / "model.safetensors"))
-    net = Classifier(classes=len(weights["head.bias"]), channels=weights["low.0.0.weight"].shape[1]).eval()
+    """Features of uint8 (n, 32, 32, C) by the classifier in a pocket folder. Raises UserError if it is missing or
+    damaged."""
+    weights = read_state(verified(folder / "classifier" / "model.safetensors"))
+    channels = weights["low.0.0.weight"].shape[1]
+    net = Classifier(classes=len(weights["head.bias"]), channels=channels).eval()
     net.load_state_dict(weights)
     net = net.to(default_device()).to(memory_format=torch.channels_last)
 
     @torch.inference_mode()
     def extract(images: np.ndarray) -> Features:
+        check_images(images, f"the classifier of {folder.name}", channels, 32)
         with products("float32"):
             parts = [net(to_float(images[i : i + 250]).to(default_device())) for i in range(0, len(images), 250)]
         return Features(*(torch.cat(p).cpu().numpy() for p in zip(*parts, strict=True)))

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-from harmonica.evaluation.features.base import Features
+from harmonica.evaluation.features.base import Features, check_images
 from harmonica.utils.devices import default_device
 from harmonica.utils.precision import products
 from harmonica.utils.torch_files import load_torch
@@ -27,6 +27,7 @@ def inception_features(weights: Path) -> Callable[[np.ndarray], Features]:
 
     @torch.inference_mode()
     def extract(images: np.ndarray) -> Features:
+        check_images(images, "Inception", 3)
         parts = []
         with products("float32"):
             for i in range(0, len(images), BATCH):

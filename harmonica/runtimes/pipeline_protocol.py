@@ -1,0 +1,136 @@
+"""Whether a diffusers pipeline runs what a plan was made for: model, scheduler, guidance scale."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Collection
+from typing import Any
+
+from harmonica.models import MODELS
+from harmonica.plan import Plan
+from harmonica.samplers import make_sampler
+from harmonica.samplers.ddim import DDIM
+from harmonica.samplers.diffusers_scheduler import DiffusersSampler
+from harmonica.samplers.schedules import get_schedule
+from harmonica.utils import UserError, unknown
+
+MAY_DIFFER = ("model", "scheduler", "guidance")
+SHAPE = ("num_layers", "num_attention_heads", "attention_head_dim", "patch_size", "in_channels", "sample_size")
+# settings of a scheduler that change nothing here: ranges of what is off, and the variance, which follows the model
+WITHOUT_EFFECT = ("clip_sample_range", "dynamic_thresholding_ratio", "sample_max_value", "variance_type", "flow_shift",
+                  "time_shift_type")  # fmt: skip
+SPACING = ("timestep_spacing", "steps_offset")
+
+
+def check_names(allow: Collection[str]) -> None:
+    """Raise UserError for a name that is not in MAY_DIFFER."""
+    for name in allow:
+        if name not in MAY_DIFFER:
+            raise unknown("difference to allow", name, MAY_DIFFER)
+
+
+def check(found: dict[str, str], plan: Plan, allow: Collection[str]) -> None:
+    """Raise UserError for the differences that are not allowed; warn of those that are."""
+    wrong = {what: about for what, about in found.items() if what not in allow}
+    if wrong:
+        raise UserError(
+            f"the plan of {plan.origin.method} for {plan.protocol.model} does not fit the pipeline: "
+            f"{'; '.join(wrong.values())} (enable_cache(pipe, plan, allow={list(wrong)}) runs it all the same)"
+        )
+    for what, about in found.items():
+        warnings.warn(f"allow={[what]}: {about}; the plan is run all the same", stacklevel=2)
+
+
+def model_difference(plan: Plan, transformer: Any) -> dict[str, str]:
+    """How a transformer differs from the plan's model in its shape."""
+    name = plan.protocol.model
+    if name not in MODELS:
+        return {"model": f"the plan's model {name} is not known here"}
+    model = MODELS[name]
+    kind = "dit" if type(transformer).__name__.startswith("DiT") else "pixart"
+    if model.kind != kind:
+        return {"model": f"{name} is a {model.kind}, the pipeline's transformer a {type(transformer).__name__}"}
+    own, theirs = model.config, transformer.config
+    keys = [k for k in (*SHAPE, *(("num_embeds_ada_norm",) if kind == "dit" else ())) if k in own]
+    other = [f"{k} {theirs[k]}, not {own[k]}" for k in keys if theirs[k] != own[k]]
+    return {"model": f"the transformer is not {name}: {', '.join(other)}"} if other else {}
+
+
+def check_evaluations(scheduler: Any) -> None:
+    """Raise UserError for a scheduler that evaluates the model several times per step."""
+    order = getattr(scheduler, "order", 1)
+    if order > 1:
+        raise UserError(
+            f"{type(scheduler).__name__} evaluates the model more than once per step (it is of order {order}), and a "
+            "plan has one row per evaluation: use the scheduler that the plan was made for"
+        )
+
+
+def scheduler_difference(plan: Plan, scheduler: Any) -> dict[str, str]:
+    """How a scheduler differs from the plan's sampler, in its class and its settings."""
+    p = plan.protocol
+    if p.prior_noise:
+        return {"scheduler": "the plan adds prior noise, which no pipeline does"}
+    expected, free = _scheduler_of(plan)
+    if expected is None:
+        return {"scheduler": f"the plan is for the sampler {p.sampler}, which no diffusers scheduler is"}
+    if type(scheduler).__name__ != type(expected).__name__:
+        own = f"{p.sampler} ({type(expected).__name__})"
+        return {"scheduler": f"the plan is for {own}, the pipeline has {type(scheduler).__name__}"}
+    theirs = scheduler.config
+    keys = [k for k in expected.config if not k.startswith("_") and k not in (*WITHOUT_EFFECT, *free) and k in theirs]
+    other = [f"{k} {theirs[k]}, not {expected.config[k]}" for k in keys if theirs[k] != expected.config[k]]
+    return {"scheduler": f"the pipeline's {type(scheduler).__name__} has {', '.join(other)}"} if other else {}
+
+
+def _schedule(plan: Plan) -> str:
+    model = MODELS.get(plan.protocol.model)
+    return model.schedule if model else "linear"
+
+
+def _scheduler_of(plan: Plan) -> tuple[Any, tuple[str, ...]]:
+    """The diffusers scheduler that a plan's sampler is, or is closest to, and the settings that may differ: DDIM and
+    IDDPM keep training steps that no spacing of diffusers gives."""
+    from diffusers import DDIMScheduler
+
+    p = plan.protocol
+    sampler = make_sampler(p.sampler, p.steps, _schedule(plan))
+    if isinstance(sampler, DiffusersSampler):
+        return sampler.scheduler, SPACING if p.sampler == "iddpm" else ()
+    if isinstance(sampler, DDIM):
+        return DDIMScheduler(**get_schedule(_schedule(plan)).diffusers, clip_sample=False), SPACING
+    return None, ()
+
+
+def check_steps(plan: Plan, scheduler: Any) -> None:
+    """Raise UserError unless the scheduler is set to as many evaluations as the plan has steps."""
+    found, asked = len(scheduler.timesteps), getattr(scheduler, "num_inference_steps", None)
+    if found == plan.steps:
+        return
+    if asked == plan.steps:
+        raise UserError(
+            f"{type(scheduler).__name__} evaluates the model {found} times in {asked} steps, and a plan has one row "
+            "per evaluation: use the scheduler that the plan was made for"
+        )
+    raise UserError(
+        f"the plan is for {plan.steps} steps, but the pipeline runs {found}: pass "
+        f"num_inference_steps={plan.steps}, or make another plan"
+    )
+
+
+def timestep_difference(plan: Plan, scheduler: Any) -> dict[str, str]:
+    """Whether the timesteps of a call are other ones than the plan's, by more than two steps of the schedule."""
+    p = plan.protocol
+    own = make_sampler(p.sampler, p.steps, _schedule(plan)).timesteps
+    for s, (a, b) in enumerate(zip(scheduler.timesteps.tolist(), own, strict=True)):
+        if abs(a - b) > 2000 / plan.steps:
+            return {"scheduler": f"step {s} is at t = {a:g}, and the plan's at {b:g}"}
+    return {}
+
+
+def guidance_difference(plan: Plan, scale: float | None) -> dict[str, str]:
+    """Whether a call's guidance scale is not the plan's; None is not known."""
+    own = plan.protocol.cfg
+    if scale is None or abs(max(scale, 1.0) - own) < 1e-6:
+        return {}
+    return {"guidance": f"the plan is for guidance_scale={own:g}, the call has {scale:g}"}
