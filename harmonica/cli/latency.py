@@ -11,6 +11,7 @@ EXAMPLE = "harmonica latency full.safetensors fora.safetensors --rounds 9"
 
 def add_arguments(parser) -> None:
     _shared.plans_argument(parser)
+    _shared.compression_argument(parser)
     parser.add_argument("--batch", type=int, default=8, help="images; default: %(default)s, as in the paper")
     parser.add_argument("--rounds", type=int, default=7, help="measurements per plan, at least; default: %(default)s")
     parser.add_argument("--max-rounds", type=int, help="go on up to so many while quartiles are wider than --tolerance")
@@ -28,11 +29,11 @@ def run(args) -> None:
     from harmonica.utils import write_json
     from harmonica.utils.memory import budget
 
-    plans = _shared.load_plans(args.plans)
+    plans, compressions = _shared.load_runs(args)
     _shared.loaded()
     result = measure(
         plans, args.batch, args.rounds, precision=args.precision, memory=budget(args.memory),
-        max_rounds=args.max_rounds, tolerance=args.tolerance / 100,
+        max_rounds=args.max_rounds, tolerance=args.tolerance / 100, compressions=compressions,
     )  # fmt: skip
     first = next(iter(result.values()))["rounds_s"]
     for name, row in result.items():

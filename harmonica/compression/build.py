@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from harmonica.backbones.base import Backbone
+from harmonica.compression.assemble import weight_of
 from harmonica.compression.file import Compression
 from harmonica.compression.linear import Clock, QuantLinear
 from harmonica.compression.places import replace
@@ -37,7 +38,7 @@ def build(compression: Compression, backbone: Backbone) -> Backbone:
             own = {k: tensors.pop(f"{layer}.{k}") for k in _PARTS if f"{layer}.{k}" in tensors}
             if about.scales in ("", "float8"):  # a product of floats, as the backbone makes it
                 shape = backbone.get_submodule(layer).weight.shape
-                tensors[f"{layer}.weight"] = _dequantised(own).view(shape)
+                tensors[f"{layer}.weight"] = weight_of(own).view(shape)
                 continue
             if f"{layer}.bias" in tensors:
                 own["bias"] = tensors.pop(f"{layer}.bias").to(dtype)
@@ -67,12 +68,6 @@ def build(compression: Compression, backbone: Backbone) -> Backbone:
 
 
 _PARTS = ("integers", "weight_scale", "weight_zero", "act_scale", "act_zero", "balance")
-
-
-def _dequantised(own: dict[str, Tensor]) -> Tensor:
-    """A weight (N, K), float32."""
-    zero = own["weight_zero"].float()[:, None] if "weight_zero" in own else 0
-    return (own["integers"].float() - zero) * own["weight_scale"][:, None]
 
 
 def _prune(backbone: Backbone, kept: dict[str, int], tensors: dict[str, Tensor]) -> None:

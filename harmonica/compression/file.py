@@ -149,6 +149,17 @@ class Compression:
         return build(self, backbone)
 
 
+def is_compression(path: str | Path) -> bool:
+    """Whether a file says that it is one."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(Path(path), "numpy") as f:
+            return (f.metadata() or {}).get("format", "").startswith("harmonica-compression-")
+    except (SafetensorError, OSError):
+        return False
+
+
 def _checksum(about: str, tensors: dict[str, Tensor]) -> str:
     """sha256 of what a file says and of its tensors, in the order of their names."""
     import torch

@@ -6,6 +6,7 @@ import time
 
 from tqdm import tqdm
 
+from harmonica.compression import Compression
 from harmonica.evaluation.generate import batch_size
 from harmonica.evaluation.statistics import settled
 from harmonica.execution import Batch, Run
@@ -25,9 +26,11 @@ def measure(
     memory: float | None = None,
     max_rounds: int | None = None,
     tolerance: float = 0.03,
+    compressions: dict[str, Compression] | None = None,
 ) -> dict[str, dict]:
     """Seconds of one batch under each plan: {name: {"latency_s": median, "rounds_s": every measurement, "batch": n}}.
 
+    `compressions`, by the plan's name, are what a plan runs on if not on the model itself.
     The guided loop from noise and conditions on the device to latents is timed, without text encoder and decoder. Every
     round runs every plan once, in a new random order; a first round is not counted. With `max_rounds`, rounds go on
     until the quartiles of every plan's speed-up over the first plan of its model are within `tolerance` of it, or until
@@ -42,7 +45,11 @@ def measure(
         name: min(batch_size(p, batch, precision, memory) for p in plans.values() if p.protocol.model == name)
         for name in names
     }
-    backbones = {name: load_backbone(get_model(name), precision) for name in names}
+    on = {n: (p.protocol.model, (compressions or {}).get(n)) for n, p in plans.items()}
+    backbones = {
+        (name, c): c.apply(load_backbone(get_model(name), precision)) if c else load_backbone(get_model(name), precision)
+        for name, c in set(on.values())
+    }
     times: dict[str, list[float]] = {name: [] for name in plans}
     order = list(plans)
     rng = random.Random(seed)
@@ -55,7 +62,7 @@ def measure(
         for name in order:
             plan = plans[name]
             with products(precision):
-                seconds = once(plan, backbones[plan.protocol.model], fitting[plan.protocol.model], seed)
+                seconds = once(plan, backbones[on[name]], fitting[plan.protocol.model], seed)
             if r:
                 times[name].append(seconds)
     return {

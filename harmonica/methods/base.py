@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from harmonica.compression import Compression
 from harmonica.models import Model, get_model
 from harmonica.plan import BranchLayout, Origin, Plan, Protocol, Router
 from harmonica.samplers import Sampler, make_sampler
@@ -89,6 +90,7 @@ class Task:
     precision: str = "float32"  # of the branches in training
     memory: float | None = None  # bytes of the GPU that a training may use; None is without limit
     loaded: Callable[[], Any] = lambda: None  # called once the weights are loaded
+    compression: Compression | None = None  # what the model is run, and a router trained, on
     clock: list[float] = field(default_factory=list)  # when the weights were loaded
     peak: list[Peak] = field(default_factory=list)  # memory since then
 
@@ -99,7 +101,7 @@ class Task:
     @property
     def layout(self) -> BranchLayout:
         """The branches of the model, their kinds and MACs."""
-        return self.model.layout
+        return self.compression.layout_of(self.model.layout) if self.compression else self.model.layout
 
     @property
     def steps(self) -> int:
@@ -115,10 +117,8 @@ class Task:
 
     @cached_property
     def backbone(self):
-        """The model with its weights, a `harmonica.backbones.base.Backbone`."""
-        from harmonica.models.loading import load_backbone
-
-        backbone = load_backbone(self.model, self.precision)
+        """The model with its weights, maybe compressed, a `harmonica.backbones.base.Backbone`."""
+        backbone = self._loaded(self.precision)
         self.clock.append(time.perf_counter())
         self.peak.append(Peak())
         self.loaded()
@@ -127,9 +127,13 @@ class Task:
     @cached_property
     def precise(self):
         """The model in float32, for values below rounding; the `backbone` if that is float32."""
+        return self.backbone if self.itemsize == 4 else self._loaded("float32")
+
+    def _loaded(self, precision: str):
         from harmonica.models.loading import load_backbone
 
-        return self.backbone if self.itemsize == 4 else load_backbone(self.model)
+        backbone = load_backbone(self.model, precision)
+        return self.compression.apply(backbone) if self.compression else backbone
 
     @property
     def itemsize(self) -> int:
