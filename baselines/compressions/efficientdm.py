@@ -33,7 +33,7 @@ class EfficientDM(Compressor):
     weight_bits: int = setting(8, "bits of a weight, 2 to 8")
     act_bits: int = setting(8, "bits of an activation, 2 to 8")
     rank: int | None = setting(None, "of the adapters; default: 32, at the pocket scale 8")
-    trajectories: int | None = setting(None, "of the training; default: 16 000 updates, at the pocket scale 800")
+    trajectories: int | None = setting(None, "of the training; default: 16 000 updates, at the pocket scale 400")
     batch: int | None = setting(None, "images of a trajectory; default: 2, at the pocket scale 8")
 
     def __post_init__(self):
@@ -49,12 +49,8 @@ class EfficientDM(Compressor):
 
     def recipe(self, scale: str, steps: int) -> tuple[int, int, int]:
         """Rank, trajectories and batch."""
-        rank, updates, batch = (32, UPDATES, 2) if scale == "paper" else (8, 800, 8)
+        rank, updates, batch = (32, UPDATES, 2) if scale == "paper" else (8, 400, 8)
         return self.rank or rank, self.trajectories or max(1, round(updates / steps)), self.batch or batch
-
-    def work(self, task_scale: str, steps: int) -> tuple[int, int]:
-        _, trajectories, batch = self.recipe(task_scale, steps)
-        return trajectories * steps * batch, trajectories * steps * batch
 
     def make(self, task: CompressionTask) -> Compression:
         import torch

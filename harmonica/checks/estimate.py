@@ -142,7 +142,7 @@ class Estimate:
     ) -> None:
         """Sampling, metrics and latency of a table."""
         rows, sampling, every = configuration.rows(about), about["sampling"], about["images"]
-        once = sorted({r.slug: r for r in rows}.values(), key=lambda r: r.experiment.name != "full")
+        once = sorted({r.slug: r for r in rows}.values(), key=lambda r: not r.experiment.uncached)
         with_features = "keep" in sampling
         solutions = list({r.slug: r for r in configuration.converged(about)}.values())
         groups = [once] if sampling["grouping"] == "all" else [[r] for r in once]
@@ -176,7 +176,7 @@ class Estimate:
                     one += 0.0 if with_features else images * self.speed(model).features()
                     memory = METRICS_BYTES if model.hub else 0.0
                     out.append(Job("metrics", self.start_up_s + len(of_case) * one, memory, after=sampled))
-                    if model.hub and of_case[0].experiment.name == "full":
+                    if model.hub and of_case[0].experiment.uncached:
                         first.setdefault(of_case[0].experiment.protocol, out[-1])
         self._latency(out, about, once, plans, rows)
 
@@ -209,7 +209,7 @@ def memory_of(about: dict) -> float | None:
 def _of(first: dict[Any, Job], row: Row) -> list[Job]:
     """The check that a row waits for."""
     own = first.get(row.experiment.protocol)
-    return [own] if own and row.experiment.name != "full" else []
+    return [own] if own and not row.experiment.uncached else []
 
 
 @cache

@@ -130,16 +130,18 @@ def summary(plan) -> str:
 
 def summary_of(compression) -> str:
     """Bytes, MACs and bit operations of a compression, beside those of the model."""
-    from harmonica.compression.file import FULL_BITS
+    from harmonica.compression.costs import bit_operations
     from harmonica.models import get_model
+    from harmonica.plan import all_compute, macs
 
     layout = get_model(compression.protocol.model).layout
-    own, bits = compression.layout_of(layout).macs, compression.bit_operations(layout)
-    before = layout.macs * FULL_BITS**2
+    plan = all_compute(compression.protocol, len(layout.branches))
+    own, full = macs(plan, compression.layout_of(layout)), macs(plan, layout)
+    bits, before = (bit_operations(plan, layout, c) for c in (compression, None))
     return (
         f"{compression.bytes / 1e6:.4g} MB ({4 * layout.parameters / compression.bytes:.2f}x smaller than the weights in "
-        f"float32, {2 * layout.parameters / compression.bytes:.2f}x than in float16); a step of one image and guidance "
-        f"half: {own / 1e9:.4g} GMACs ({layout.macs / own:.2f}x fewer), {bits / 1e12:.4g} T bit operations "
+        f"float32, {2 * layout.parameters / compression.bytes:.2f}x than in float16); {plan.steps} steps of one image "
+        f"and guidance half: {own / 1e9:.4g} GMACs ({full / own:.2f}x fewer), {bits / 1e12:.4g} T bit operations "
         f"({before / bits:.2f}x fewer)"
     )
 

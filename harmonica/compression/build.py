@@ -46,7 +46,7 @@ def build(compression: Compression, backbone: Backbone) -> Backbone:
                 raise RuntimeError(f"{layer} has another shape")
             quantised = QuantLinear(own, about.act_bits, clock if about.scales == "step" else None)
             replace(backbone, layer, quantised)
-        rest = {k: v.to(dtype) if v.is_floating_point() else v for k, v in tensors.items()}
+        rest = {k: v.to(dtype) if v.is_floating_point() else v for k, v in tensors.items() if not k.startswith("kept.")}
         missing, stray = backbone.load_state_dict(rest, strict=False, assign=True)
         own_parts = {f"{layer}.{k}" for layer in compression.layers for k in (*_PARTS, "bias")}
         missing = [k for k in missing if k not in own_parts]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from harmonica.execution import Guided, Plain
 from harmonica.execution.seeds import StepSeeds
 
-ROWS = 512  # of a layer's input that are kept of one evaluation
+ROWS = 128  # of a layer's input that are kept of one evaluation
 
 
 @dataclass(frozen=True)

@@ -77,13 +77,6 @@ class Compression:
         changes = {k: np.array(v) if k == "branch_macs" else v for k, v in self.layout.items()}
         return replace(layout, **changes)
 
-    def bit_operations(self, layout: BranchLayout) -> float:
-        """Σ MACs × bits of the weights × bits of the activations of a full step, for one image and one guidance half;
-        what is not quantised has 32 bits."""
-        own = [layer for layer in self.layers.values() if layer.scales and not layer.once]
-        rest = self.layout_of(layout).macs - sum(layer.macs for layer in own)
-        return rest * FULL_BITS**2 + sum(layer.macs * layer.weight_bits * layer.act_bits for layer in own)
-
     def save(self, path: str | Path) -> Compression:
         """Write the file, atomically; returns what `load` reads from it."""
         from safetensors.torch import save

@@ -1,6 +1,7 @@
 """A compressed model: a protocol, a compressor with its settings, a seed. Its slug names its file."""
 
 import re
+import shlex
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -38,6 +39,16 @@ class CompressedModel:
     @property
     def model(self) -> Model:
         return get_model(self.protocol.model)
+
+    @property
+    def arguments(self) -> str:
+        """This compression for the command line `harmonica compress`."""
+        p = self.protocol
+        out = [self.name, "--model", p.model, "--sampler", p.sampler, "--steps", p.steps, "--cfg", p.cfg]
+        out += ["--seed", self.seed]
+        for key, value in spelled(self.compressor).items():
+            out += ["--set", f"{key}={value}"]
+        return shlex.join(map(str, out))
 
     @property
     def label(self) -> str:

@@ -2,6 +2,7 @@
 rule latency:
     input:
         plans=lambda w: plans_of(w.table),
+        compressions=lambda w: compressions_of(ROWS[w.table]),
         parts=lambda w: parts_of(ROWS[w.table]),
     output:
         f"{OUT}/latency/{{table}}.json",
@@ -15,6 +16,7 @@ rule latency:
     resources:
         gpu=GPU,
     params:
+        runs=lambda w: runs_of(ROWS[w.table]),
         batch=lambda w: TABLES[w.table]["latency"]["batch"],
         options=lambda w: compute_options("latency", w.table, models_of(ROWS[w.table])),
         rounds=lambda w: (
@@ -22,11 +24,14 @@ rule latency:
                 **TABLES[w.table]["latency"]
             )
         ),
-        code=files.source_hash(
-            "evaluation/latency.py", "evaluation/statistics.py", *files.SAMPLING
+        code=lambda w: files.source_hash(
+            "evaluation/latency.py",
+            "evaluation/statistics.py",
+            *files.SAMPLING,
+            *(["compression"] if compressions_of(ROWS[w.table]) else []),
         ),
     message:
         "Timing all rows of {wildcards.table}, alone on the machine"
     shell:
-        "harmonica latency {input.plans} --batch {params.batch} {params.rounds} {params.options} "
+        "harmonica latency {params.runs} --batch {params.batch} {params.rounds} {params.options} "
         "-o {output} > {log} 2>&1"

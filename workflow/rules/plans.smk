@@ -23,11 +23,13 @@ rule plan:
         ),
         options=lambda w: training_options(BY_SLUG[w.experiment]),
         code=lambda w: plan_code(BY_SLUG[w.experiment]),
+        compression=lambda w: compression_option([BY_SLUG[w.experiment]]),
         data=lambda w: plan_data(BY_SLUG[w.experiment]),
     message:
         "Making the plan {wildcards.experiment}"
     shell:
-        "harmonica plan {params.arguments} {params.source} {params.options} -o {output.plan} > {log} 2>&1"
+        "harmonica plan {params.arguments} {params.source} {params.options} {params.compression} "
+        "-o {output.plan} > {log} 2>&1"
 
 
 use rule plan as train with:

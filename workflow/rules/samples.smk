@@ -1,6 +1,7 @@
 rule sample:
     input:
         plans=lambda w: [plan_file(r.slug) for r in rows_of_group(w.table, w.group)],
+        compressions=lambda w: compressions_of(rows_of_group(w.table, w.group)),
         parts=lambda w: parts_of(rows_of_group(w.table, w.group)),
         networks=lambda w: networks_while_sampling(
             w.table, rows_of_group(w.table, w.group)
@@ -26,10 +27,14 @@ rule sample:
         chunk=lambda w: TABLES[w.table]["sampling"]["chunk"],
         options=lambda w: sampling_options(w.table, w.group),
         seed=lambda w: TABLES[w.table]["seed"],
+        compression=lambda w: compression_option(rows_of_group(w.table, w.group)),
         folder=f"{OUT}/samples/images",
-        code=files.source_hash(*generate.SOURCES),
+        code=lambda w: files.source_hash(
+            *generate.SOURCES,
+            *(["compression"] if compressions_of(rows_of_group(w.table, w.group)) else []),
+        ),
     message:
         "Generating {params.images} images per method for {wildcards.table}: {wildcards.group}, from image {params.first}"
     shell:
-        "harmonica sample {input.plans} --first {params.first} --images {params.images} "
+        "harmonica sample {input.plans} {params.compression} --first {params.first} --images {params.images} "
         "--chunk {params.chunk} --seed {params.seed} {params.options} -o {params.folder} --manifest {output} > {log} 2>&1"
