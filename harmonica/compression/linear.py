@@ -47,7 +47,7 @@ class QuantLinear(nn.Module):
 
     def __init__(self, tensors: dict[str, Tensor], act_bits: int, clock: Clock | None = None):
         super().__init__()
-        self.act_bits, self.clock = act_bits, clock
+        self.act_bits, self.clock, self.saturates = act_bits, clock, saturates()
         for name in ("integers", "weight_scale", "weight_zero", "act_scale", "act_zero", "balance"):
             self.register_buffer(name, tensors.get(name))
         bias = tensors.get("bias")
@@ -87,7 +87,7 @@ class QuantLinear(nn.Module):
     def product(self, q: Tensor, scale: Tensor, zero: Tensor | None, dtype: torch.dtype) -> Tensor:
         """The layer's output from the integers of its input."""
         q = q.clamp_(*bounds(self.act_bits))
-        y = integer_product(q, self.integers)
+        y = integer_product(q, self.integers, self.saturates)
         if self.weight_zero is not None:
             y = torch.addcmul(y, q.sum(-1, keepdim=True), self.weight_zero.float(), value=-1)
         scale = scale * self.weight_scale
@@ -118,24 +118,24 @@ class _Through(torch.autograd.Function):
         return torch.matmul(gradient, weight.to(gradient.dtype)) * inside, None
 
 
-def integer_product(q: Tensor, integers: Tensor) -> Tensor:
+def integer_product(q: Tensor, integers: Tensor, saturates: bool) -> Tensor:
     """q · integersᵀ, float32 (…, N), of integers as floats (…, K) and int8 (N, K); by the integer kernel where there is
     a right one, else by float32, which is exact up to 2^24 and rounds above."""
-    if runs_as_integers(q.numel() // q.shape[-1], integers):
+    if runs_as_integers(q.numel() // q.shape[-1], integers, saturates):
         out = torch._int_mm(q.to(torch.int8).view(-1, q.shape[-1]), integers.t())
         return out.float().view(*q.shape[:-1], len(integers))
     return F.linear(q.float(), integers.float())
 
 
-def runs_as_integers(rows: int, integers: Tensor) -> bool:
+def runs_as_integers(rows: int, integers: Tensor, saturates: bool) -> bool:
     """Whether torch._int_mm takes so many rows of inputs by integers (N, K), and gives the right product.
 
     On a GPU it needs more than 16 rows, so that the condition of 16 images or halves stays float32, and sizes that 8
-    divides. On a CPU without VNNI it adds pairs of products in 16 bits, which saturate without an error.
+    divides. On a CPU without VNNI it adds pairs of products in 16 bits, which saturate without an error (`saturates`).
     """
     if integers.is_cuda:
         return rows > FEWEST_ROWS and all(size % ALIGNED == 0 for size in integers.shape)
-    return integers.device.type == "cpu" and not saturates()
+    return integers.device.type == "cpu" and not saturates
 
 
 def saturates() -> bool:

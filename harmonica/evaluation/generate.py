@@ -18,6 +18,7 @@ from harmonica.utils import DAMAGED_NPZ, SAMPLING, UserError, digest, read_json,
 from harmonica.utils.precision import itemsize_of
 
 SOURCES = (*SAMPLING, "models/loading.py", "evaluation/generate.py")
+COMPRESSED = tuple(f"compression/{name}.py" for name in ("assemble", "build", "linear", "numerics"))  # what runs
 Extract = Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]  # of images and labels, see `evaluate.extractor`
 Parts = tuple[Any, Callable]  # backbone and decoder
 CPU_BATCH, GPU_BATCH = 25, 64  # images per forward pass; on a GPU, if as many fit
@@ -35,7 +36,7 @@ def folder_name(
     about = [p.model, model.fingerprint, captions, p.sampler, p.cfg, seed, p.prior_noise]
     about += [precision, default_device().type]
     if compression:
-        about += [compression.checksum, source_hash("compression")]
+        about += [compression.checksum, source_hash(*COMPRESSED)]
     return f"{stem}-{digest([plan.actions.tolist(), *about, source_hash(*SOURCES)])}"
 
 

@@ -28,7 +28,7 @@ rule latency:
             "evaluation/latency.py",
             "evaluation/statistics.py",
             *files.SAMPLING,
-            *(["compression"] if compressions_of(ROWS[w.table]) else []),
+            *(generate.COMPRESSED if compressions_of(ROWS[w.table]) else []),
         ),
     message:
         "Timing all rows of {wildcards.table}, alone on the machine"

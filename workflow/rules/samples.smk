@@ -31,7 +31,11 @@ rule sample:
         folder=f"{OUT}/samples/images",
         code=lambda w: files.source_hash(
             *generate.SOURCES,
-            *(["compression"] if compressions_of(rows_of_group(w.table, w.group)) else []),
+            *(
+                generate.COMPRESSED
+                if compressions_of(rows_of_group(w.table, w.group))
+                else []
+            ),
         ),
     message:
         "Generating {params.images} images per method for {wildcards.table}: {wildcards.group}, from image {params.first}"
