@@ -77,7 +77,7 @@ class PTQ4DiT(Compressor):
             about[name] = described(task.model, name, module, place, *self.width, "static")
         notes = {"folded": len(factors) - len(divided), "divided": len(divided)}
         if self.reconstruction:
-            from harmonica.compression.reconstruction import reconstruct
+            from baselines.compressions._reconstruction import reconstruct
 
             notes["reconstruction_error"] = reconstruct(task, model, parts, about, self.reconstruction)
         cost = {"images": 0, "generation_passes": 1}
