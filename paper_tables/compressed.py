@@ -9,11 +9,12 @@ def full_precision() -> list[str]:
     """What the columns of size and bits are."""
     return [
         "Size: bytes of the file with all of the denoiser's weights (10⁶), of the uncompressed model 4 bytes a weight; "
-        "*FP32 ÷ size* and *FP16 ÷ size* are against its weights in either. *Bit op. ×*: bit operations (MACs × bits of "
-        "the weight × bits of the activation; 32 where a product is one of floats) of the uncompressed row over the row's. "
-        "Real × is what this device does: integers are quantised and scaled by separate operations, not fused kernels. "
-        "*Compression s* includes calibration and training. FID to uncached compares with the uncached and uncompressed "
-        "images. A row *compression + method* has its router trained on the compressed model, teacher and student."
+        "*FP32 ÷ size* and *FP16 ÷ size* are against its weights in either. *Bit op. ×*: bit operations (MACs × bits "
+        "of the weight × bits of the activation; 32 where a product is one of floats) of the uncompressed row over the "
+        "row's. Real × is what this device does: integers are quantised and scaled by separate operations, not fused "
+        "kernels. *Compression s* includes calibration and training. FID to uncached compares with the uncached and "
+        "uncompressed images. A row *compression + method* has its router trained on the compressed model, teacher and "
+        "student."
     ]
 
 
@@ -24,23 +25,23 @@ def beside(method: str) -> list[str]:
     if own.empty:
         return []
     (fid,) = printed[printed.method == method].FID
-    full = {(r.sampler, r.steps): r.FID for r in rows[rows.method == "full"].itertuples()}
+    full = rows[rows.method == "full"].set_index(["sampler", "steps"]).FID
     parts = [
-        f"{r.bits} at {r.steps} {r.sampler} steps {r.FID:g} (full precision {full[r.sampler, r.steps]:g}; {r.images} images, "
-        f"{r.source})"
-        for r in own.itertuples()
+        f"{r.bits} at {r.steps} {r['sampler']} steps {r.FID:g} (full precision {full[r['sampler'], r.steps]:g}; "
+        f"{r.images} images, {r.source})"
+        for _, r in own.iterrows()
     ]
     return [
-        f"The paper prints FID {fid:g} for {method} on DiT-XL/2 256 at 20 DDIM steps. FIDs of {method} on that model from "
-        f"elsewhere, of other protocols: {'; '.join(parts)}."
+        f"The paper prints FID {fid:g} for {method} on DiT-XL/2 256 at 20 DDIM steps. FIDs of {method} on that model "
+        f"from elsewhere, of other protocols: {'; '.join(parts)}."
     ]
 
 
 def interaction(rows: pd.DataFrame) -> list[str]:
     """Whether the errors of a compression and of a cache add up."""
     text = (
-        "*Interaction*: FID to uncached of a compression with a cache, less that of the compression and that of the cache "
-        "by themselves. Above 0, the two together change images by more than their sum; below 0, by less."
+        "*Interaction*: FID to uncached of a compression with a cache, less that of the compression and that of the "
+        "cache by themselves. Above 0, the two together change images by more than their sum; below 0, by less."
     )
     if "interaction" not in rows:
         return [text]

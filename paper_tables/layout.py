@@ -40,9 +40,11 @@ _COLUMNS: tuple[Column | Metric, ...] = (
     Column("CUR", "CUR %", "{:.2f}"), Column("GMACs", "GMACs", "{:.4g}"),
     Column("theoretical_speedup", "Theory ×", "{:.2f}"), Column("bit_operations", "Bit op. ×", "{:.1f}"),
     Column("interaction", "Interaction", "{:+.4f}"), Column("size_MB", "Size MB", "{:.3g}"),
-    Column("size_ratio", "FP32 ÷ size", "{:.2f}"), Column("size_ratio_half", "FP16 ÷ size", "{:.2f}"), Column("latency_s", "Latency s", "{:.4f}"),
+    Column("size_ratio", "FP32 ÷ size", "{:.2f}"), Column("size_ratio_half", "FP16 ÷ size", "{:.2f}"),
+    Column("latency_s", "Latency s", "{:.4f}"),
     Column("speedup", "Real ×", "{:.2f}"), Column("cache_MB", "Cache MB", "{:.3f}"),
-    Column("compression_s", "Compression s", "{:.0f}"), Column("training_s", "Training s", "{:.0f}"), Column("training_images", "Images used", "{:.0f}"),
+    Column("compression_s", "Compression s", "{:.0f}"), Column("training_s", "Training s", "{:.0f}"),
+    Column("training_images", "Images used", "{:.0f}"),
     Column("paper_CLIP", "paper CLIP"), Column("paper_IS", "paper IS"), Column("paper_FID", "paper FID"),
     Column("paper_speedup", "paper ×"), Column("paper_size_ratio", "paper size ÷"),
 )  # fmt: skip
@@ -79,7 +81,9 @@ class Table:
         ])  # fmt: skip
         if not seeds:
             self._mark_best(table, measured)
-        comparable = PUBLISHED if measured.scale == "paper" else ("CUR", "speedup", "size_ratio")  # a pocket FID is not Inception's
+        comparable = (
+            PUBLISHED if measured.scale == "paper" else ("CUR", "speedup", "size_ratio")
+        )  # a pocket FID is not Inception's
         for k in comparable:
             if f"paper_{k}" in table:
                 table[f"delta_{k}"] = table[k] - table[f"paper_{k}"]
@@ -131,8 +135,8 @@ class Table:
         }  # fmt: skip
 
     def _interaction(self, row: Row, measured: Measured) -> dict[str, float]:
-        """FID_uncached(compression + cache) − FID_uncached(compression) − FID_uncached(cache), with its interval: above 0
-        if the two together change images by more than their sum. Only for a row of both whose parts have rows."""
+        """FID_uncached(compression + cache) − FID_uncached(compression) − FID_uncached(cache), with its interval: above
+        0 if the two together change images by more than their sum. Only for a row of both whose parts have rows."""
         lines = {(x[0].case, x[0].experiment.name, x[0].given, x[0].experiment.compression and
                   x[0].experiment.compression.label): x for x in measured.lines}  # fmt: skip
         e, metric = row.experiment, "FID_uncached"

@@ -1,7 +1,7 @@
 """Block reconstruction by AdaRound (Nagel et al. 2020, arXiv 2004.10568; BRECQ, Li et al. 2021, arXiv 2102.05426).
 
-Every weight of a block is rounded down or up, as makes the block's output closest to that of the full model; inputs come
-from the blocks before, which are quantised already. Constants as published with PTQ4DiT.
+Every weight of a block is rounded down or up, as makes the block's output closest to that of the full model; inputs
+come from the blocks before, which are quantised already. Constants as published with PTQ4DiT.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from harmonica.compression import CompressionTask, Layer
 from harmonica.compression.calibration import Step, trajectory
 from harmonica.compression.linear import QuantLinear
 from harmonica.compression.numerics import bounds, fake
-from harmonica.compression.places import replace
+from harmonica.compression.places import linear_of, replace
 from harmonica.execution import Guided
 
 WEIGHT, SHARPNESS, WARM_UP = 0.01, (20.0, 2.0), 0.2  # of the term that decides roundings
@@ -26,7 +26,7 @@ IMAGES = 16  # of it
 
 
 class AdaRound(nn.Module):
-    """A linear layer whose weights are between the two nearest points of the grid, by a rectified sigmoid of `rounding`."""
+    """A linear layer whose weights are between the two nearest points of the grid, by a rectified sigmoid."""
 
     def __init__(self, layer: nn.Linear, parts: dict[str, Tensor], about: Layer):
         super().__init__()
@@ -61,18 +61,27 @@ class AdaRound(nn.Module):
 
 
 def reconstruct(
-    task: CompressionTask, model: Backbone, parts: dict[str, dict[str, Tensor]], about: dict[str, Layer], iterations: int
+    task: CompressionTask,
+    model: Backbone,
+    parts: dict[str, dict[str, Tensor]],
+    about: dict[str, Layer],
+    iterations: int,
 ) -> dict[str, float]:
-    """Reconstruct the blocks of `model` (balanced, in floats) one after the other; `parts`, the tensors of its quantised
-    layers, are updated. Returns the relative squared error of the last block's output, before and after. Layers outside
-    of blocks keep their rounding."""
+    """Reconstruct the blocks of `model` (balanced, in floats) one after the other; `parts`, the tensors of its
+    quantised layers, are updated. Returns the relative squared error of the last block's output, before and after.
+    Layers outside of blocks keep their rounding.
+    """
     g = torch.Generator().manual_seed(task.seed + 2)
     every = max(1, task.protocol.steps // EVALUATIONS)
     steps = [step for step in trajectory(task, IMAGES, g) if step.s % every == 0]
-    floats = {name: model.get_submodule(name) for name, layer in about.items() if layer.scales}
-    for name, module in floats.items():
-        bias = {} if module.bias is None else {"bias": module.bias}
-        replace(model, name, QuantLinear(parts[name] | bias, about[name].act_bits))
+    floats = {name: linear_of(model, name) for name, layer in about.items() if layer.scales}
+
+    def as_integers(name: str) -> QuantLinear:
+        bias = floats[name].bias
+        return QuantLinear(parts[name] | ({} if bias is None else {"bias": bias}), about[name].act_bits)
+
+    for name in floats:
+        replace(model, name, as_integers(name))
     errors: dict[str, float] = {}
     for block in model.layout.blocks:
         with torch.no_grad():
@@ -86,8 +95,7 @@ def reconstruct(
         _fit(model, block, inputs, targets, learning, iterations, g)
         for name, layer in learning.items():
             parts[name] |= layer.decided()
-            bias = {} if layer.bias is None else {"bias": layer.bias}
-            replace(model, name, QuantLinear(parts[name] | bias, about[name].act_bits))
+            replace(model, name, as_integers(name))
         errors["after"] = _error(model, block, inputs, targets)
     for name, module in floats.items():
         replace(model, name, module)
@@ -111,7 +119,7 @@ def _run(backbone: Backbone, block: tuple[int, int], x: Tensor, ctx, skips: dict
     return x
 
 
-def _called(model: Backbone, layers: dict[str, nn.Module], block: tuple[int, int], given: tuple) -> list[str]:
+def _called(model: Backbone, layers: dict[str, nn.Linear], block: tuple[int, int], given: tuple) -> list[str]:
     """The names of the layers that a block calls."""
     found: list[str] = []
     hooks = [model.get_submodule(n).register_forward_hook(lambda *a, n=n: found.append(n)) for n in layers]

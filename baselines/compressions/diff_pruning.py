@@ -1,13 +1,13 @@
 """Diff-Pruning: Structural Pruning for Diffusion Models (Fang et al., NeurIPS 2023, arXiv 2305.10924).
 
-- Gradients of the noise loss are added up over timesteps t = 0, 1, 2 … on one batch with fixed noise, until a loss is below
-  `threshold` times the largest so far: noisy steps have small losses, and say little.
+- Gradients of the noise loss are added up over timesteps t = 0, 1, 2 … on one batch with fixed noise, until a loss is
+  below `threshold` times the largest so far: noisy steps have small losses, and say little.
 - A unit's importance is Σ |w · ∂w| over its weights. In every layer the same share of units is removed, once.
 - The rest is trained as the model was, with an average of the weights (EMA).
 
-It was published for U-Nets. Units of a transformer are hidden channels of the MLPs and whole heads; the width of the stream
-stays. As the paper's row has HarmoniCa's latency, the ratio is by default that which has the MACs of reusing `target_cur`
-percent of every branch. It needs training images, and learns from them: no other row of the table sees any.
+It was published for U-Nets. Units of a transformer are hidden channels of the MLPs and whole heads; the width of the
+stream stays. As the paper's row has HarmoniCa's latency, the ratio is by default that which has the MACs of reusing
+`target_cur` percent of every branch. It learns from training images: no other row of the table sees any.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from harmonica.compression import Compression, CompressionTask, Compressor
+from harmonica.plan import Protocol
 from harmonica.utils import UserError, setting
 
 ALIGNED = 8  # hidden channels are kept in multiples of it
@@ -43,14 +44,22 @@ class DiffPruning(Compressor):
         if self.stride < 1 or not 0 < self.threshold < 1:
             raise UserError("diff_pruning: stride must be at least 1, and threshold in (0, 1)")
 
+    def recipe(self, scale: str) -> tuple[int, int]:
+        """Updates after pruning, and images of each."""
+        updates, batch = (100_000, 128) if scale == "paper" else (600, 64)
+        return self.updates or updates, self.batch or batch
+
+    def work(self, protocol: Protocol, scale: str) -> tuple[float, float]:
+        updates, batch = self.recipe(scale)
+        return 0.0, updates * batch / 2.0  # without guidance
+
     def make(self, task: CompressionTask) -> Compression:
         import torch
 
         from harmonica.compression.units import cut, heads_of, importance, modulation_macs, pruned_layout
 
         model, layout = task.backbone, task.model.layout
-        updates, batch = (100_000, 128) if task.model.scale == "paper" else (600, 64)
-        updates, batch = self.updates or updates, self.batch or batch
+        updates, batch = self.recipe(task.model.scale)
         g = torch.Generator().manual_seed(task.seed)
         data = Images(task, g)
         heads, modulation = heads_of(model), modulation_macs(model)
@@ -69,7 +78,9 @@ class DiffPruning(Compressor):
         hidden = next(len(v) for (_, kind), v in scores.items() if kind == "hidden")
         if self.ratio is None:
             wanted = sum(layout.branch_macs) * (1 - self.target_cur / 100) + layout.other_macs
-            left = min((self._left(r / 1000, heads, hidden) for r in range(1, 1000)), key=lambda n: abs(macs(n) - wanted))
+            left = min(
+                (self._left(r / 1000, heads, hidden) for r in range(1, 1000)), key=lambda n: abs(macs(n) - wanted)
+            )
         else:
             left = self._left(self.ratio, heads, hidden)
         number = {"heads": left[0], "cross-heads": left[0], "hidden": left[1]}

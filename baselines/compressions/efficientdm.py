@@ -18,6 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from harmonica.compression import Compression, CompressionTask, Compressor
+from harmonica.plan import Protocol
 from harmonica.utils import UserError, setting
 
 UPDATES, SHARE = 16_000, 1 / 2500  # as published
@@ -51,6 +52,11 @@ class EfficientDM(Compressor):
         """Rank, trajectories and batch."""
         rank, updates, batch = (32, UPDATES, 2) if scale == "paper" else (8, 400, 8)
         return self.rank or rank, self.trajectories or max(1, round(updates / steps)), self.batch or batch
+
+    def work(self, protocol: Protocol, scale: str) -> tuple[float, float]:
+        _, trajectories, batch = self.recipe(scale, protocol.steps)
+        images = float(trajectories * protocol.steps * batch)
+        return images + CALIBRATED * protocol.steps, images
 
     def make(self, task: CompressionTask) -> Compression:
         import torch
@@ -98,7 +104,7 @@ class Student:
         from harmonica.compression.calibration import inputs_of
         from harmonica.compression.learning import LoRALinear
         from harmonica.compression.numerics import best_range
-        from harmonica.compression.places import Place, described, layers, replace
+        from harmonica.compression.places import Place, described, layers, linear_of, replace
 
         self.step, self.backbone = 0, task.another(task.precision).requires_grad_(False)
         own = [found for found in layers(self.backbone) if found[2] is not Place.KEPT]
@@ -112,14 +118,14 @@ class Student:
             if place is Place.WEIGHTS:
                 self.fixed[name] = rounded_weights(module)
             elif place is Place.EDGE:
-                layer = static_layer(module, torch.cat(found.rows[name]))
+                layer = static_layer(linear_of(self.backbone, name), torch.cat(found.rows[name]))
                 self.fixed[name] = {k: v for k, v in layer.named_buffers() if k != "sums"}
                 replace(self.backbone, name, layer)
             else:
                 bits, scales = settings.width, "static" if place is Place.ONCE else "step"
                 start = best_range(torch.cat(found.rows[name]), settings.act_bits)
                 count = 1 if place is Place.ONCE else task.protocol.steps
-                learned = LoRALinear(module, *bits, rank, count, start, lambda: self.step, g)
+                learned = LoRALinear(linear_of(self.backbone, name), *bits, rank, count, start, lambda: self.step, g)
                 self.learning[name] = learned
                 replace(self.backbone, name, learned)
             self.described[name] = described(task.model, name, module, place, *bits, scales)

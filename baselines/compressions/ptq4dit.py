@@ -1,22 +1,24 @@
 """PTQ4DiT: Post-training Quantization for Diffusion Transformers (Wu et al., NeurIPS 2024, arXiv 2405.16005).
 
-- Channel-wise salience balancing: inputs of qkv, of the projection after attention and of the first layer of an MLP are
-  divided, and their weights multiplied, by the root of the ratio of their largest magnitudes.
+- Channel-wise salience balancing: inputs of qkv, of the projection after attention and of the first layer of an MLP
+  are divided, and their weights multiplied, by the root of the ratio of their largest magnitudes.
 - Spearman's ρ-guided calibration: samples whose salience ranks unlike the weight's count more.
-- Balancing is folded offline into what computes the input: a DiT's modulation, a U-ViT's norms, the values of attention.
-  PixArt's modulation is shared by all blocks: there the division is part of quantising the input.
+- Balancing is folded offline into what computes the input: a DiT's modulation, a U-ViT's norms, the values of
+  attention. PixArt's modulation is shared by all blocks: there the division is part of quantising the input.
 - Weights have a scale per output channel, activations one per layer for all steps, both of the least error.
 - Reconstruction of every block by AdaRound is a setting; the published results have it.
 
-Queries, keys, values and attention maps are not quantised, which the published code does too (8 bits). The gates of a DiT
-and the patch embedding are integers of 8 bits in the file, and floats in their product.
+Queries, keys, values and attention maps are not quantised; the published code quantises them, too (8 bits). The gates
+of a DiT and the patch embedding are integers of 8 bits in the file, and floats in their product.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from harmonica.compression import Compression, CompressionTask, Compressor
+from harmonica.plan import Protocol
 from harmonica.utils import UserError, setting
 
 
@@ -40,6 +42,10 @@ class PTQ4DiT(Compressor):
 
     def label(self) -> str:
         return f"{self.title} W{self.weight_bits}A{self.act_bits}"
+
+    def work(self, protocol: Protocol, scale: str) -> tuple[float, float]:
+        # every iteration passes one block of a batch; all blocks together make updates of the model
+        return float(self.samples * protocol.steps), 16.0 * self.reconstruction
 
     def make(self, task: CompressionTask) -> Compression:
         import torch
@@ -75,7 +81,7 @@ class PTQ4DiT(Compressor):
             own_parts |= {"act_scale": scale.reshape(1), "act_zero": zero.reshape(1)}
             parts[name] = own_parts | divided.get(name, {})
             about[name] = described(task.model, name, module, place, *self.width, "static")
-        notes = {"folded": len(factors) - len(divided), "divided": len(divided)}
+        notes: dict[str, Any] = {"folded": len(factors) - len(divided), "divided": len(divided)}
         if self.reconstruction:
             from baselines.compressions._reconstruction import reconstruct
 

@@ -1,4 +1,4 @@
-"""Int8 weights and activations without any training, by torchao's recipe: the floor that quantisation methods have to beat.
+"""Int8 weights and activations without any training, by torchao's recipe: the floor of quantisation methods.
 
 Weights are symmetric, with a scale per output channel; every row of an activation gets its scale as it comes
 (`Int8DynamicActivationInt8WeightConfig`). The linear layers of the branches are quantised; embeddings, modulation,

@@ -74,7 +74,7 @@ class Estimate:
     def jobs(self) -> list[Job]:
         """All jobs, those that others wait for first. Raises UserError if a job does not fit into gpu_memory."""
         out: list[Job] = []
-        plans: dict[str, Job] = {}
+        plans: dict[str, Job] = {}  # and compressions, by slug
         first: dict[Any, Job] = {}  # by protocol: the metrics of the uncached row, before which nothing is trained
         prepared = self._prepared(out)
         for about in self.tables.values():
@@ -83,8 +83,9 @@ class Estimate:
         for about in self.tables.values():
             for row in configuration.rows(about):
                 if row.slug not in plans:
-                    waits = prepared[row.experiment.protocol.model]
-                    self._plan(out, about, row, plans, waits + _of(first, row))
+                    waits = prepared[row.experiment.protocol.model] + _of(first, row)
+                    waits = waits + self._compression(out, about, row, plans, waits)
+                    self._plan(out, about, row, plans, waits)
         return out
 
     def _prepared(self, out: list[Job]) -> dict[str, list[Job]]:
@@ -105,6 +106,21 @@ class Estimate:
                 done[name].append(Job("embed", self.start_up_s + captions / 200, ENCODER_BYTES, disk))
         out += [job for jobs in done.values() for job in jobs]
         return done
+
+    def _compression(self, out: list[Job], about: dict, row: Row, known: dict[str, Job], after: list[Job]) -> list[Job]:
+        """The compression that a row runs on, if it does; its memory is that of two models and a graph."""
+        on = row.experiment.compression
+        if on is None:
+            return []
+        if on.slug not in known:
+            precision = configuration.precision(about, "training", on.model)
+            evaluations, updates = on.compressor.work(on.protocol, on.model.scale)
+            speed, cfg = self.speed(on.model), on.protocol.cfg
+            seconds = evaluations * speed.evaluation(8, cfg, precision) + updates * speed.update(8, cfg, precision)
+            memory = 4 * weight_bytes(on.model.layout)
+            known[on.slug] = Job("compress", seconds + self.start_up_s, memory, on.model.layout.parameters, after)
+            out.append(known[on.slug])
+        return [known[on.slug]]
 
     def _plan(self, out: list[Job], about: dict, row: Row, plans: dict[str, Job], after: list[Job]) -> None:
         """The training of a row; other plans cost nothing, but wait for the plan they start from."""
@@ -153,6 +169,7 @@ class Estimate:
             for row in group:
                 e, model = row.experiment, row.experiment.model
                 own = prepared[e.protocol.model] + _of(first, row)
+                own = own + self._compression(out, about, row, plans, own)
                 if row.slug not in plans:
                     self._plan(out, about, row, plans, own)
                 waits += [*own, plans[row.slug]]

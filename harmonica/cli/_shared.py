@@ -76,8 +76,8 @@ def compression_argument(parser) -> None:
 
 
 def load_runs(args) -> tuple[dict, dict]:
-    """Plans, and the compressions that some of them run on, both by name: a plan file's stem, with that of a compression
-    which it was not made for. Raises UserError for two equal names, or a compression of another model."""
+    """Plans, and the compressions that some of them run on, both by name: a plan file's stem, with that of a
+    compression which it was not made for. Raises UserError for two equal names, or a compression of another model."""
     from harmonica.compression import Compression
     from harmonica.plan import Plan
 
@@ -139,9 +139,9 @@ def summary_of(compression) -> str:
     own, full = macs(plan, compression.layout_of(layout)), macs(plan, layout)
     bits, before = (bit_operations(plan, layout, c) for c in (compression, None))
     return (
-        f"{compression.bytes / 1e6:.4g} MB ({4 * layout.parameters / compression.bytes:.2f}x smaller than the weights in "
-        f"float32, {2 * layout.parameters / compression.bytes:.2f}x than in float16); {plan.steps} steps of one image "
-        f"and guidance half: {own / 1e9:.4g} GMACs ({full / own:.2f}x fewer), {bits / 1e12:.4g} T bit operations "
+        f"{compression.bytes / 1e6:.4g} MB ({4 * layout.parameters / compression.bytes:.2f}x smaller than the weights "
+        f"in float32, {2 * layout.parameters / compression.bytes:.2f}x than in float16); {plan.steps} steps of one "
+        f"image and guidance half: {own / 1e9:.4g} GMACs ({full / own:.2f}x fewer), {bits / 1e12:.4g} T bit operations "
         f"({before / bits:.2f}x fewer)"
     )
 

@@ -18,7 +18,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("--from", dest="sources", action="append", default=[], metavar="PLAN",
                         help="a plan that the method starts from")  # fmt: skip
     parser.add_argument("--compression", type=Path, metavar="FILE",
-                        help="made by `harmonica compress`: a router is trained on it, teacher and student")  # fmt: skip
+                        help="made by `harmonica compress`: a router is trained on it")  # fmt: skip
     _shared.compute_arguments(parser)
     parser.add_argument(
         "-o", "--out", type=Path, required=True, help="plan file; a trained router is written beside it"
@@ -26,8 +26,8 @@ def add_arguments(parser) -> None:
 
 
 def run(args) -> None:
-    from harmonica.experiments import Experiment
     from harmonica.compression import Compression
+    from harmonica.experiments import Experiment
     from harmonica.plan import Plan
     from harmonica.training import LearnedSettings
     from harmonica.utils.memory import budget

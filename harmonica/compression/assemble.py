@@ -16,7 +16,11 @@ def integers_of(weight: Tensor, scale: Tensor, zero: Tensor, bits: int) -> dict[
     """What a file has in place of a weight (N, …), from scales and zero points (N, 1)."""
     rows = weight.detach().flatten(1).float()
     integers = to_grid(rows, scale, zero, bits).to(torch.int8)
-    return {"integers": integers, "weight_scale": scale.detach().flatten(), "weight_zero": zero.detach().flatten().short()}
+    return {
+        "integers": integers,
+        "weight_scale": scale.detach().flatten(),
+        "weight_zero": zero.detach().flatten().short(),
+    }
 
 
 def static_layer(layer: nn.Linear, inputs: Tensor, power: float = 2.4) -> QuantLinear:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from harmonica.backbones.base import Backbone
 from harmonica.backbones.dit import DiT
 from harmonica.backbones.uvit import UViT
+from harmonica.compression.places import linear_of
 
 
 def ranks(x: Tensor) -> Tensor:
@@ -43,23 +44,23 @@ def balanced(name: str) -> bool:
 def fold(backbone: Backbone, name: str, factors: Tensor) -> bool:
     """Divide the input of a layer by `factors` (K,), in what computes it, and multiply its weight. False where nothing
     before it can take them, as PixArt's modulation, which all blocks share: then its input has to be divided."""
-    layer = backbone.get_submodule(name)
+    layer = linear_of(backbone, name)
     layer.weight.mul_(factors.to(layer.weight.dtype))
     if {*name.split(".")} & {"proj"}:  # its input is linear in the values of attention
-        source = backbone.get_submodule(name.replace("proj", "qkv"))
-        _divide_rows(source, slice(2 * len(factors), None), factors)
+        values = linear_of(backbone, name.replace("proj", "qkv"))
+        _divide_rows(values, slice(2 * len(factors), None), factors)
         return True
     if isinstance(backbone, DiT):
         block = int(name.rpartition(".")[2])
-        source, D = backbone.modulation[2 * block + name.startswith("up")], len(factors)
+        source, D = linear_of(backbone, f"modulation.{2 * block + name.startswith('up')}"), len(factors)
         source.bias[D:] += 1  # of 1 + scale, which is divided as a whole
         _divide_rows(source, slice(None), factors.repeat(2))
         source.bias[D:] -= 1
         return True
     if isinstance(backbone, UViT):
-        owner = backbone.get_submodule(name.rpartition(".")[0].rpartition(".")[0])
-        norm = owner.norm1 if name.endswith("qkv") else owner.norm2
-        for p in norm.parameters():
+        block_name = name.rpartition(".")[0].rpartition(".")[0]
+        norm = "norm1" if name.endswith("qkv") else "norm2"
+        for p in backbone.get_submodule(f"{block_name}.{norm}").parameters():
             p.div_(factors.to(p.dtype))
         return True
     return False

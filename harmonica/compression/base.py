@@ -1,5 +1,5 @@
-"""The base class of compressors, and the task they get. A compressor is a frozen dataclass: its fields are its settings.
-No torch."""
+"""The base class of compressors, and the task they get. A compressor is a frozen dataclass: its fields are its
+settings. No torch."""
 
 from __future__ import annotations
 
@@ -35,6 +35,10 @@ class Compressor(ABC):
     def label(self) -> str:
         """The title as tables print it, if it depends on the settings."""
         return self.title
+
+    def work(self, protocol: Protocol, scale: str) -> tuple[float, float]:
+        """What it computes, in guided images: evaluations of the model, and updates of a compressed one."""
+        return 0.0, 0.0
 
     @property
     def width(self) -> tuple[int, int]:

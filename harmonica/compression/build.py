@@ -37,12 +37,11 @@ def build(compression: Compression, backbone: Backbone) -> Backbone:
         for layer, about in compression.layers.items():
             own = {k: tensors.pop(f"{layer}.{k}") for k in _PARTS if f"{layer}.{k}" in tensors}
             if about.scales in ("", "float8"):  # a product of floats, as the backbone makes it
-                shape = backbone.get_submodule(layer).weight.shape
-                tensors[f"{layer}.weight"] = weight_of(own).view(shape)
+                tensors[f"{layer}.weight"] = weight_of(own).view(backbone.get_parameter(f"{layer}.weight").shape)
                 continue
             if f"{layer}.bias" in tensors:
                 own["bias"] = tensors.pop(f"{layer}.bias").to(dtype)
-            if own["integers"].shape != backbone.get_submodule(layer).weight.shape:
+            if own["integers"].shape != backbone.get_parameter(f"{layer}.weight").shape:
                 raise RuntimeError(f"{layer} has another shape")
             quantised = QuantLinear(own, about.act_bits, clock if about.scales == "step" else None)
             replace(backbone, layer, quantised)
@@ -60,7 +59,7 @@ def build(compression: Compression, backbone: Backbone) -> Backbone:
     if clock is not None:
         own_class = type(backbone)
         backbone.__class__ = type(own_class.__name__, (Clocked, own_class), {})
-        backbone.clock = clock
+        vars(backbone)["clock"] = clock
     float8 = [k for k, v in compression.layers.items() if v.scales == "float8"]
     if float8:
         _into_float8(backbone, float8)

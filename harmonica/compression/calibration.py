@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from harmonica.execution import Guided, Plain
 from harmonica.execution.seeds import StepSeeds
 
-ROWS = 128  # of a layer's input that are kept of one evaluation
+ROWS = 64  # of a layer's input that are kept of one evaluation
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Inputs:
     def __init__(self, layers: dict[str, nn.Module]):
         self.rows: dict[str, list[Tensor]] = {name: [] for name in layers}
         self.largest: dict[str, list[Tensor]] = {name: [] for name in layers}
-        self._layers, self._hooks = layers, []
+        self._layers, self._hooks = layers, list[Any]()
         self._g = torch.Generator().manual_seed(0)
 
     def __enter__(self) -> Inputs:

@@ -1,5 +1,5 @@
-"""A compression: a file with all weights of a compressed backbone, and what it was made by. Reading what is known of one
-needs no torch."""
+"""A compression: a file with all weights of a compressed backbone, and what it was made by. Reading what is known of
+one needs no torch."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ FULL_BITS = 32  # of a number that is not quantised, in bit operations
 
 @dataclass(frozen=True)
 class Layer:
-    """How a layer was quantised. `scales` of its inputs: "static", "step" (one per step), "token" (found for each row as
-    it comes), "float8", or "" if they stay as they are, and the product with them."""
+    """How a layer was quantised. `scales` of its inputs: "static", "step" (one per step), "token" (found for each row
+    as it comes), "float8", or "" if they stay as they are, and the product with them."""
 
     inputs: int  # K, columns of its weight
     weight_bits: int
@@ -42,10 +42,10 @@ class Layer:
 class Compression:
     """A backbone in fewer bits or with fewer units, as a file.
 
-    `tensors` are by the names of the compressed backbone's parameters and buffers; a quantised layer has integers, scales
-    and zero points in place of its weight. `layers` are the quantised layers. `kept` has the units that pruning left:
-    "heads" (of every block), "hidden" (channels of every MLP); `layout` are the fields of the model's BranchLayout that
-    this changed. `timesteps` are those that scales of kind "step" are for.
+    `tensors` are by the names of the compressed backbone's parameters and buffers; a quantised layer has integers,
+    scales and zero points in place of its weight. `layers` are the quantised layers. `kept` has the units that pruning
+    left: "heads" (of every block), "hidden" (channels of every MLP); `layout` are the fields of the model's BranchLayout
+    that this changed. `timesteps` are those that scales of kind "step" are for.
     """
 
     protocol: Protocol
@@ -74,7 +74,7 @@ class Compression:
 
         import numpy as np
 
-        changes = {k: np.array(v) if k == "branch_macs" else v for k, v in self.layout.items()}
+        changes: dict[str, Any] = {k: np.array(v) if k == "branch_macs" else v for k, v in self.layout.items()}
         return replace(layout, **changes)
 
     def save(self, path: str | Path) -> Compression:

@@ -19,6 +19,10 @@ class LoRALinear(nn.Module):
     `start`. One parameter each, so that a step's update leaves those of the others alone.
     """
 
+    base: Tensor
+    weight_zero: Tensor
+    bias: Tensor | None
+
     def __init__(
         self, layer: nn.Linear, weight_bits: int, act_bits: int, rank: int, steps: int, start: tuple[Tensor, Tensor],
         step: Callable[[], int], g: torch.Generator,

@@ -66,8 +66,11 @@ class QuantLinear(nn.Module):
         """Scale and zero point of an input (…, K), broadcasting to (…, 1)."""
         if self.act_scale is None:
             half = (bounds(self.act_bits)[1] - bounds(self.act_bits)[0]) / 2
-            return x.detach().abs().amax(-1, keepdim=True).float().div(half).clamp(min=torch.finfo(torch.float32).eps), None
+            return x.detach().abs().amax(-1, keepdim=True).float().div(half).clamp(
+                min=torch.finfo(torch.float32).eps
+            ), None
         scale, zero = self.act_scale, self.act_zero
+        assert zero is not None
         if self.clock is not None and len(scale) > 1:
             shape = (-1, *(1,) * (x.dim() - 1))
             scale, zero = (v[self.clock.index].view(shape) for v in (scale, zero))

@@ -69,7 +69,7 @@ def best_range(x: Tensor, bits: int, power: float = 2.4, by_row: bool = False) -
             best, found = error, (scale, zero)
         better = error < best
         best = torch.where(better, error, best)
-        found = tuple(torch.where(better, a, b) for a, b in zip((scale, zero), found, strict=True))
+        found = torch.where(better, scale, found[0]), torch.where(better, zero, found[1])
     return found if by_row else (found[0].squeeze(), found[1].squeeze())
 
 

@@ -47,7 +47,9 @@ def layers(backbone: Backbone) -> Iterator[tuple[str, nn.Linear | nn.Conv2d, Pla
             yield name, module, found[0]
 
 
-def described(model: Model, name: str, module: nn.Module, place: Place, weight_bits: int, act_bits: int, scales: str) -> Layer:
+def described(
+    model: Model, name: str, module: nn.Linear | nn.Conv2d, place: Place, weight_bits: int, act_bits: int, scales: str
+) -> Layer:
     """What a file says of a quantised layer, with the MACs of its product."""
     layout = model.layout
     outputs, inputs = module.weight.flatten(1).shape
@@ -57,6 +59,13 @@ def described(model: Model, name: str, module: nn.Module, place: Place, weight_b
     elif place is Place.WEIGHTS:  # counted as the float product that it is
         return Layer(inputs, weight_bits)
     return Layer(inputs, weight_bits, act_bits, scales, float(rows * outputs * inputs), place is Place.ONCE)
+
+
+def linear_of(backbone: nn.Module, name: str) -> nn.Linear:
+    """The linear layer of that name."""
+    layer = backbone.get_submodule(name)
+    assert isinstance(layer, nn.Linear), name
+    return layer
 
 
 def replace(backbone: nn.Module, name: str, module: nn.Module) -> None:

@@ -1,5 +1,5 @@
-"""Units of a transformer that pruning removes: whole heads, and hidden channels of the MLPs. The width of the stream stays,
-as residual sums, modulation, position and head depend on it."""
+"""Units of a transformer that pruning removes: whole heads, and hidden channels of the MLPs. The width of the stream
+stays, as residual sums, modulation, position and head depend on it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def groups(backbone: Backbone) -> Iterator[Group]:
 
 def heads_of(backbone: Backbone) -> int:
     """Attention heads of a block."""
-    return next(m.heads for m in backbone.modules() if isinstance(getattr(m, "heads", None), int))
+    return next(n for m in backbone.modules() if isinstance(n := getattr(m, "heads", None), int))
 
 
 def importance(backbone: Backbone, heads: int) -> dict[tuple[int, str], Tensor]:
@@ -59,6 +59,7 @@ def importance(backbone: Backbone, heads: int) -> dict[tuple[int, str], Tensor]:
     found: dict[tuple[int, str], list[Tensor]] = {}
     for group in groups(backbone):
         weight = group.layer.weight
+        assert weight.grad is not None
         score = (weight * weight.grad).abs().sum(1 if group.rows else 0)
         score = score.view(group.matrices, -1).sum(0)
         if group.kind != "hidden":

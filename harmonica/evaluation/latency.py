@@ -47,7 +47,9 @@ def measure(
     }
     on = {n: (p.protocol.model, (compressions or {}).get(n)) for n, p in plans.items()}
     backbones = {
-        (name, c): c.apply(load_backbone(get_model(name), precision)) if c else load_backbone(get_model(name), precision)
+        (name, c): c.apply(load_backbone(get_model(name), precision))
+        if c
+        else load_backbone(get_model(name), precision)
         for name, c in set(on.values())
     }
     times: dict[str, list[float]] = {name: [] for name in plans}

@@ -100,7 +100,9 @@ def test_distillation_lowers_the_distance_to_the_teacher(tmp_path):
     plan, batch = all_compute(p, len(about.layout.branches)), Batch.of(full, 7, 0, 8)
     errors = []
     for trajectories in (1, 12):
-        made = EfficientDM(weight_bits=4, trajectories=trajectories, batch=4).make(CompressionTask(p, Origin("efficientdm")))
+        made = EfficientDM(weight_bits=4, trajectories=trajectories, batch=4).make(
+            CompressionTask(p, Origin("efficientdm"))
+        )
         own = made.save(tmp_path / f"{trajectories}.safetensors").apply(load_backbone(about))
         errors.append(float((run(own, plan, batch) - run(full, plan, batch)).square().mean()))
     assert errors[1] < 0.9 * errors[0]
@@ -137,7 +139,10 @@ def test_folding_changes_no_output(name):
             if not fold(own, layer, factors):
                 assert name == "pocket-pixart" and not layer.startswith("proj")
                 module.weight.div_(factors)  # undone
-    plan, batch = all_compute(Protocol(name, about.sampler, 2, about.cfg), len(about.layout.branches)), Batch.of(full, 0, 0, 2)
+    plan, batch = (
+        all_compute(Protocol(name, about.sampler, 2, about.cfg), len(about.layout.branches)),
+        Batch.of(full, 0, 0, 2),
+    )
     assert torch.allclose(run(full, plan, batch), run(own, plan, batch), atol=2e-4)
     changed = [k for k, v in full.state_dict().items() if not torch.equal(v, own.state_dict()[k])]
     assert any("qkv" in k for k in changed)
@@ -151,7 +156,9 @@ def test_balancing_helps_at_four_bits_of_the_inputs(tmp_path):
     errors = []
     for balancing in (False, True):
         own = PTQ4DiT(act_bits=5, samples=8, balancing=balancing).make(task(steps=3)).save(tmp_path / "c.safetensors")
-        errors.append(float((run(own.apply(load_backbone(t.model)), plan, batch) - run(full, plan, batch)).square().mean()))
+        errors.append(
+            float((run(own.apply(load_backbone(t.model)), plan, batch) - run(full, plan, batch)).square().mean())
+        )
     assert errors[1] < errors[0]
 
 

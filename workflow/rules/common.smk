@@ -72,7 +72,9 @@ OUT = f"results/{SCALE}"
 GPU = int(SCALE == "paper")
 BY_SLUG = {r.slug: r for t in TABLES for r in [*CONVERGED[t], *ROWS[t]]}
 COMPRESSED = {
-    on.slug: on for r in BY_SLUG.values() if (on := r.experiment.compression) is not None
+    on.slug: on
+    for r in BY_SLUG.values()
+    if (on := r.experiment.compression) is not None
 }
 
 
