@@ -44,8 +44,8 @@ class Compression:
 
     `tensors` are by the names of the compressed backbone's parameters and buffers; a quantised layer has integers,
     scales and zero points in place of its weight. `layers` are the quantised layers. `kept` has the units that pruning
-    left: "heads" (of every block), "hidden" (channels of every MLP); `layout` are the fields of the model's BranchLayout
-    that this changed. `timesteps` are those that scales of kind "step" are for.
+    left: "heads" (of every block), "hidden" (channels of every MLP); `layout` are the fields of the model's
+    BranchLayout that this changed. `timesteps` are those that scales of kind "step" are for.
     """
 
     protocol: Protocol

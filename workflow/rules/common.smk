@@ -129,6 +129,16 @@ def compute_options(job: str, table: str, models) -> str:
     return f"--precision {found.pop()}" + (f" --memory {memory}" if memory else "")
 
 
+def latency_options(table: str) -> str:
+    """Precision and memory of the timings, where models may differ in precision."""
+    about, models = TABLES[table], models_of(ROWS[table])
+    found = {m: configuration.precision(about, "latency", get_model(m)) for m in models}
+    if len(set(found.values())) == 1:
+        return compute_options("latency", table, models)
+    memory = [f"--memory {about['gpu_memory']}"] if "gpu_memory" in about else []
+    return " ".join([*(f"--precision-of {m}={p}" for m, p in found.items()), *memory])
+
+
 def models_of(rows: list[Row]) -> list[str]:
     return list(dict.fromkeys(r.experiment.protocol.model for r in rows))
 

@@ -18,7 +18,7 @@ rule latency:
     params:
         runs=lambda w: runs_of(ROWS[w.table]),
         batch=lambda w: TABLES[w.table]["latency"]["batch"],
-        options=lambda w: compute_options("latency", w.table, models_of(ROWS[w.table])),
+        options=lambda w: latency_options(w.table),
         rounds=lambda w: (
             "--rounds {rounds} --max-rounds {max_rounds} --tolerance {tolerance}".format(
                 **TABLES[w.table]["latency"]
