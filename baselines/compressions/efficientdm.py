@@ -22,6 +22,7 @@ from harmonica.plan import Protocol
 from harmonica.utils import UserError, setting
 
 UPDATES, SHARE = 16_000, 1 / 2500  # as published
+SHORTEST = 400  # updates of a training, below which rates rise no further
 WEIGHT_SCALE_LR, ACTIVATION_LR = 1e-6, 5e-4
 CALIBRATED = 32  # images whose inputs the scales of activations start from
 
@@ -71,7 +72,7 @@ class EfficientDM(Compressor):
         task.backbone.requires_grad_(False)
         student = Student(self, task, rank, g)
         updates = trajectories * task.protocol.steps
-        optimiser = torch.optim.AdamW(student.groups(SHARE * UPDATES / updates))
+        optimiser = torch.optim.AdamW(student.groups(SHARE * UPDATES / max(updates, SHORTEST)))
         decay = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda k: 1 - k / updates)
         with tqdm(total=updates, desc=task.name, mininterval=5) as bar:
             for _ in range(trajectories):
@@ -91,7 +92,7 @@ class EfficientDM(Compressor):
         tensors = tensors_of(task.backbone, student.parts())
         cost = {"images": 0, "updates": updates, "rounds": trajectories}
         return task.compression(tensors, student.described, timesteps=tuple(map(float, task.sampler.timesteps)),
-                                cost=cost, notes={"loss": float(loss), "rank": rank, "batch": batch})  # fmt: skip
+                                cost=cost, notes={"loss": loss.item(), "rank": rank, "batch": batch})  # fmt: skip
 
 
 class Student:

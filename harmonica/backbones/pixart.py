@@ -108,7 +108,7 @@ class PixArt(Backbone):
 
     def read(self, embeddings: Tensor, mask: Tensor) -> Text:
         """The same for text embeddings (B, L, caption channels) and their mask (B, L), 1 for a token."""
-        y = embeddings.to(self.device, self.out.weight.dtype)
+        y = embeddings.to(self.device, self.dtype)
         y = self.caption_out(gelu_tanh(self.caption_in(y)))
         return Text(tuple(kv(y) for kv in self.key_value), mask.to(self.device).bool()[:, None, None])
 

@@ -57,7 +57,7 @@ class QuantLinear(nn.Module):
             sums -= self.integers.shape[1] * self.weight_zero.float()
         self.register_buffer("sums", sums, persistent=False)  # Σ_k (q_w − z_w), what a zero point of the input adds
 
-    def weight(self) -> Tensor:
+    def dequantised(self) -> Tensor:
         """What the integers stand for, float32 (N, K)."""
         zero = 0 if self.weight_zero is None else self.weight_zero.float()[:, None]
         return (self.integers.float() - zero) * self.weight_scale[:, None]
@@ -115,7 +115,7 @@ class _Through(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: Tensor):
         (inside,) = ctx.saved_tensors
-        weight = ctx.layer.weight()
+        weight = ctx.layer.dequantised()
         if ctx.layer.balance is not None:
             weight = weight / ctx.layer.balance
         return torch.matmul(gradient, weight.to(gradient.dtype)) * inside, None

@@ -60,7 +60,7 @@ def importance(backbone: Backbone, heads: int) -> dict[tuple[int, str], Tensor]:
     for group in groups(backbone):
         weight = group.layer.weight
         assert weight.grad is not None
-        score = (weight * weight.grad).abs().sum(1 if group.rows else 0)
+        score = (weight.detach() * weight.grad).abs().sum(1 if group.rows else 0)
         score = score.view(group.matrices, -1).sum(0)
         if group.kind != "hidden":
             score = score.view(heads, -1).sum(1)
