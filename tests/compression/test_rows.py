@@ -21,7 +21,8 @@ def test_rows_and_their_names():
     assert [r.slug for r in found] == [
         f"{base}_full", f"{base}_full_on-w8a8",
         f"{base}_full_on-efficientdm-weight_bits4", f"{base}_seed1_full_on-efficientdm-weight_bits4",
-        f"{base}_fora-interval2_on-efficientdm-weight_bits4", f"{base}_seed1_fora-interval2_on-efficientdm-weight_bits4",
+        f"{base}_fora-interval2_on-efficientdm-weight_bits4",
+        f"{base}_seed1_fora-interval2_on-efficientdm-weight_bits4",
         f"{base}_fora-interval2",
         f"{base}_harmonica-target_cur30.0_on-w8a8", f"{base}_seed1_harmonica-target_cur30.0_on-w8a8",
     ]  # fmt: skip
