@@ -2,7 +2,7 @@ PYTHON ?= python3
 CORES ?= all
 BIN := .venv/bin
 
-TABLES := table1 table2 table3 table6 transfer frontier sweep ablations
+TABLES := table1 table2 table3 table4 table5 table6 transfer frontier sweep ablations
 POCKET := results/pocket
 
 .PHONY: setup $(TABLES) figures report test reference bench bench-gpu lint clean clean-paper

@@ -19,7 +19,7 @@ from harmonica.training.step_search import FORECASTS, SearchSettings, searched
 class HarmoniCaForecast(SearchSettings, Method):
     title = "HarmoniCa-Forecast"
     heading = FORECASTS
-    seeded = True
+    seeded = gradients = True
 
     outputs: int = setting(3, "computed outputs that a forecast takes", at_least=1, at_most=4)
     candidates: int = setting(

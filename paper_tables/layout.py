@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from harmonica.compression.costs import bit_operations
 from harmonica.evaluation.metrics import METRICS, Metric
 from harmonica.evaluation.statistics import speedup, tied_with_best
 from harmonica.experiments import Experiment, Row
@@ -30,15 +31,19 @@ class Column(NamedTuple):
 _COLUMNS: tuple[Column | Metric, ...] = (
     Column("method", "Method"), Column("settings", "Settings"), Column("steps", "Steps"), *METRICS.values(),
     Column("CUR", "CUR %", "{:.2f}"), Column("GMACs", "GMACs", "{:.4g}"),
-    Column("theoretical_speedup", "Theory ×", "{:.2f}"), Column("latency_s", "Latency s", "{:.4f}"),
+    Column("theoretical_speedup", "Theory ×", "{:.2f}"), Column("bit_operations", "Bit op. ×", "{:.1f}"),
+    Column("interaction", "Interaction", "{:+.4f}"), Column("size_MB", "Size MB", "{:.3g}"),
+    Column("size_ratio", "FP32 ÷ size", "{:.2f}"), Column("size_ratio_half", "FP16 ÷ size", "{:.2f}"),
+    Column("latency_s", "Latency s", "{:.4f}"),
     Column("speedup", "Real ×", "{:.2f}"), Column("cache_MB", "Cache MB", "{:.3f}"),
-    Column("training_s", "Training s", "{:.0f}"), Column("training_images", "Images used", "{:.0f}"),
+    Column("compression_s", "Compression s", "{:.0f}"), Column("training_s", "Training s", "{:.0f}"),
+    Column("training_images", "Images used", "{:.0f}"),
     Column("paper_CLIP", "paper CLIP"), Column("paper_IS", "paper IS"), Column("paper_FID", "paper FID"),
-    Column("paper_speedup", "paper ×"),
+    Column("paper_speedup", "paper ×"), Column("paper_size_ratio", "paper size ÷"),
 )  # fmt: skip
 COLUMNS = {c.name: c for c in _COLUMNS}
 SPEEDUP = ("speedup", "speedup_q1", "speedup_q3")  # with the quartiles of the rounds' ratios
-PUBLISHED = (*METRICS, "CUR", "speedup")
+PUBLISHED = (*METRICS, "CUR", "speedup", "size_ratio")
 SHORT = ("method", "steps", "FID", "FID_uncached", "PSNR", "PSNR_converged", "CUR", "theoretical_speedup", "speedup",
          "training_s")  # fmt: skip
 
@@ -54,6 +59,7 @@ class Table:
     published: Callable[[Experiment, int], dict] = lambda e, steps: {}  # the paper's row, for a plan's steps
     source: str = ""  # what the paper's columns are; "" if there are none
     settings: bool = False  # whether settings distinguish the rows
+    notes: Callable[[pd.DataFrame, Measured], list[str]] = lambda table, measured: []  # paragraphs above the blocks
     joined: bool = False  # whether a figure shows all cases of one protocol in one panel
 
     def build(self, measured: Measured, seeds: bool = False) -> pd.DataFrame:
@@ -68,7 +74,9 @@ class Table:
         ])  # fmt: skip
         if not seeds:
             self._mark_best(table, measured)
-        comparable = PUBLISHED if measured.scale == "paper" else ("CUR", "speedup")  # a pocket FID is not Inception's
+        comparable = (
+            PUBLISHED if measured.scale == "paper" else ("CUR", "speedup", "size_ratio")
+        )  # a pocket FID is not Inception's
         for k in comparable:
             if f"paper_{k}" in table:
                 table[f"delta_{k}"] = table[k] - table[f"paper_{k}"]
@@ -79,7 +87,7 @@ class Table:
         e, base, plans = line[0].experiment, measured.base(line), measured.plans
         model, plan, first = e.model, plans[line[0].slug], measured.of(line[0])
         halves = 1 if e.protocol.cfg == 1 else 2
-        own_macs = measured.plan_mean(line, lambda p: macs(p, model.layout))
+        own_macs = float(np.mean([macs(plans[r.slug], measured.layout(r)) for r in line]))
         assert measured.latency
         timed = measured.latency.plans
         full, own = timed[base.slug]["rounds_s"], [timed[r.slug]["rounds_s"] for r in line]
@@ -89,19 +97,57 @@ class Table:
         return {
             "scale": measured.scale, "model": model.title, "resolution": model.resolution,
             "sampler": SAMPLERS[plan.protocol.sampler], "cfg": e.protocol.cfg, "case": line[0].case,
-            "heading": e.method.heading, "method": e.method.label(),
+            "heading": e.method.heading, "method": e.label,
             **({"settings": _settings(line[0])} if self.settings else {}),
             "steps": plan.steps, "seeds": len(line), **self._with_intervals(line, measured),
             "CUR": cur, "GMACs": halves * own_macs / 1e9,
             "theoretical_speedup": macs(plans[base.slug], model.layout) / own_macs,
+            **self._compressed(line, measured),
             "latency_s": float(np.median(np.concatenate(own))),
             **dict(zip(SPEEDUP, speedup(np.tile(full, len(line)), np.concatenate(own)), strict=True)),
             "cache_MB": measured.plan_mean(line, lambda p: cache_bytes(p, model.layout, guided=halves == 2)) / 1e6,
             "training_s": measured.plan_mean(line, lambda p: p.origin.cost.get("training_s", 0)),
-            "training_images": measured.plan_mean(line, lambda p: p.origin.cost.get("images", 0)),
+            "training_images": measured.plan_mean(line, lambda p: p.origin.cost.get("images", 0))
+            + max((c.origin.cost.get("images", 0) for r in line if (c := measured.compression(r))), default=0),
             "samples": first["N"], **{k: first[k] for k in ("extractor", "clip_model") if k in first},
             **{f"paper_{k}": v for k, v in paper.items() if k in (*PUBLISHED, "cfg")},
         }  # fmt: skip
+
+    def _compressed(self, line: list[Row], measured: Measured) -> dict[str, float]:
+        """Size, bit operations and cost of what a line runs on, and whether errors of compression and cache add up; in
+        tables with compressions only. Sizes are those of the weights, in MB of 10^6 bytes."""
+        if not measured.compressions:
+            return {}
+        found = [c for r in line if (c := measured.compression(r))]
+        layout = line[0].experiment.model.layout
+        full, row = float(4 * layout.parameters), line[0]
+        size = float(np.mean([c.bytes for c in found])) if found else full
+        before = bit_operations(measured.plans[measured.base(line).slug], layout, None)
+        bits = float(np.mean([bit_operations(measured.plans[r.slug], layout, measured.compression(r)) for r in line]))
+        return {
+            "bit_operations": before / bits, "size_MB": size / 1e6, "size_ratio": full / size,
+            "size_ratio_half": full / 2 / size,
+            "compression_s": float(np.mean([c.origin.cost["training_s"] for c in found])) if found else float("nan"),
+            **self._interaction(row, measured),
+        }  # fmt: skip
+
+    def _interaction(self, row: Row, measured: Measured) -> dict[str, float]:
+        """FID_uncached(compression + cache) − FID_uncached(compression) − FID_uncached(cache), with its interval: above
+        0 if the two together change images by more than their sum. Only for a row of both whose parts have rows."""
+        lines = {(x[0].case, x[0].experiment.name, x[0].given, x[0].experiment.compression and
+                  x[0].experiment.compression.label): x for x in measured.lines}  # fmt: skip
+        e, metric = row.experiment, "FID_uncached"
+        if e.compression is None or e.name == "full":
+            return {}
+        keys = ((row.case, e.name, row.given, e.compression.label), (row.case, "full", (), e.compression.label),
+                (row.case, e.name, row.given, None))  # fmt: skip
+        found = [measured.estimate(lines[k], metric) if k in lines else None for k in keys]
+        both, of_compression, of_cache = found
+        if both is None or of_compression is None or of_cache is None:
+            return {}
+        gap = both - of_compression - of_cache
+        low, high = gap.interval()
+        return {"interaction": gap.value, "interaction_low": low, "interaction_high": high}
 
     def _with_intervals(self, line: list[Row], measured: Measured) -> dict[str, float]:
         """The metrics of a line, with intervals, their spread over training seeds, and the paired differences to the
@@ -174,9 +220,10 @@ class Table:
         ]
         parts += [
             f"**Mixed devices**: images of these rows, or of those they are compared with, were made on {devices}, "
-            f"which round differently: {', '.join(f'{r.experiment.method.label()} ({r.case})' for r in rows)}."
+            f"which round differently: {', '.join(f'{r.experiment.label} ({r.case})' for r in rows)}."
             for devices, rows in measured.mixed().items()
         ]
+        parts += self.notes(table, measured)
         for case, block in table.groupby("case", sort=False):
             parts.append(f"## {block.model.iloc[0]}, {block.resolution.iloc[0]}×{block.resolution.iloc[0]}, "
                          f"{block['sampler'].iloc[0]}, case {case}")  # fmt: skip
@@ -214,7 +261,7 @@ DISTANCES = ("IS", "FID", "cleanfid_FID", "sFID", "FID_uncached", "sFID_uncached
 PER_IMAGE = ("PSNR", "PSNR_worst", "SSIM", "SSIM_worst", "LPIPS", "LPIPS_worst", "PSNR_converged", "FID_converged")
 
 
-def class_conditional(title: str, published: Callable[[Experiment, int], dict], source: str) -> Table:
+def class_conditional(title: str, published: Callable[[Experiment, int], dict], source: str, **more) -> Table:
     """A table of the paper for models of classes."""
     return Table(
         title=title,
@@ -225,7 +272,21 @@ def class_conditional(title: str, published: Callable[[Experiment, int], dict], 
         published=published,
         source=source,
         joined=True,
+        **more,
     )  # fmt: skip
+
+
+def compressed_and_cached(title: str, published: Callable[[Experiment, int], dict], source: str, **more) -> Table:
+    """A table of models of classes and of captions."""
+    return Table(
+        title=title,
+        metrics=("CLIP", *DISTANCES, *PER_IMAGE),
+        shown=("CLIP", "IS", "FID", "sFID", "FID_uncached", "PSNR", "PSNR_worst", "PSNR_converged"),
+        figure=("FID", "FID_uncached", "PSNR"),
+        published=published,
+        source=source,
+        **more,
+    )
 
 
 def study(title: str) -> Table:

@@ -2,18 +2,19 @@
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from harmonica.compression import Compression
 from harmonica.evaluation.records import Latency
 from harmonica.evaluation.statistics import Estimate
 from harmonica.experiments import Row
 from harmonica.experiments.config import by_method, uncached
-from harmonica.plan import Plan
+from harmonica.plan import BranchLayout, Plan
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Measured:
     metrics: dict[str, dict[str, dict]]  # by case, then slug
     latency: Latency | None  # None for a table of costs
     images: dict[str, tuple[np.ndarray, np.ndarray]]  # the first of each row, with their labels
+    compressions: dict[str, Compression] = field(default_factory=dict)  # by slug of the compressed model
 
     @cached_property
     def lines(self) -> list[list[Row]]:
@@ -47,6 +49,16 @@ class Measured:
             if len(devices) > 1:
                 found.setdefault(" and ".join(sorted(devices)), []).append(row)
         return found
+
+    def compression(self, row: Row) -> Compression | None:
+        """What a row runs on, if not on the model itself."""
+        on = row.experiment.compression
+        return self.compressions[on.slug] if on else None
+
+    def layout(self, row: Row) -> BranchLayout:
+        """The branches of what a row runs on, and their MACs."""
+        layout, on = row.experiment.model.layout, self.compression(row)
+        return on.layout_of(layout) if on else layout
 
     def base(self, line: list[Row]) -> Row:
         """The uncached row of a line's case."""

@@ -108,7 +108,7 @@ class PixArt(Backbone):
 
     def read(self, embeddings: Tensor, mask: Tensor) -> Text:
         """The same for text embeddings (B, L, caption channels) and their mask (B, L), 1 for a token."""
-        y = embeddings.to(self.device, self.out.weight.dtype)
+        y = embeddings.to(self.device, self.dtype)
         y = self.caption_out(gelu_tanh(self.caption_in(y)))
         return Text(tuple(kv(y) for kv in self.key_value), mask.to(self.device).bool()[:, None, None])
 
@@ -138,11 +138,11 @@ class PixArt(Backbone):
         return self.proj[block](self_attention(self.qkv[block](h), self.heads))
 
     def _cross_attention(self, block: int, x: Tensor, text: Text) -> Tensor:
-        B, N, D = x.shape
+        B, N, _ = x.shape
         q = self.query[block](x).view(B, N, self.heads, -1).transpose(1, 2)
-        k, v = text.keys_values[block].view(B, -1, 2, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
+        k, v = text.keys_values[block].unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
         out = attention(q, k, v, text.mask)
-        return self.cross_proj[block](out.transpose(1, 2).reshape(B, N, D))
+        return self.cross_proj[block](out.transpose(1, 2).reshape(B, N, -1))
 
     def gate(self, i: int, ctx: Context) -> Tensor | None:
         """The factor of the output of branch `i`, (1 or B, 1, D); None for a cross-attention."""

@@ -85,7 +85,7 @@ class Estimate:
     def jobs(self) -> list[Job]:
         """All jobs, those that others wait for first. Raises UserError if a job does not fit into gpu_memory."""
         out: list[Job] = []
-        plans: dict[str, Job] = {}
+        plans: dict[str, Job] = {}  # and compressions, by slug
         first: dict[Any, Job] = {}  # by protocol: the metrics of the uncached row, before which nothing is trained
         prepared = self._prepared(out)
         for table, about in self.tables.items():
@@ -94,8 +94,9 @@ class Estimate:
         for table in self.tables:
             for row in self.rows[table]:
                 if row.slug not in plans:
-                    waits = prepared[row.experiment.protocol.model]
-                    self._plan(out, table, row, plans, waits + _of(first, row))
+                    waits = prepared[row.experiment.protocol.model] + _of(first, row)
+                    waits = waits + self._compression(out, self.tables[table], row, plans, waits)
+                    self._plan(out, table, row, plans, waits)
         return out
 
     def _prepared(self, out: list[Job]) -> dict[str, list[Job]]:
@@ -121,6 +122,22 @@ class Estimate:
                 done[name].append(Job("embed", seconds, ENCODER_BYTES, disk, name=name, host=1.2 * ENCODER_BYTES))
         out += [job for jobs in done.values() for job in jobs]
         return done
+
+    def _compression(self, out: list[Job], about: dict, row: Row, known: dict[str, Job], after: list[Job]) -> list[Job]:
+        """The compression that a row runs on, if it does; its memory is that of two models and a graph."""
+        on = row.experiment.compression
+        if on is None:
+            return []
+        if on.slug not in known:
+            precision = configuration.precision(about, "training", on.model)
+            evaluations, updates = on.compressor.work(on.protocol, on.model.scale)
+            speed, cfg = self.speed(on.model), on.protocol.cfg
+            seconds = evaluations * speed.evaluation(8, cfg, precision) + updates * speed.update(8, cfg, precision)
+            memory = 4 * weight_bytes(on.model.layout)
+            disk = on.model.layout.parameters
+            known[on.slug] = Job("compress", seconds + self.start_up_s, memory, disk, after, name=on.slug)
+            out.append(known[on.slug])
+        return [known[on.slug]]
 
     def _plan(self, out: list[Job], table: str, row: Row, plans: dict[str, Job], after: list[Job]) -> None:
         """The training or search of a row; other plans cost nothing, but wait for the plan they start from."""
@@ -165,7 +182,7 @@ class Estimate:
     ) -> None:
         """Sampling, metrics and latency of a table."""
         rows, sampling, every = self.rows[table], about["sampling"], about["images"]
-        once = sorted({r.slug: r for r in rows}.values(), key=lambda r: r.experiment.name != "full")
+        once = sorted({r.slug: r for r in rows}.values(), key=lambda r: not r.experiment.uncached)
         with_features = "keep" in sampling
         solutions = list({r.slug: r for r in configuration.converged(about)}.values())
         groups = [once] if sampling["grouping"] == "all" else [[r] for r in once]
@@ -177,6 +194,7 @@ class Estimate:
             for row in group:
                 e, model = row.experiment, row.experiment.model
                 own = prepared[e.protocol.model] + _of(first, row)
+                own = own + self._compression(out, about, row, plans, own)
                 if row.slug not in plans:
                     self._plan(out, table, row, plans, own)
                 waits += [*own, plans[row.slug]]
@@ -204,7 +222,7 @@ class Estimate:
                     seconds = self.start_up_s + len(of_case) * one
                     named = f"{table}/{case}/{name}"
                     out.append(Job("metrics", seconds, memory, after=sampled, name=named, host=host))
-                    if model.hub and of_case[0].experiment.name == "full":
+                    if model.hub and of_case[0].experiment.uncached:
                         first.setdefault(of_case[0].experiment.protocol, out[-1])
         out.append(self._latency(table, about, once, plans, rows))
 
@@ -258,7 +276,7 @@ def memory_of(about: dict) -> float | None:
 def _of(first: dict[Any, Job], row: Row) -> list[Job]:
     """The check that a row waits for."""
     own = first.get(row.experiment.protocol)
-    return [own] if own and row.experiment.name != "full" else []
+    return [own] if own and not row.experiment.uncached else []
 
 
 @cache

@@ -7,6 +7,7 @@ or None. Heavy imports wait until it runs. Packages add commands through the ent
 import argparse
 import importlib
 import io
+import logging
 import pkgutil
 import sys
 from importlib.metadata import EntryPoint
@@ -58,6 +59,11 @@ def build_parser() -> argparse.ArgumentParser:
         module.add_arguments(p)
         p.set_defaults(run=module.run)
     return parser
+
+
+# torchao announces itself in every process that imports diffusers: deprecations, and formats of its older versions
+for _name in ("torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer"):
+    logging.getLogger(_name).setLevel(logging.ERROR)
 
 
 def main(argv: list[str] | None = None) -> int:

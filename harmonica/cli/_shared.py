@@ -25,6 +25,84 @@ def load_plans(paths: list[Path]) -> dict:
     return {path.stem: Plan.load(path) for path in paths}
 
 
+def protocol_arguments(parser) -> None:
+    """--model, --sampler, --steps and --cfg, of commands that make something for a trajectory."""
+    parser.add_argument("--model", default="pocket-dit", help="default: %(default)s")
+    parser.add_argument("--sampler", help="default: the model's")
+    parser.add_argument("--steps", type=int, default=50, help="T, sampling steps; default: %(default)s")
+    parser.add_argument("--cfg", type=float, help="guidance scale; default: the model's")
+
+
+def protocol_of(args):
+    """The protocol of those arguments. Raises UserError for an unknown model."""
+    from harmonica.models import get_model
+    from harmonica.plan import Protocol
+
+    model = get_model(args.model)
+    cfg = model.cfg if args.cfg is None else args.cfg
+    return Protocol(args.model, args.sampler or model.sampler, args.steps, cfg)
+
+
+def settings_argument(parser, what: str) -> None:
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
+                        help=f"a setting of the {what}; repeatable")  # fmt: skip
+
+
+def settings_of(args) -> dict:
+    """The values of --set. Raises UserError for one that is not KEY=VALUE."""
+    given = {}
+    for item in args.set:
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise UserError(f"--set takes KEY=VALUE, got {item!r}")
+        given[key] = _number(value)
+    return given
+
+
+def _number(text: str):
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text
+
+
+def compression_argument(parser) -> None:
+    """--compression, of commands that run plans."""
+    parser.add_argument("--compression", type=Path, nargs="+", action="append", default=[], metavar=("FILE", "PLAN"),
+                        help="made by `harmonica compress`: what the plans run on; with plans after it, those only; "
+                        "repeatable")  # fmt: skip
+
+
+def load_runs(args) -> tuple[dict, dict]:
+    """Plans, and the compressions that some of them run on, both by name: a plan file's stem, with that of a
+    compression which it was not made for. Raises UserError for two equal names, or a compression of another model."""
+    from harmonica.compression import Compression
+    from harmonica.plan import Plan
+
+    plans, on = {}, {}
+    everywhere = [given[0] for given in args.compression if len(given) == 1]
+    if len(everywhere) > 1:
+        raise UserError("several compressions: say after each which plans run on it, --compression FILE PLAN …")
+    runs = [(path, everywhere[0] if everywhere else None) for path in args.plans]
+    runs += [(path, given[0]) for given in args.compression for path in given[1:]]
+    loaded = {path: Compression.load(path) for _, path in runs if path}
+    for path, file in runs:
+        plan, name = Plan.load(path), path.stem
+        if file:
+            compression = loaded[file]
+            if compression.protocol.model != plan.protocol.model:
+                raise UserError(f"{path} is for {plan.protocol.model}, and {file} for {compression.protocol.model}")
+            made_for = plan.origin.notes.get("compression", {}).get("checksum")
+            name = name if made_for == compression.checksum else f"{name}_on-{file.stem}"
+            on[name] = compression
+        if name in plans:
+            raise UserError(f"two plans are named {name}: results are stored by name, rename one of the files")
+        plans[name] = plan
+    return plans, on
+
+
 def save_plan(plan, router, path: Path) -> None:
     """Write the plan, and beside it its router, if any."""
     if router is not None:
@@ -47,6 +125,24 @@ def summary(plan) -> str:
     return (
         f"CUR {plan.cur:.2f} %, {macs(plan, layout) / 1e9:.4g} GMACs per image and guidance half, "
         f"theoretical speed-up {theoretical_speedup(plan, layout):.2f}x at an equal number of steps"
+    )
+
+
+def summary_of(compression) -> str:
+    """Bytes, MACs and bit operations of a compression, beside those of the model."""
+    from harmonica.compression.costs import bit_operations
+    from harmonica.models import get_model
+    from harmonica.plan import all_compute, macs
+
+    layout = get_model(compression.protocol.model).layout
+    plan = all_compute(compression.protocol, len(layout.branches))
+    own, full = macs(plan, compression.layout_of(layout)), macs(plan, layout)
+    bits, before = (bit_operations(plan, layout, c) for c in (compression, None))
+    return (
+        f"{compression.bytes / 1e6:.4g} MB ({4 * layout.parameters / compression.bytes:.2f}x smaller than the weights "
+        f"in float32, {2 * layout.parameters / compression.bytes:.2f}x than in float16); {plan.steps} steps of one "
+        f"image and guidance half: {own / 1e9:.4g} GMACs ({full / own:.2f}x fewer), {bits / 1e12:.4g} T bit operations "
+        f"({before / bits:.2f}x fewer)"
     )
 
 

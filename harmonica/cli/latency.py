@@ -11,12 +11,15 @@ EXAMPLE = "harmonica latency full.safetensors fora.safetensors --rounds 9"
 
 def add_arguments(parser) -> None:
     _shared.plans_argument(parser)
+    _shared.compression_argument(parser)
     parser.add_argument("--batch", type=int, default=8, help="images; default: %(default)s, as in the paper")
     parser.add_argument("--rounds", type=int, default=7, help="measurements per plan, at least; default: %(default)s")
     parser.add_argument("--max-rounds", type=int, help="go on up to so many while quartiles are wider than --tolerance")
     parser.add_argument("--tolerance", type=float, default=3, metavar="PERCENT",
                         help="of the speed-up, of its quartiles; default: %(default)s")  # fmt: skip
     _shared.compute_arguments(parser)
+    parser.add_argument("--precision-of", action="append", default=[], metavar="MODEL=PRECISION",
+                        help="of the plans of a model, if it differs; repeatable")  # fmt: skip
     parser.add_argument("-o", "--out", type=Path, help="write JSON here")
 
 
@@ -28,11 +31,13 @@ def run(args) -> None:
     from harmonica.evaluation.statistics import speedup
     from harmonica.utils.memory import budget
 
-    plans = _shared.load_plans(args.plans)
+    plans, compressions = _shared.load_runs(args)
+    names = list(dict.fromkeys(p.protocol.model for p in plans.values()))
+    precisions = dict.fromkeys(names, args.precision) | _precisions(args.precision_of, names)
     _shared.loaded()
     result = measure(
-        plans, args.batch, args.rounds, precision=args.precision, memory=budget(args.memory),
-        max_rounds=args.max_rounds, tolerance=args.tolerance / 100,
+        plans, args.batch, args.rounds, precision=precisions, memory=budget(args.memory),
+        max_rounds=args.max_rounds, tolerance=args.tolerance / 100, compressions=compressions,
     )  # fmt: skip
     first = next(iter(result.values()))["rounds_s"]
     for name, row in result.items():
@@ -40,5 +45,20 @@ def run(args) -> None:
         times = f"{ratio:5.2f} x the first ({q1:.2f} … {q3:.2f})"
         print(f"{name:60} {1000 * row['latency_s']:9.1f} ms  {times}", file=sys.stderr)
     if args.out:
-        about, threads = _shared.hardware(args.precision), torch.get_num_threads()
+        about = _shared.hardware(", ".join(dict.fromkeys(precisions.values())))
+        threads = torch.get_num_threads()
         Latency(**about, batch=args.batch, rounds=len(first), threads=threads, plans=result).save(args.out)
+
+
+def _precisions(given: list[str], models: list[str]) -> dict[str, str]:
+    """By model. Raises UserError for an unknown model or precision."""
+    from harmonica.utils import unknown
+    from harmonica.utils.precision import check_precision
+
+    found = {}
+    for item in given:
+        model, _, precision = item.partition("=")
+        if model not in models:
+            raise unknown("model of these plans", model, models)
+        found[model] = check_precision(precision)
+    return found

@@ -11,6 +11,7 @@ EXAMPLE = "harmonica sample hc.safetensors --images 1000 -o samples/ --grid grid
 
 def add_arguments(parser) -> None:
     _shared.plans_argument(parser)
+    _shared.compression_argument(parser)
     parser.add_argument("--images", type=int, default=64, help="per plan; default: %(default)s")
     parser.add_argument("--first", type=int, default=0, help="index of the first image; default: %(default)s")
     _shared.image_seed_argument(parser)
@@ -36,23 +37,23 @@ def run(args) -> None:
     from harmonica.utils.memory import budget
     from harmonica.utils.precision import products
 
-    plans = _shared.load_plans(args.plans)
+    plans, compressions = _shared.load_runs(args)
     for plan in plans.values():
         required = {k: getattr(plan.protocol, k) if getattr(args, k) is None else getattr(args, k)
                     for k in ("model", "sampler", "steps")}  # fmt: skip
         plan.check_fits(**required, layout=_shared.layout_of(plan))
     memory = budget(args.memory)
     batches = {name: generate.batch_size(plan, args.batch, args.precision, memory) for name, plan in plans.items()}
-    models = {p.protocol.model for p in plans.values()}
-    parts = {name: generate.load_parts(name, args.precision, memory) for name in models}
+    on = {name: (plan.protocol.model, compressions.get(name)) for name, plan in plans.items()}
+    parts = {about: generate.load_parts(about[0], args.precision, memory, about[1]) for about in set(on.values())}
     extract = _shared.networks(args)[0] if args.extractor else None
     _shared.loaded()
     manifest = {}
     bar = tqdm(total=len(plans) * args.images, desc="sample", unit="image", mininterval=5)
     with bar, products(args.precision):
         for name, plan in plans.items():
-            folder = args.out / generate.folder_name(plan, name, args.precision, args.seed)
-            own, batch = parts[plan.protocol.model], batches[name]
+            folder = args.out / generate.folder_name(plan, name, args.precision, args.seed, compressions.get(name))
+            own, batch = parts[on[name]], batches[name]
             sizes = (args.first, args.images, args.chunk, batch)
             files = generate.generate(plan, folder, *sizes, own, bar.update, extract, args.keep, args.seed)
             manifest[name] = [str(f) for f in files]

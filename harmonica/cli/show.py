@@ -6,26 +6,28 @@ import numpy as np
 
 from harmonica.cli import _shared
 
-HELP = "Print a plan's actions and savings."
+HELP = "Print a plan's actions and savings, or a compression's layers and savings."
 EXAMPLE = "harmonica show hc.safetensors"
 LETTERS = ".rdotfF"  # by action
 
 
 def add_arguments(parser) -> None:
-    parser.add_argument("plan", type=Path)
+    parser.add_argument("file", type=Path, metavar="FILE")
 
 
 def run(args) -> None:
+    from harmonica.compression.file import Compression, is_compression
     from harmonica.plan import Plan
 
-    plan = Plan.load(args.plan)
+    if is_compression(args.file):
+        _show_compression(Compression.load(args.file))
+        return
+    plan = Plan.load(args.file)
     p, o = plan.protocol, plan.origin
     print(
         f"{o.method} for {p.model}, {p.sampler}, {plan.steps} steps, guidance scale {p.cfg:g}: {_shared.summary(plan)}"
     )
-    for what in ("settings", "notes", "cost"):
-        if getattr(o, what):
-            print(f"{what}: " + ", ".join(f"{k} = {v}" for k, v in getattr(o, what).items()))
+    _about(o)
     print(
         "one row per step, noisiest first: . compute, r reuse, f forecast, d span delta, o span output, "
         "t span with own time tokens, F span forecast; "
@@ -41,3 +43,24 @@ def _weights(plan, s: int) -> str:
         return ""
     different = np.unique(plan.weights[s][plan.weights[s].any(axis=1)], axis=0)
     return "  " + " ".join(f"{x:.3g}" for x in different[0]) if len(different) == 1 else ""
+
+
+def _about(origin) -> None:
+    for what in ("settings", "notes", "cost"):
+        if getattr(origin, what):
+            print(f"{what}: " + ", ".join(f"{k} = {v}" for k, v in getattr(origin, what).items()))
+
+
+def _show_compression(compression) -> None:
+    p, o = compression.protocol, compression.origin
+    print(f"{o.method} of {p.model}, calibrated on {p.sampler}, {p.steps} steps, guidance scale {p.cfg:g}: "
+          f"{_shared.summary_of(compression)}")  # fmt: skip
+    _about(o)
+    if compression.kept:
+        print("kept: " + ", ".join(f"{v} {k} in every block" for k, v in compression.kept.items()))
+    if not compression.layers:
+        return
+    print("quantised layers: bits of the weight, bits of its input, what the input's scales are for, MMACs")
+    for name, layer in compression.layers.items():
+        scales = layer.scales or "float product"
+        print(f"  {name:28} {layer.weight_bits:2} {layer.act_bits:2}  {scales:14} {layer.macs / 1e6:.4g}")

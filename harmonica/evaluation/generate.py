@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from harmonica.compression import Compression
 from harmonica.models import get_model
 from harmonica.plan import Plan
 from harmonica.plan.costs import images_that_fit, weight_bytes
@@ -17,12 +18,15 @@ from harmonica.utils.arrays import Form, read_npz, write_npz
 from harmonica.utils.precision import itemsize_of
 
 SOURCES = (*SAMPLING, "models/loading.py", "evaluation/generate.py", "utils/arrays.py")
+COMPRESSED = tuple(f"compression/{name}.py" for name in ("assemble", "build", "linear", "numerics"))  # what runs
 Extract = Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]  # of images and labels, see `evaluate.extractor`
 Parts = tuple[Any, Callable]  # backbone and decoder
 CPU_BATCH, GPU_BATCH = 25, 64  # images per forward pass; on a GPU, if as many fit
 
 
-def folder_name(plan: Plan, stem: str, precision: str = "float32", seed: int = 0) -> str:
+def folder_name(
+    plan: Plan, stem: str, precision: str = "float32", seed: int = 0, compression: Compression | None = None
+) -> str:
     """The folder of a plan's images: its name, and a digest of all that affects pixels, up to the rounding that differs
     between GPUs and between batch sizes."""
     from harmonica.utils.devices import default_device
@@ -32,6 +36,8 @@ def folder_name(plan: Plan, stem: str, precision: str = "float32", seed: int = 0
     about = [p.model, model.fingerprint, captions, p.sampler, p.cfg, seed, p.prior_noise]
     about += [precision, default_device().type]
     about += [] if plan.weights is None else [plan.weights.tolist()]
+    if compression:
+        about += [compression.checksum, source_hash(*COMPRESSED)]
     return f"{stem}-{digest([plan.actions.tolist(), *about, source_hash(*SOURCES)])}"
 
 
@@ -96,13 +102,17 @@ def features_file(chunk: Path) -> Path:
     return chunk.with_suffix(".features.npz")
 
 
-def load_parts(name: str, precision: str = "float32", memory: float | None = None) -> Parts:
-    """Backbone, in a precision, and decoder of a model; decoding takes what it leaves of `memory` bytes."""
+def load_parts(
+    name: str, precision: str = "float32", memory: float | None = None, compression: Compression | None = None
+) -> Parts:
+    """Backbone, in a precision and maybe compressed, and decoder of a model; decoding takes what it leaves of `memory`
+    bytes."""
     from harmonica.models.loading import load_backbone, load_decoder
 
     model = get_model(name)
     left = None if memory is None else memory - weight_bytes(model.layout, itemsize_of(precision))
-    return load_backbone(model, precision), load_decoder(model, left)
+    backbone = load_backbone(model, precision)
+    return compression.apply(backbone) if compression else backbone, load_decoder(model, left)
 
 
 def batch_size(plan: Plan, requested: int | None, precision: str, memory: float | None) -> int:

@@ -6,6 +6,7 @@ import time
 
 from tqdm import tqdm
 
+from harmonica.compression import Compression
 from harmonica.evaluation.generate import batch_size
 from harmonica.evaluation.statistics import settled
 from harmonica.execution import Batch, Run
@@ -21,13 +22,16 @@ def measure(
     batch: int = 8,
     rounds: int = 7,
     seed: int = 0,
-    precision: str = "float32",
+    precision: str | dict[str, str] = "float32",
     memory: float | None = None,
     max_rounds: int | None = None,
     tolerance: float = 0.03,
+    compressions: dict[str, Compression] | None = None,
 ) -> dict[str, dict]:
     """Seconds of one batch under each plan: {name: {"latency_s": median, "rounds_s": every measurement, "batch": n}}.
 
+    `precision` is one, or one of each model; `compressions`, by the plan's name, are what a plan runs on if not on the
+    model itself.
     The guided loop from noise and conditions on the device to latents is timed, without text encoder and decoder. Every
     round runs every plan once, in a new random order; a first round is not counted. With `max_rounds`, rounds go on
     until the quartiles of every plan's speed-up over the first plan of its model are within `tolerance` of it, or until
@@ -38,11 +42,16 @@ def measure(
     if rounds < 1 or batch < 1:
         raise UserError(f"latency needs at least one round and one image, got {rounds} and {batch}")
     names = {p.protocol.model for p in plans.values()}
+    by_model = precision if isinstance(precision, dict) else dict.fromkeys(names, precision)
     fitting = {
-        name: min(batch_size(p, batch, precision, memory) for p in plans.values() if p.protocol.model == name)
+        name: min(batch_size(p, batch, by_model[name], memory) for p in plans.values() if p.protocol.model == name)
         for name in names
     }
-    backbones = {name: load_backbone(get_model(name), precision) for name in names}
+    on = {n: (p.protocol.model, (compressions or {}).get(n)) for n, p in plans.items()}
+    backbones = {}
+    for name, compression in set(on.values()):
+        own = load_backbone(get_model(name), by_model[name])
+        backbones[name, compression] = compression.apply(own) if compression else own
     times: dict[str, list[float]] = {name: [] for name in plans}
     order = list(plans)
     rng = random.Random(seed)
@@ -54,8 +63,8 @@ def measure(
         rng.shuffle(order)
         for name in order:
             plan = plans[name]
-            with products(precision):
-                seconds = once(plan, backbones[plan.protocol.model], fitting[plan.protocol.model], seed)
+            with products(by_model[plan.protocol.model]):
+                seconds = once(plan, backbones[on[name]], fitting[plan.protocol.model], seed)
             if r:
                 times[name].append(seconds)
     return {

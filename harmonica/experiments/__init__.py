@@ -1,6 +1,7 @@
 """Experiments, and the configurations that name them. No torch."""
 
+from harmonica.experiments.compressed import CompressedModel
 from harmonica.experiments.config import Row
 from harmonica.experiments.experiment import Experiment
 
-__all__ = ["Experiment", "Row"]
+__all__ = ["CompressedModel", "Experiment", "Row"]

@@ -8,9 +8,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from harmonica.experiments.compressed import CompressedModel
 from harmonica.experiments.experiment import Experiment
 from harmonica.models import Model
-from harmonica.plan import Plan
+from harmonica.plan import Plan, Protocol
 from harmonica.samplers import make_sampler
 from harmonica.utils import UserError, digest, unknown
 
@@ -152,7 +153,8 @@ def rows(config: dict[str, Any]) -> list[Row]:
     """Rows in the order of the table. Raises UserError for a wrong name or value, or two equal rows.
 
     A method is a name, or a mapping of its name to its settings; a setting's value may be a mapping from case to value.
-    `cases` among the settings lists the blocks with this row, if not all have it.
+    `cases` among the settings lists the blocks with this row, if not all have it. `compression` is what it runs on: a
+    compressor's name, or a mapping of its name to its settings, for all cases alike.
     """
     out: list[Row] = []
     for case, about in config["cases"].items():
@@ -164,7 +166,7 @@ def rows(config: dict[str, Any]) -> list[Row]:
         ]
         if not case_rows:
             raise UserError(f"no method is left for the case {case}")
-        if case_rows[0].experiment.name != "full":
+        if not case_rows[0].experiment.uncached:
             raise UserError("the methods must begin with `full`: the other rows are compared with it")
         out += case_rows
     out = [replace(r, requires=_required(r, out)) for r in out]
@@ -184,6 +186,7 @@ def _required(row: Row, table: list[Row]) -> str | None:
         return None
     source = (needed, e.protocol.model, *e.source)
     found = [r for r in table if (r.experiment.name, *_where(r.experiment)) == source and r.experiment.seed == e.seed]
+    found = [r for r in found if r.experiment.compression == e.compression]
     for r in [r for r in found if r.case == row.case] or found:
         return r.slug
     about = ", ".join(map(str, source[1:]))
@@ -217,7 +220,7 @@ def _rows(config: dict[str, Any], case: str, about: dict[str, Any], entry: str |
     name, given = _named(entry)
     settings = {}
     for key, value in given.items():
-        if key == "cases":
+        if key in ("cases", "compression"):
             continue
         if isinstance(value, dict):
             stray = set(map(str, value)) - set(config["cases"])
@@ -228,8 +231,24 @@ def _rows(config: dict[str, Any], case: str, about: dict[str, Any], entry: str |
             settings[key] = value
     sampler, cfg = _sampler_and_cfg(config, about)
     first = Experiment.of(about["model"], sampler, about["steps"], cfg, name, settings)
-    seeds = config["seeds"] if first.method.seeded else [0]
-    return [Row(case, replace(first, seed=seed), tuple(settings.items())) for seed in seeds]
+    on = _compression(first.protocol, given)
+    seeds = config["seeds"] if first.method.seeded or (on and on.compressor.seeded) else [0]
+    return [Row(case, _seeded(first, on, seed), tuple(settings.items())) for seed in seeds]
+
+
+def _compression(protocol: Protocol, given: dict[str, Any]) -> CompressedModel | None:
+    """What a row runs on, if not on the model itself."""
+    if not given.get("compression"):
+        return None
+    return CompressedModel.of(protocol, *_named(given["compression"]))
+
+
+def _seeded(e: Experiment, on: CompressedModel | None, seed: int) -> Experiment:
+    """An experiment of a seed; each of its parts that does not depend on one has seed 0, and is shared by all."""
+    if on is not None:
+        on = replace(on, seed=seed if on.compressor.seeded else 0)
+        e = replace(e, compression=on)
+    return replace(e, seed=seed)
 
 
 def _sampler_and_cfg(config: dict[str, Any], about: dict[str, Any]) -> tuple[str, float]:
@@ -239,7 +258,13 @@ def _sampler_and_cfg(config: dict[str, Any], about: dict[str, Any]) -> tuple[str
 
 def by_method(table: list[Row]) -> list[list[Row]]:
     """The rows of a table as it shows them: those that differ only in the training seed are one."""
-    return [list(group) for _, group in groupby(table, lambda r: (r.case, r.experiment.name, r.given))]
+    return [list(group) for _, group in groupby(table, _kind)]
+
+
+def _kind(row: Row) -> tuple:
+    """What rows that differ only in the training seed have in common."""
+    on = row.experiment.compression
+    return row.case, row.experiment.name, row.given, on and on.label
 
 
 def converged(config: dict[str, Any]) -> list[Row]:
@@ -269,7 +294,7 @@ def precision(config: dict[str, Any], job: str, model: Model) -> str:
 
 def uncached(table: list[Row], case: str) -> Row:
     """The row of the uncached model of a case."""
-    return next(r for r in table if r.case == case and r.experiment.name == "full")
+    return next(r for r in table if r.case == case and r.experiment.uncached)
 
 
 def check_plans(table: list[Row], plans: dict[str, Plan]) -> None:
@@ -281,3 +306,6 @@ def check_plans(table: list[Row], plans: dict[str, Plan]) -> None:
         sampler = made.sampler if r.experiment.method.plain else own.sampler  # a rival may be another solver
         if (made.model, made.sampler, by) != (own.model, sampler, r.experiment.name):
             raise UserError(f"the plan for {r.slug} says it is {by} for {made.model}, {made.sampler}")
+        on = plans[r.slug].origin.notes.get("compression", {}).get("method")
+        if on != (r.experiment.compression and r.experiment.compression.name):
+            raise UserError(f"the plan for {r.slug} says that it was made for {on or 'the model itself'}")

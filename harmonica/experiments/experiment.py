@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from harmonica.compression import Compression
+from harmonica.experiments.compressed import CompressedModel
 from harmonica.methods import Method, Reads, Task, get_method
 from harmonica.models import Model, get_model
 from harmonica.plan import Origin, Plan, Protocol, Router
@@ -18,12 +20,14 @@ from harmonica.utils.provenance import device, versions
 
 @dataclass(frozen=True)
 class Experiment:
-    """`name` is the method's; `method` is the method with its settings."""
+    """`name` is the method's; `method` is the method with its settings; `compression` is what it runs on, if not on the
+    model itself."""
 
     protocol: Protocol
     name: str
     method: Method
     seed: int = 0  # of a training, or of random choices
+    compression: CompressedModel | None = None
 
     def __post_init__(self):
         if not 0 <= self.seed < 2**31:
@@ -57,7 +61,21 @@ class Experiment:
         parts += [f"cfg{p.cfg:g}"] if p.cfg != 1.5 else []
         parts += [f"seed{self.seed}"] if self.seed else []
         parts.append("-".join([self.name] + [f"{k}{v}" for k, v in spelled(self.method).items()]))
+        parts += [f"on-{self.compression.label}"] if self.compression else []
         return re.sub(r"[^A-Za-z0-9._-]", "", "_".join(parts))
+
+    @property
+    def uncached(self) -> bool:
+        """Whether it is the model itself, with neither cache nor compression: what others are compared with."""
+        return self.name == "full" and self.compression is None
+
+    @property
+    def label(self) -> str:
+        """The method and the compression as tables print them."""
+        if self.compression is None:
+            return self.method.label()
+        on = self.compression.compressor.label()
+        return on if self.name == "full" else f"{on} + {self.method.label()}"
 
     @property
     def source(self) -> tuple[str, int]:
@@ -77,20 +95,24 @@ class Experiment:
         loaded: Callable[[], Any] = lambda: None,
         precision: str = "float32",
         memory: float | None = None,
+        compression: Compression | None = None,
     ) -> tuple[Plan, Router | None]:
         """Run the method: its plan, and its router if it learned one.
 
         `other_plans` are those it requires, by method. A training keeps a checkpoint beside the plan file `checkpoint`
         and resumes from it. `loaded` is called once the weights are loaded: training time counts from then. A training
-        runs in `precision` (λ in float32) and uses at most `memory` bytes of a GPU; its seconds are
-        those of all processes. Raises UserError if a required plan is missing, or what the method raises.
+        runs in `precision` (λ in float32), uses at most `memory` bytes of a GPU, and has the model under `compression`
+        as teacher and student, as the origin's notes say; its seconds are those of all processes. Raises UserError if a
+        required plan is missing, the compression is of another model or has no gradients, or what the method raises.
         """
         required = self.method.requires
         if required and required not in (other_plans or {}):
             raise UserError(f"{self.name} starts from the plan of {required}: pass it with --from PLAN")
+        about = self._on(compression)
         origin = Origin(self.name, asdict(self.method), self.seed, versions())
         plans = other_plans or {}
-        task = Task(self.protocol, origin, self.slug, plans, checkpoint, check_precision(precision), memory, loaded)
+        task = Task(self.protocol, origin, self.slug, plans, checkpoint, check_precision(precision), memory, loaded,
+                    compression)  # fmt: skip
         made = self.method.make(task)
         if isinstance(made, Router):
             from harmonica.training import distributed
@@ -100,10 +122,25 @@ class Experiment:
             spent = round(before + world * (time.perf_counter() - task.clock[0]), 2)
             router = made.with_cost(training_s=spent, peak_MB=round(task.peak[0].megabytes(), 1))
             hardware = {"device": device(), "precision": precision} | ({"processes": str(world)} if world > 1 else {})
-            router = replace(router, origin=replace(router.origin, hardware=hardware))
+            notes = router.origin.notes | about
+            router = replace(router, origin=replace(router.origin, hardware=hardware, notes=notes))
             return router.plan(router.origin.notes["threshold"]), router
         if task.clock:  # it ran the model
             spent = round(time.perf_counter() - task.clock[0], 2)
             cost = made.origin.cost | task.cost | {"training_s": spent, "peak_MB": round(task.peak[0].megabytes(), 1)}
             made = made.with_origin(cost=cost, hardware={"device": device(), "precision": precision})
-        return made, None
+        return made.with_origin(notes=made.origin.notes | about) if about else made, None
+
+    def _on(self, compression: Compression | None) -> dict[str, Any]:
+        """What the origin of a plan says of the compression that it was made for."""
+        if compression is None:
+            return {}
+        if compression.protocol.model != self.protocol.model:
+            raise UserError(f"the compression is of {compression.protocol.model}, not of {self.protocol.model}")
+        if self.method.gradients and not compression.differentiable:
+            raise UserError(
+                f"{compression.origin.method} passes no gradients: train the router on the model itself, and run its "
+                "plan on the compression"
+            )
+        o = compression.origin
+        return {"compression": {"method": o.method, "settings": o.settings, "checksum": compression.checksum}}

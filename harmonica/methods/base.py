@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from harmonica.compression import Compression
 from harmonica.models import Model, get_model
 from harmonica.plan import BranchLayout, Origin, Plan, Protocol, Router
 from harmonica.samplers import Sampler, make_sampler
@@ -43,6 +44,7 @@ class Method(ABC):
     heading: ClassVar[str] = ""  # of the rows of a table that it stands under, after those without one
     plain: ClassVar[bool] = False  # every branch is computed at every step: a rival of caching
     seeded: ClassVar[bool] = False  # its plan depends on the seed
+    gradients: ClassVar[bool] = False  # it needs those of the model
 
     @abstractmethod
     def make(self, task: Task) -> Plan | Router:
@@ -73,7 +75,7 @@ class Method(ABC):
 class LearnedMethod(LearnedSettings, Method):
     """A method that trains a router."""
 
-    seeded = True
+    seeded = gradients = True
 
     def check(self, protocol: Protocol) -> None:
         self.check_target(self.title, 100 * len(self.routed(protocol)) / protocol.steps)
@@ -101,6 +103,7 @@ class Task:
     precision: str = "float32"  # of the branches in training
     memory: float | None = None  # bytes of the GPU that a training may use; None is without limit
     loaded: Callable[[], Any] = lambda: None  # called once the weights are loaded
+    compression: Compression | None = None  # what the model is run, and a router trained, on
     cost: dict[str, float] = field(default_factory=dict)  # of calibration, besides time
     clock: list[float] = field(default_factory=list)  # when the weights were loaded
     peak: list[Peak] = field(default_factory=list)  # memory since then
@@ -112,7 +115,7 @@ class Task:
     @property
     def layout(self) -> BranchLayout:
         """The branches of the model, their kinds and MACs."""
-        return self.model.layout
+        return self.compression.layout_of(self.model.layout) if self.compression else self.model.layout
 
     @property
     def steps(self) -> int:
@@ -128,10 +131,8 @@ class Task:
 
     @cached_property
     def backbone(self):
-        """The model with its weights, a `harmonica.backbones.base.Backbone`."""
-        from harmonica.models.loading import load_backbone
-
-        backbone = load_backbone(self.model, self.precision)
+        """The model with its weights, maybe compressed, a `harmonica.backbones.base.Backbone`."""
+        backbone = self._loaded(self.precision)
         self.clock.append(time.perf_counter())
         self.peak.append(Peak())
         self.loaded()
@@ -140,9 +141,13 @@ class Task:
     @cached_property
     def precise(self):
         """The model in float32, for values below rounding; the `backbone` if that is float32."""
+        return self.backbone if self.itemsize == 4 else self._loaded("float32")
+
+    def _loaded(self, precision: str):
         from harmonica.models.loading import load_backbone
 
-        return self.backbone if self.itemsize == 4 else load_backbone(self.model)
+        backbone = load_backbone(self.model, precision)
+        return self.compression.apply(backbone) if self.compression else backbone
 
     @property
     def itemsize(self) -> int:

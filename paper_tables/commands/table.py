@@ -23,6 +23,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("--config", required=True, help="the table's configuration, JSON or a file with it")
     parser.add_argument("--plans", type=Path, nargs="+", required=True)
     parser.add_argument("--routers", type=Path, nargs="*", default=[], help="of the learned rows, for the figure")
+    parser.add_argument("--compressions", type=Path, nargs="*", default=[], help="that rows run on")
     for what in ("manifests", "metrics"):
         parser.add_argument(f"--{what}", type=Path, nargs="*", default=[], help="not for a table of costs")
     parser.add_argument("--latency", type=Path, help="not for a table of costs")
@@ -30,6 +31,7 @@ def add_arguments(parser) -> None:
 
 
 def run(args) -> None:
+    from harmonica.compression import Compression
     from harmonica.evaluation import generate
     from harmonica.evaluation.records import Latency, Manifest, Metrics
     from harmonica.experiments import config as configuration
@@ -50,6 +52,12 @@ def run(args) -> None:
         "protocols": {slug: plan.protocol.__dict__ for slug, plan in plans.items()},
         "references": {}, "origins": {slug: plan.origin.__dict__ for slug, plan in plans.items()},
     }  # fmt: skip
+    compressions = {p.stem: Compression.load(p) for p in args.compressions}
+    if compressions:
+        record["compressions"] = {
+            slug: c.origin.__dict__ | {"protocol": c.protocol.__dict__, "checksum": c.checksum}
+            for slug, c in compressions.items()
+        }
     latency = Latency.load(args.latency) if args.latency else None
     if latency:
         record["latency_made_on"] = {"device": latency.device, "precision": latency.precision}
@@ -64,7 +72,7 @@ def run(args) -> None:
     measured = Measured(
         config["scale"], rows, plans, device,
         routers={p.name.removesuffix(".router.safetensors"): p for p in args.routers},
-        metrics=metrics,
+        metrics=metrics, compressions=compressions,
         latency=latency,
         images={slug: generate.read(sorted(files[slug])[:1]) for slug in lines if files},
     )  # fmt: skip

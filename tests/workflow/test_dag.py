@@ -174,6 +174,21 @@ def test_a_changed_heuristic_renews_its_own_row(project):
     assert jobs == {"plans": 1, "sample": 1, "metrics": 1, "latency": 1, "table": 1, "publish": 1, "total": 6}
 
 
+def test_table_of_quantisation_and_caching(project):
+    """The router of the last row is trained on the quantised model, whose images are its own."""
+    status, out = project.snakemake("results/table5.csv")
+    assert status == 0, out + "\n".join(f.read_text() for f in project.folder.rglob("logs/**/*.log"))
+    t = pd.read_csv(project.folder / "results" / "table5.csv")
+    assert t.method.tolist() == ["Full", "HarmoniCa", "EfficientDM W4A8", "EfficientDM W4A8 + HarmoniCa"]
+    assert (t.size_ratio[2:] > 4).all() and (t.size_ratio[:2] == 1).all() and (t.bit_operations[2:] > 5).all()
+    assert t.interaction.notna().tolist() == [False, False, False, True]
+    assert (t.FID_uncached[1:] > 1e-5).all() and t.FID_uncached.nunique() == 4
+    record = json.loads((project.folder / "results" / "pocket" / "table5.provenance.json").read_text())
+    ((_, about),) = record["compressions"].items()
+    on = [o["notes"].get("compression", {}).get("checksum") for o in record["origins"].values()]
+    assert sorted(on, key=str) == sorted([None, None, about["checksum"], about["checksum"]], key=str)
+
+
 def test_tables_of_costs_and_of_single_choices(project):
     status, out = project.snakemake("results/table6.csv", "results/ablations.csv")
     assert status == 0, out + "\n".join(f.read_text() for f in project.folder.rglob("logs/**/*.log"))

@@ -17,6 +17,7 @@ import yaml
 from harmonica.checks import estimate, published
 from harmonica.evaluation import generate
 from harmonica.evaluation.features import clip, lpips, networks
+from harmonica.compression.registry import source_file as compressor_file
 from harmonica.experiments import Row, config as configuration, sharding
 from harmonica.methods import Reads
 from harmonica.methods.registry import source_file
@@ -78,6 +79,11 @@ SAMPLES = os.environ.get("HARMONICA_SAMPLES", f"{OUT}/samples/images")
 GPU = int(SCALE == "paper")
 RECORDS = ("evaluation/records.py", "utils/records.py")  # the form of results
 BY_SLUG = {r.slug: r for t in TABLES for r in [*CONVERGED[t], *ROWS[t]]}
+COMPRESSED = {
+    on.slug: on
+    for r in BY_SLUG.values()
+    if (on := r.experiment.compression) is not None
+}
 
 
 def is_learned(row: Row) -> bool:
@@ -91,7 +97,7 @@ def one_of(names: list[str]) -> str:
 
 def reads_nothing(row: Row) -> bool:
     """Whether the plan is made from settings alone, as those of most heuristics."""
-    if is_learned(row) or row.requires:
+    if is_learned(row) or row.requires or row.experiment.compression:
         return False
     try:
         return row.experiment.reads == Reads()
@@ -121,6 +127,7 @@ OF_IMAGES = one_of([t for t in TABLES if not TABLES[t].get("costs")])
 wildcard_constraints:
     figure="[A-Za-z0-9@-]+",
     experiment="[A-Za-z0-9._-]+",
+    compressed="[A-Za-z0-9._-]+",
     group="[A-Za-z0-9._@-]+",
     table="[a-z0-9]+",
     case="[A-Za-z0-9@-]+",
@@ -156,6 +163,16 @@ def compute_options(job: str, table: str, models) -> str:
     return f"--precision {found.pop()}" + (f" --memory {memory}" if memory else "")
 
 
+def latency_options(table: str) -> str:
+    """Precision and memory of the timings, where models may differ in precision."""
+    about, models = TABLES[table], models_of(ROWS[table])
+    found = {m: configuration.precision(about, "latency", get_model(m)) for m in models}
+    if len(set(found.values())) == 1:
+        return compute_options("latency", table, models)
+    memory = [f"--memory {about['gpu_memory']}"] if "gpu_memory" in about else []
+    return " ".join([*(f"--precision-of {m}={p}" for m, p in found.items()), *memory])
+
+
 def models_of(rows: list[Row]) -> list[str]:
     return list(dict.fromkeys(r.experiment.protocol.model for r in rows))
 
@@ -166,6 +183,13 @@ def training_options(row: Row) -> str:
     return (
         compute_options("training", table, models_of([row])) if runs_model(row) else ""
     )
+
+
+def compression_options(on) -> str:
+    """Precision of a compression: the training's; the tables of a run agree."""
+    table = next(iter(TABLES))
+    found = configuration.precision(TABLES[table], "training", on.model)
+    return f"--precision {found}"
 
 
 def drift_slugs(case: str) -> list[str]:
@@ -256,13 +280,42 @@ def routers_of(table: str) -> list[str]:
     return [f"{OUT}/plans/{slug}.router.safetensors" for slug in learned]
 
 
+def compression_file(slug: str) -> str:
+    return f"{OUT}/compressions/{slug}.safetensors"
+
+
+def compressions_of(rows: list[Row]) -> list[str]:
+    """The files of the compressions that rows run on."""
+    found = [r.experiment.compression for r in rows]
+    return list(dict.fromkeys(compression_file(on.slug) for on in found if on))
+
+
+def compression_option(rows: list[Row]) -> str:
+    """The compression of all rows, for a command line."""
+    return " ".join(f"--compression {path}" for path in compressions_of(rows))
+
+
+def runs_of(rows: list[Row]) -> str:
+    """The plans of rows, those on compressions after the compression, for a command line."""
+    plain = [r for r in rows if r.experiment.compression is None]
+    out = list(dict.fromkeys(plan_file(r.slug) for r in plain))
+    for path in compressions_of(rows):
+        own = [r for r in rows if compressions_of([r]) == [path]]
+        plans = dict.fromkeys(plan_file(r.slug) for r in own)
+        out.append(f"--compression {path} {' '.join(plans)}")
+    return " ".join(out)
+
+
 SOLUTIONS = "converged"  # the group of the converged solutions
 
 
 def group_of(table: str, row: Row) -> str:
     if row in CONVERGED[table]:
         return SOLUTIONS
-    return "all" if TABLES[table]["sampling"]["grouping"] == "all" else row.slug
+    if TABLES[table]["sampling"]["grouping"] != "all":
+        return row.slug
+    on = row.experiment.compression  # a job has one model
+    return f"on-{on.slug}" if on else "all"
 
 
 def rows_of_group(table: str, group: str) -> list[Row]:
@@ -340,6 +393,7 @@ def plan_needs(row: Row) -> list[str]:
     """A plan's inputs: the plan it starts from, and what its method reads."""
     reads = row.experiment.reads
     needs = plans([row.requires]) if row.requires else []
+    needs += compressions_of([row])
     needs += moments_of(row) if reads.images else []
     needs += checked(row) if reads.weights else []
     return needs + (parts_of([row]) if reads.weights else []) + fetched(*reads.files)
@@ -351,6 +405,23 @@ def plan_data(row: Row) -> str:
     about = [model.config, model.fingerprint if reads.weights else ""]
     if reads.images and model.training_images and model.training_images.is_file():
         about.append(files.content_hash(model.training_images))
+    return files.digest(about)
+
+
+def compressor_needs(on) -> list[str]:
+    """What a compression is made from: weights, captions, maybe training images, once the model is known to be right."""
+    rows = [r for r in BY_SLUG.values() if r.experiment.compression == on]
+    images = on.compressor.images and on.model.hub
+    moments = [f"{OUT}/moments/{on.model.name}.json"] if images else []
+    return checked(rows[0]) + parts_of(rows[:1]) + moments
+
+
+def compressor_data(on) -> str:
+    """Changes with the local data that a compressor reads."""
+    about = [on.model.config, on.model.fingerprint]
+    images = on.model.training_images if on.compressor.images else None
+    if images and images.is_file():
+        about.append(files.content_hash(images))
     return files.digest(about)
 
 
@@ -398,14 +469,14 @@ def parts_of(rows: list[Row]) -> list[str]:
 def checked(row: Row) -> list[str]:
     """What shows that this row's model, weights and metrics are right, before time goes into it: at the paper scale the
     uncached row of its case, measured and compared with the published one."""
-    if SCALE != "paper" or row.experiment.name == "full":
+    if SCALE != "paper" or row.experiment.uncached:
         return []
     return [
         f"{OUT}/checked/{table}/{other.case}.json"
         for table in TABLES
         if not TABLES[table].get("costs")
         for other in ROWS[table]
-        if other.experiment.name == "full"
+        if other.experiment.uncached
         and other.experiment.protocol == row.experiment.protocol
     ][:1]
 
@@ -455,7 +526,7 @@ def sampling_options(table: str, group: str) -> str:
 
 def clip_options(table: str, case: str) -> str:
     clip = TABLES[table].get("clip")
-    if not clip:
+    if not clip or not case_model(table, case).captions:
         return ""
     tag = ["--clip-pretrained", clip["pretrained"]] if clip["pretrained"] else []
     captions = ["--captions", case_model(table, case).name]

@@ -2,6 +2,7 @@
 rule latency:
     input:
         plans=lambda w: plans_of(w.table),
+        compressions=lambda w: compressions_of(ROWS[w.table]),
         parts=lambda w: parts_of(ROWS[w.table]),
     output:
         f"{OUT}/latency/{{table}}.json",
@@ -19,22 +20,24 @@ rule latency:
         mem_mb=lambda w, attempt: attempt * memory_mb("latency", w.table),
         slurm_extra="--exclusive",
     params:
+        runs=lambda w: runs_of(ROWS[w.table]),
         batch=lambda w: TABLES[w.table]["latency"]["batch"],
-        options=lambda w: compute_options("latency", w.table, models_of(ROWS[w.table])),
+        options=lambda w: latency_options(w.table),
         rounds=lambda w: (
             "--rounds {rounds} --max-rounds {max_rounds} --tolerance {tolerance}".format(
                 **TABLES[w.table]["latency"]
             )
         ),
         made_from=lambda w: made_from(slugs_of(w.table)),
-        code=files.source_hash(
+        code=lambda w: files.source_hash(
             "evaluation/latency.py",
             "evaluation/statistics.py",
             *files.SAMPLING,
             *RECORDS,
+            *(generate.COMPRESSED if compressions_of(ROWS[w.table]) else []),
         ),
     message:
         "Timing all rows of {wildcards.table}, alone on the machine"
     shell:
-        "HARMONICA_GPUS={resources.gpu} harmonica latency {input.plans} --batch {params.batch} {params.rounds} {params.options} "
+        "HARMONICA_GPUS={resources.gpu} harmonica latency {params.runs} --batch {params.batch} {params.rounds} {params.options} "
         "-o {output} > {log} 2>&1"

@@ -53,12 +53,13 @@ rule plan:
         source_made_from=lambda w: made_from([BY_SLUG[w.experiment].requires]),
         options=lambda w: training_options(BY_SLUG[w.experiment]),
         code=lambda w: plan_code(BY_SLUG[w.experiment]),
+        compression=lambda w: compression_option([BY_SLUG[w.experiment]]),
         data=lambda w: plan_data(BY_SLUG[w.experiment]),
     message:
         "Making the plan {wildcards.experiment}"
     shell:
         "HARMONICA_GPUS={resources.gpu} harmonica plan {params.arguments} {params.source} {params.options} "
-        "--processes {resources.gpu} -o {output.plan} > {log} 2>&1"
+        "{params.compression} --processes {resources.gpu} -o {output.plan} > {log} 2>&1"
 
 
 # Plans that are found by running the model: no router.

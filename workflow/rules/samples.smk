@@ -1,6 +1,7 @@
 rule sample:
     input:
         plans=lambda w: plans([r.slug for r in rows_of_group(w.table, w.group)]),
+        compressions=lambda w: compressions_of(rows_of_group(w.table, w.group)),
         parts=lambda w: parts_of(rows_of_group(w.table, w.group)),
         networks=lambda w: networks_while_sampling(
             w.table, rows_of_group(w.table, w.group)
@@ -30,11 +31,21 @@ rule sample:
         chunk=lambda w: TABLES[w.table]["sampling"]["chunk"],
         options=lambda w: sampling_options(w.table, w.group),
         seed=lambda w: TABLES[w.table]["seed"],
+        compression=lambda w: compression_option(rows_of_group(w.table, w.group)),
         folder=SAMPLES,
         made_from=lambda w: made_from([r.slug for r in rows_of_group(w.table, w.group)]),
-        code=files.source_hash(*generate.SOURCES, *RECORDS),
+        code=lambda w: files.source_hash(
+            *generate.SOURCES,
+            *RECORDS,
+            *(
+                generate.COMPRESSED
+                if compressions_of(rows_of_group(w.table, w.group))
+                else []
+            ),
+        ),
     message:
         "Generating {params.images} images per method for {wildcards.table}: {wildcards.group}, from image {params.first}"
     shell:
-        "HARMONICA_GPUS={resources.gpu} harmonica sample {input.plans} --first {params.first} --images {params.images} "
-        "--chunk {params.chunk} --seed {params.seed} {params.options} -o {params.folder:q} --manifest {output} > {log} 2>&1"
+        "HARMONICA_GPUS={resources.gpu} harmonica sample {input.plans} {params.compression} --first {params.first} "
+        "--images {params.images} --chunk {params.chunk} --seed {params.seed} {params.options} -o {params.folder:q} "
+        "--manifest {output} > {log} 2>&1"

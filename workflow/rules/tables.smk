@@ -15,6 +15,7 @@ rule table:
     input:
         plans=lambda w: plans_of(w.table),
         routers=lambda w: routers_of(w.table),
+        compressions=lambda w: compressions_of(ROWS[w.table]),
         manifests=lambda w: manifests_of(w.table, ROWS[w.table]),
         metrics=lambda w: [
             x for case in TABLES[w.table]["cases"] for x in metrics_of(w.table, case)
@@ -65,7 +66,7 @@ rule table:
         "Laying out {wildcards.table} and its figures"
     shell:
         "harmonica table {wildcards.table} --config {params.config:q} --plans {input.plans} "
-        "--routers {input.routers} --manifests {input.manifests} --metrics {input.metrics} "
+        "--routers {input.routers} --compressions {input.compressions} --manifests {input.manifests} --metrics {input.metrics} "
         "--latency {input.latency} -o {params.out} > {log} 2>&1"
 
 
