@@ -13,23 +13,16 @@ import numpy as np
 
 from harmonica.methods import Method, Task, setting
 from harmonica.plan import COMPUTE, FORECAST, SPAN_FORECAST, Plan, match_macs
-from harmonica.utils import UserError
 
 
 @dataclass(frozen=True)
 class TaylorSeer(Method):
     title = "TaylorSeer"
 
-    interval: int | None = setting(None, "N; default: the interval closest to target_cur")
-    target_cur: float = setting(60.0, "percent")
-    order: int = setting(3, "O, the highest derivative")
+    interval: int | None = setting(None, "N; default: the interval closest to target_cur", at_least=1, at_most="steps")
+    target_cur: float = setting(60.0, "percent", above=0, at_most=100)
+    order: int = setting(3, "O, the highest derivative", at_least=0, at_most=3)
     lite: bool = setting(False, "forecast the last block's output only")
-
-    def __post_init__(self):
-        if not 0 <= self.order <= 3:
-            raise UserError(f"taylorseer: order must be in [0, 3], got {self.order}")
-        if self.interval is not None and not 1 <= self.interval <= 1000:
-            raise UserError(f"taylorseer: interval must be in [1, 1000], got {self.interval}")
 
     def label(self) -> str:
         return self.title + ("-lite" if self.lite else "")

@@ -71,9 +71,7 @@ def test_orders_may_differ_by_step_and_times_by_schedule():
     assert w[2, 0].tolist() == [1, 0] and w[3, 0].tolist() == [3, -2]
 
 
-@pytest.mark.parametrize(
-    ("settings", "says"), [({"order": 4}, "order must be in"), ({"interval": 0}, "interval must be")]
-)
+@pytest.mark.parametrize(("settings", "says"), [({"order": 4}, "order"), ({"interval": 0}, "interval")])
 def test_settings_out_of_range(settings, says):
     with pytest.raises(UserError, match=says):
         Experiment.of("pocket-dit", "ddim", 20, 1.5, "taylorseer", settings)
