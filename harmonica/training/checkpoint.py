@@ -28,6 +28,7 @@ def identity(task, recipe: Recipe) -> str:
     settings = {k: v for k, v in task.origin.settings.items() if k not in ("checkpointing", "off_target")}
     p = task.protocol
     about = [p.model, p.sampler, p.steps, p.cfg, task.origin.method, task.precision]
+    about += [task.compression.checksum] if task.compression else []
     return digest([about, settings, asdict(recipe), task.seed, task.model.fingerprint, source_hash(*SOURCES)])
 
 

@@ -1,6 +1,6 @@
 """Compressions as files and as backbones: any plan runs on one, and a file says all of it."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -17,10 +17,13 @@ from harmonica.compression.places import Place, layers
 from harmonica.compression.units import importance, pruned_layout
 from harmonica.execution import Batch, Guided, Plain, run
 from harmonica.experiments import CompressedModel, Experiment
+from harmonica.methods import Task
 from harmonica.models import MODELS, get_model
 from harmonica.models.loading import load_backbone, new_backbone
 from harmonica.plan import REUSE, Origin, Plan, Protocol, all_compute, macs
 from harmonica.runtimes.compiled import Compiled
+from harmonica.training import Recipe
+from harmonica.training.checkpoint import identity
 from harmonica.utils import UserError
 
 POCKET = [n for n, m in MODELS.items() if m.scale == "pocket"]
@@ -127,6 +130,8 @@ def test_a_router_is_trained_on_the_quantised_model(tmp_path):
     assert plan.origin.notes["compression"]["checksum"] == c.checksum
     _, plain = e.make()
     assert (router.logits != plain.logits).any() and "compression" not in plain.origin.notes
+    task, recipe = Task(e.protocol, Origin("harmonica")), Recipe(rounds=2, batch=2, lr=0.5)
+    assert identity(task, recipe) != identity(replace(task, compression=c), recipe)  # of checkpoints
     with pytest.raises(UserError, match="the compression is of pocket-dit, not of pocket-uvit"):
         Experiment.of("pocket-uvit", "dpm-solver", 4, 1.4, "fora", {}).make(compression=c)
 
