@@ -50,7 +50,8 @@ SEEDS := seeds=[0,1,2]
 reference: setup
 	$(BIN)/snakemake --cores $(CORES) results/table1.csv results/table3.csv results/sweep.csv results/ablations.csv \
 		--config images=5000 '$(SEEDS)'
-	$(BIN)/snakemake --cores $(CORES) results/table2.csv results/transfer.csv results/table6.csv \
+	$(BIN)/snakemake --cores $(CORES) results/table2.csv results/table4.csv results/table5.csv results/transfer.csv results/table6.csv \
+		results/frontier.csv \
 		--config images=1000 '$(SEEDS)'
 	mkdir -p results/reference/pocket/figures
 	$(BIN)/harmonica timing results/ > results/reference/pocket/timing.txt
