@@ -32,7 +32,7 @@ _COLUMNS: tuple[Column | Metric, ...] = (
     Column("method", "Method"), Column("settings", "Settings"), Column("steps", "Steps"), *METRICS.values(),
     Column("CUR", "CUR %", "{:.2f}"), Column("GMACs", "GMACs", "{:.4g}"),
     Column("theoretical_speedup", "Theory ×", "{:.2f}"), Column("bit_operations", "Bit op. ×", "{:.1f}"),
-    Column("interaction", "Interaction", "{:+.4f}"), Column("size_MB", "Size MB", "{:.3g}"),
+    Column("interaction", "Interaction", "{:.4f}"), Column("size_MB", "Size MB", "{:.3g}"),
     Column("size_ratio", "FP32 ÷ size", "{:.2f}"), Column("size_ratio_half", "FP16 ÷ size", "{:.2f}"),
     Column("latency_s", "Latency s", "{:.4f}"),
     Column("speedup", "Real ×", "{:.2f}"), Column("cache_MB", "Cache MB", "{:.3f}"),
