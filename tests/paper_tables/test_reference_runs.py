@@ -83,3 +83,20 @@ def test_published_numbers():
     assert of("table3", "uvit-h-2-256", "deepcache", 20, "dpm-solver") == {}
     assert caches_as_much({"CUR": 37.5}, 37.4) and not caches_as_much({"CUR": 37.5}, 51) and caches_as_much({}, 51)
     assert set(table("table6_training_cost").method) == {"Learning-to-Cache", "SDT + L_LTC", "HarmoniCa"}
+
+
+FRONTIER = REFERENCE / "frontier.csv"
+
+
+def test_the_page_on_forecasts_shows_the_frontier():
+    frontier, page = pd.read_csv(FRONTIER), (ROOT / "docs" / "forecast.md").read_text("utf-8")
+    for case in ("dit-3x", "uvit-3x", "pixart-3x"):
+        assert short(frontier, case) in page
+
+
+def test_forecasts_leave_reuse_behind_at_equal_macs():
+    """On every model, at 2, 3 and 4 times fewer MACs: nothing here is a matter of noise."""
+    frontier = pd.read_csv(FRONTIER).set_index(["case", "method"])
+    for case in frontier.index.get_level_values("case").unique():
+        searched, reused = frontier.loc[(case, "Step search")], frontier.loc[(case, "FORA")]
+        assert searched.PSNR_low > reused.PSNR_high, case
