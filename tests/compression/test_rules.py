@@ -9,7 +9,7 @@ from baselines.compressions.efficientdm import EfficientDM, Student
 from baselines.compressions.ptq4dit import PTQ4DiT
 from harmonica.compression import CompressionTask
 from harmonica.compression.balance import balance_of, balanced, fold, spearman
-from harmonica.compression.calibration import inputs_of, trajectory
+from harmonica.compression.calibration import ROWS, inputs_of, trajectory
 from harmonica.compression.learning import LoRALinear
 from harmonica.compression.numerics import from_grid, min_max, to_grid
 from harmonica.compression.places import layers
@@ -174,5 +174,5 @@ def test_reconstruction_lowers_the_error_of_blocks(tmp_path):
 def test_inputs_are_sampled_by_layer():
     t = task(steps=2)
     found = inputs_of(t, {"up.0": t.backbone.up[0], "modulation.0": t.backbone.modulation[0]}, 1, 3)
-    assert found.rows["up.0"][0].shape == (96, 128) and found.largest["up.0"][0].shape == (6, 128)
+    assert found.rows["up.0"][0].shape == (ROWS, 128) and found.largest["up.0"][0].shape == (6, 128)
     assert found.rows["modulation.0"][0].shape == (6, 128) and len(found.rows["up.0"]) == 2

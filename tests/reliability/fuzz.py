@@ -204,7 +204,8 @@ def _torch_files(folder: Path) -> Iterator[Target]:
 
     from harmonica.backbones.dit import DiT
     from harmonica.methods import released_routers
-    from harmonica.models.convert import read_original, to_diffusers_folder
+    from harmonica.models.convert import to_diffusers_folder
+    from harmonica.models.state_dicts import read_state
     from harmonica.plan import Protocol, Router
     from harmonica.training import checkpoint
     from harmonica.utils.torch_files import save_torch
@@ -221,7 +222,7 @@ def _torch_files(folder: Path) -> Iterator[Target]:
 
     def read_dit(path: Path):
         config = to_diffusers_folder(path, folder / "transformer", heads=2)
-        return config, read_original(path)
+        return config, read_state(path)
 
     def read_checkpoint(path: Path):
         with redirect_stderr(io.StringIO()) as said:

@@ -45,7 +45,7 @@ def project(tmp_path_factory):
 
 def test_table(project):
     t = project.table()
-    assert len(t) == 20 and list(t.case.unique()) == [4, 3]
+    assert len(t) == 24 and list(t.case.unique()) == [4, 3]
     assert (t.samples == 24).all() and (t.extractor == "fashion-mnist-cnn").all()
     assert t.steps.tolist()[:2] == [4, 3]
     full = t[t.method == "Full"]
@@ -68,7 +68,7 @@ def test_table(project):
         assert (results / "figures" / f"table1-{name}.png").read_bytes().startswith(b"\x89PNG")
     assert "| HarmoniCa | 4 |" in (results / "table1.md").read_text()
     record = json.loads((results / "table1.provenance.json").read_text())
-    assert record["config"]["images"] == 24 and len(record["origins"]) == len(record["protocols"]) == 20
+    assert record["config"]["images"] == 24 and len(record["origins"]) == len(record["protocols"]) == 24
 
 
 def test_timing(project):

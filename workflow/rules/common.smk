@@ -412,8 +412,9 @@ def compressor_needs(on) -> list[str]:
     """What a compression is made from: weights, captions, maybe training images, once the model is known to be right."""
     rows = [r for r in BY_SLUG.values() if r.experiment.compression == on]
     images = on.compressor.images and on.model.hub
-    moments = [f"{OUT}/moments/{on.model.name}.json"] if images else []
-    return checked(rows[0]) + parts_of(rows[:1]) + moments
+    return (
+        checked(rows[0]) + parts_of(rows[:1]) + (moments_of(rows[0]) if images else [])
+    )
 
 
 def compressor_data(on) -> str:
