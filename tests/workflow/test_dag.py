@@ -119,7 +119,8 @@ def test_training_seeds(project):
     status, out = project.snakemake("results/table1.csv", "--config", "seeds=[0,1]")
     assert status == 0, out
     t = project.table()
-    learned = t.method.isin(["Learning-to-Cache", "HarmoniCa", "SDT + L_LTC", "Random plan"])
+    trained = ["Learning-to-Cache", "HarmoniCa", "SDT + L_LTC", "Random plan", "Step search", "HarmoniCa-Forecast"]
+    learned = t.method.isin(trained)
     assert (t.seeds == learned.map({True: 2, False: 1})).all()
     assert t.FID_sd.notna().equals(learned)
     record = json.loads((project.folder / "results" / "pocket" / "table1.provenance.json").read_text())
