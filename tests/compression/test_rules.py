@@ -11,7 +11,7 @@ from harmonica.compression import CompressionTask
 from harmonica.compression.balance import balance_of, balanced, fold, spearman
 from harmonica.compression.calibration import ROWS, inputs_of, trajectory
 from harmonica.compression.learning import LoRALinear
-from harmonica.compression.numerics import from_grid, min_max, to_grid
+from harmonica.compression.numerics import fake, from_grid, min_max, of_range, to_grid
 from harmonica.compression.places import layers
 from harmonica.execution import Batch, run
 from harmonica.models import MODELS, get_model
@@ -148,18 +148,19 @@ def test_folding_changes_no_output(name):
     assert any("qkv" in k for k in changed)
 
 
-def test_balancing_helps_at_four_bits_of_the_inputs(tmp_path):
-    """Uneven channels are what it is for."""
-    t = task(steps=3)
-    full = load_backbone(t.model)
-    plan, batch = all_compute(t.protocol, len(t.model.layout.branches)), Batch.of(full, 3, 0, 4)
-    errors = []
-    for balancing in (False, True):
-        own = PTQ4DiT(act_bits=5, samples=8, balancing=balancing).make(task(steps=3)).save(tmp_path / "c.safetensors")
-        errors.append(
-            float((run(own.apply(load_backbone(t.model)), plan, batch) - run(full, plan, batch)).square().mean())
-        )
-    assert errors[1] < errors[0]
+def test_balancing_helps_where_few_channels_are_large():
+    """What it is for: one scale for all channels of an input at 4 bits, the weight's rows at 8."""
+    g = torch.Generator().manual_seed(0)
+    x, weight = torch.randn(256, 64, generator=g), torch.randn(32, 64, generator=g)
+    x[:, :4] *= 30
+
+    def error(factor: torch.Tensor) -> float:
+        inputs, rows = x / factor, weight * factor
+        low_high = of_range(inputs.min(), inputs.max(), 4)
+        out = fake(inputs, *low_high, 4) @ fake(rows, *min_max(rows, 8), 8).T
+        return float((out - x @ weight.T).square().mean())
+
+    assert error(balance_of(x.abs().amax(0, keepdim=True), weight)) < 0.9 * error(torch.ones(64))
 
 
 def test_reconstruction_lowers_the_error_of_blocks(tmp_path):
