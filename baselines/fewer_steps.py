@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from harmonica.methods import Method, Task, setting
-from harmonica.plan import Plan
+from harmonica.plan import Plan, Protocol
+from harmonica.samplers import make_sampler
 
 
 @dataclass(frozen=True)
@@ -20,8 +21,14 @@ class FewerSteps(Method):
         25.0, "percent of the steps to leave out if `steps` is not given", at_least=0, below=100
     )
 
+    def check(self, protocol: Protocol) -> None:
+        super().check(protocol)
+        if self.steps is not None:
+            make_sampler(self.solver or protocol.sampler, self.steps)
+
     def make(self, task: Task) -> Plan:
         steps = self.steps
         if steps is None:
-            steps = max(1, round(task.steps * (1 - self.target_cur / 100)))
+            unit = task.sampler.stages if self.solver is None else 1  # evaluations per interval
+            steps = max(1, round(task.steps * (1 - self.target_cur / 100) / unit)) * unit
         return task.plan(task.actions()[:steps], sampler=self.solver)

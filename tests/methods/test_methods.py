@@ -199,6 +199,14 @@ def test_bad_settings(name, settings, says):
         experiment(name, **settings)
 
 
+def test_fewer_steps_of_a_sampler_with_two_stages_are_even():
+    """Whether they follow from a target or are given."""
+    of = lambda **settings: Experiment.of("pocket-uvit", "dpm-solver", 20, 1.4, "fewer_steps", settings)  # noqa: E731
+    assert [of(target_cur=cur).make()[0].steps for cur in (50, 67, 75, 99)] == [10, 6, 4, 2]
+    with pytest.raises(UserError, match="steps must be even"):
+        of(steps=7)
+
+
 def test_every_number_has_a_range():
     for name in known_methods():
         numbers = [f for f in described(get_method(name)) if "int" in f.type or "float" in f.type]
