@@ -21,10 +21,13 @@ class FewerSteps(Method):
         25.0, "percent of the steps to leave out if `steps` is not given", at_least=0, below=100
     )
 
+    def plan_sampler(self, protocol: Protocol) -> str:
+        return self.solver or protocol.sampler
+
     def check(self, protocol: Protocol) -> None:
         super().check(protocol)
         if self.steps is not None:
-            make_sampler(self.solver or protocol.sampler, self.steps)
+            make_sampler(self.plan_sampler(protocol), self.steps)
 
     def make(self, task: Task) -> Plan:
         steps = self.steps

