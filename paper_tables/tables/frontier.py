@@ -9,5 +9,6 @@ TABLE = replace(
     study("Frontier"),
     shown=("FID", "sFID", "FID_uncached", "PSNR", "PSNR_worst", "PSNR_converged", "FID_converged"),
     figure=("FID", "FID_uncached", "PSNR", "PSNR_converged"),
+    settings=False,  # labels tell the rows apart
     joined=True,
 )

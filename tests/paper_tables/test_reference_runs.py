@@ -95,7 +95,7 @@ def test_the_page_on_forecasts_shows_the_frontier():
 
 
 def test_forecasts_leave_reuse_behind_at_equal_macs():
-    """On every model, at 2, 3 and 4 times fewer MACs: nothing here is a matter of noise."""
+    """On every model; nothing here is a matter of noise."""
     frontier = pd.read_csv(FRONTIER).set_index(["case", "method"])
     for case in frontier.index.get_level_values("case").unique():
         searched, reused = frontier.loc[(case, "Step search")], frontier.loc[(case, "FORA")]
