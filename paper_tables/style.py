@@ -14,9 +14,9 @@ from harmonica.methods import get_method, known_methods  # noqa: E402
 from harmonica.utils.files import write_atomic  # noqa: E402
 
 MARKERS = "o^sDvP*Xh<>dp8"
-# Okabe and Ito's colour-blind safe palette, extended by grey, brown and purple
+# Okabe and Ito's colour-blind safe palette, extended by others
 COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#999999", "#7F5539", "#F0E442",
-           "#5D3FD3")  # fmt: skip
+           "#5D3FD3", "#8B0000", "#5F7F7F", "#B8A13A", "#FF69B4")  # fmt: skip
 COLUMN = 3.5  # inches, of a page of two columns
 matplotlib.rcParams.update({"pdf.fonttype": 42, "svg.hashsalt": "harmonica"})  # text stays text
 
