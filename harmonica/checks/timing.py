@@ -20,7 +20,7 @@ def report(folder: Path) -> str:
     ready = _ready_times(folder)
     jobs = []
     for log in sorted(Path(folder).rglob("logs/**/*.log")):
-        lines = [x for x in log.read_text(errors="replace").splitlines() if x.startswith("time: ")]
+        lines = [x for x in log.read_text("utf-8", errors="replace").splitlines() if x.startswith("time: ")]
         try:
             found = [json.loads(line.removeprefix("time: ")) for line in lines[-1:]]
         except ValueError:  # the last line of a killed job
@@ -95,5 +95,5 @@ def _failures(folder: Path, run: float) -> Counter[str]:
     snakemake, found = _snakemake(folder), Counter[str]()
     for log in (snakemake / "log").glob("*.log") if snakemake else ():
         if log.stat().st_mtime >= run:
-            found.update(re.findall(r"^Error in rule (\w+)", log.read_text(errors="replace"), re.M))
+            found.update(re.findall(r"^Error in rule (\w+)", log.read_text("utf-8", errors="replace"), re.M))
     return found
