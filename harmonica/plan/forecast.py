@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from harmonica.plan.program import COMPUTE, FORECAST, FORECASTS, SPAN_FORECAST
+from harmonica.plan.program import FORECASTS, History, history, provides, row_ops
 
 
 def lagrange(times: Sequence[float], at: float) -> np.ndarray:
@@ -33,32 +33,15 @@ def extrapolation(
     orders = np.broadcast_to(np.asarray(order, int), (steps,))
     x = np.arange(steps, dtype=np.float64) if times is None else np.asarray(times, np.float64)
     weights = np.zeros((steps, branches, int(orders.max()) + 1), np.float32)
-    known: dict[tuple[int, int, int], np.ndarray] = {}
-    for s in range(steps):
-        for start, stop in _forecast_runs(actions[s]):
-            kind = int(actions[s, start])
-            if (kind, start, stop) not in known:
-                known[kind, start, stop] = _sources(actions, kind, start, stop)
-            before = known[kind, start, stop]
-            last = before[before < s][::-1][: orders[s] + 1]
-            weights[s, start:stop, : len(last)] = lagrange(x[last], x[s])
+    ops = [dict(row_ops(row)) for row in actions]
+    sources: dict[History, np.ndarray] = {}
+    for s, row in enumerate(ops):
+        for start, op in row.items():
+            if op.action not in FORECASTS:
+                continue
+            of = history(op.action, start, op.stop)
+            if of not in sources:
+                sources[of] = np.array([k for k in range(steps) if provides(ops[k], of)])
+            last = sources[of][sources[of] < s][::-1][: orders[s] + 1]
+            weights[s, start : op.stop, : len(last)] = lagrange(x[last], x[s])
     return weights
-
-
-def _forecast_runs(row: np.ndarray) -> list[tuple[int, int]]:
-    """Forecast branches (start, stop) of a step, and its runs of span forecasts."""
-    out: list[tuple[int, int]] = []
-    for i in map(int, np.flatnonzero(np.isin(row, FORECASTS))):
-        if out and row[i] == SPAN_FORECAST and out[-1][1] == i and row[i - 1] == SPAN_FORECAST:
-            out[-1] = (out[-1][0], i + 1)
-        else:
-            out.append((i, i + 1))
-    return out
-
-
-def _sources(actions: np.ndarray, kind: int, start: int, stop: int) -> np.ndarray:
-    """Steps whose outputs a forecast takes: those that compute the branch, or pass through the span singly."""
-    if kind == FORECAST:
-        return np.flatnonzero(actions[:, start] == COMPUTE)
-    singly = (actions[:, start:stop] <= 1) | (actions[:, start:stop] == FORECAST)
-    return np.flatnonzero(singly.all(1))

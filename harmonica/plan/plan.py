@@ -49,10 +49,10 @@ class Plan:
         if self.weights is None:
             if forecast.any():
                 raise UserError("the plan forecasts branches, but has no weights")
-        else:
-            object.__setattr__(self, "weights", _checked_weights(self.weights, forecast))
+            return
+        object.__setattr__(self, "weights", _checked_weights(self.weights, forecast))
         try:
-            self.program  # noqa: B018  (made here, where it can be refused)
+            self.program  # noqa: B018  (made here, where forecasts can be refused)
         except IndexError as e:
             s, i = e.args
             raise UserError(f"step {s} forecasts branch {i} from more outputs than were computed before it") from None

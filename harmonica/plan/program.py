@@ -59,7 +59,7 @@ def build_program(actions: np.ndarray, used: np.ndarray | None = None) -> tuple[
     if there are forecasts. An output is cached only if a later step takes that very output, and dropped after its last
     use. Raises IndexError, with step and branch, if a forecast takes more outputs than there are.
     """
-    ops = [dict(_row_ops(row)) for row in actions]
+    ops = [dict(row_ops(row)) for row in actions]
     uses: dict[History, list[tuple[int, tuple[int, ...]]]] = defaultdict(list)
     for s, row in enumerate(ops):
         for start, op in row.items():
@@ -70,7 +70,7 @@ def build_program(actions: np.ndarray, used: np.ndarray | None = None) -> tuple[
                     ages = tuple(map(int, np.flatnonzero(used[s, start if used.shape[1] > 1 else 0])))
                 uses[history(op.action, start, op.stop)].append((s, ages))
     for of, takes in uses.items():
-        _connect(ops, of, takes, [s for s in range(len(ops)) if _provides(ops[s], of)])
+        _connect(ops, of, takes, [s for s in range(len(ops)) if provides(ops[s], of)])
     return tuple(ops)
 
 
@@ -131,7 +131,7 @@ def _independent(ops: Ops, first: Ops) -> bool:
     return head.action == SPAN_TIMED and head.stop == first[0].stop and quiet and bool(rest)
 
 
-def _row_ops(row: np.ndarray) -> Iterable[tuple[int, Op]]:
+def row_ops(row: np.ndarray) -> Iterable[tuple[int, Op]]:
     """Split one row into operations: one per branch, one per run of equal span actions."""
     i = 0
     while i < len(row):
@@ -148,7 +148,7 @@ def history(action: int, start: int, stop: int) -> History:
     return REUSE if action == FORECAST else action, start, stop
 
 
-def _provides(ops: Ops, of: History) -> bool:
+def provides(ops: Ops, of: History) -> bool:
     """Whether a step gives the history a new output: it computes the branch, or passes through the full span."""
     action, start, stop = of
     if action == REUSE:
