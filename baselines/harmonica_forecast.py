@@ -9,17 +9,17 @@ search that is judged in the same way (training/step_search.py); a budget in MAC
 from dataclasses import dataclass, replace
 from functools import partial
 
-from harmonica.methods import Method, Reads, Task, setting
+from baselines.step_search import StepSearch
+from harmonica.methods import Task, setting
 from harmonica.plan import Plan, Protocol
 from harmonica.training import Work
-from harmonica.training.step_search import FORECASTS, SearchSettings, searched
+from harmonica.training.step_search import searched
 
 
 @dataclass(frozen=True, kw_only=True)
-class HarmoniCaForecast(SearchSettings, Method):
+class HarmoniCaForecast(StepSearch):
     title = "HarmoniCa-Forecast"
-    heading = FORECASTS
-    seeded = gradients = True
+    gradients = True
 
     outputs: int = setting(3, "computed outputs that a forecast takes", at_least=1, at_most=4)
     candidates: int = setting(
@@ -29,12 +29,6 @@ class HarmoniCaForecast(SearchSettings, Method):
     fit_images: int = setting(64, "whose trajectories the weights are trained on", at_least=1, at_most=100_000)
     batch: int = setting(8, "images per update", at_least=1, at_most=1024)
     rate: float = setting(0.02, "learning rate of Adam, falling to 0", above=0)
-
-    def label(self) -> str:
-        return ", ".join(filter(None, [self.title, self.fine_grid]))
-
-    def reads(self, protocol: Protocol) -> Reads:
-        return Reads(weights=True)
 
     def work(self, protocol: Protocol, scale: str) -> Work:
         keys = self.key_steps(protocol)
@@ -52,11 +46,11 @@ class HarmoniCaForecast(SearchSettings, Method):
     def make(self, task: Task) -> Plan:
         from harmonica.training.closed_loop import ClosedLoop
 
-        plans = searched(task, self)
-        loop = ClosedLoop(task, plans[0].protocol, self.fit_images, self.against)
-        fit = partial(loop.fit, outputs=self.outputs, batch=min(self.batch, self.fit_images), rate=self.rate)
+        plans = searched(task, self, self.candidates)
+        loop = ClosedLoop(task, plans[0].protocol, self.fit_images, self.against, self.batch)
+        fit = partial(loop.fit, outputs=self.outputs, rate=self.rate)
         few = partial(fit, rounds=max(1, self.rounds // 5))
-        tried = [few(p, name=f"{task.name}, {k}") for k, p in enumerate(plans[: self.candidates])]
+        tried = [few(p, name=f"{task.name}, {k}") for k, p in enumerate(plans)]
         best = max(tried, key=loop.value)
         plan = fit(best, rounds=self.rounds, name=task.name)
         notes = best.origin.notes | {"dB_searched": best.origin.notes["dB"], "dB": round(loop.value(plan), 2)}

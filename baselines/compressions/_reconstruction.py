@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harmonica.backbones.base import Backbone
-from harmonica.backbones.layers import add
 from harmonica.compression import CompressionTask, Layer
 from harmonica.compression.calibration import Step, trajectory
 from harmonica.compression.linear import QuantLinear
 from harmonica.compression.numerics import bounds, fake
 from harmonica.compression.places import linear_of, replace
-from harmonica.execution import Guided
+from harmonica.execution import Guided, Plain
+from harmonica.execution.executor import run_branches
 
 WEIGHT, SHARPNESS, WARM_UP = 0.01, (20.0, 2.0), 0.2  # of the term that decides roundings
 ROUNDING_LR, SCALE_LR = 1e-3, 4e-5
@@ -112,11 +112,7 @@ def _stream(backbone: Backbone, task: CompressionTask, step: Step, stop: int) ->
 
 
 def _run(backbone: Backbone, block: tuple[int, int], x: Tensor, ctx, skips: dict[int, Tensor]) -> Tensor:
-    for i in range(*block):
-        if i in backbone.joins:
-            x = backbone.join(i, x, skips)
-        x = add(x, backbone.delta(i, x, ctx), backbone.gate(i, ctx))
-    return x
+    return run_branches(backbone, block, x, ctx, Plain(backbone), skips)
 
 
 def _called(model: Backbone, layers: dict[str, nn.Linear], block: tuple[int, int], given: tuple) -> list[str]:

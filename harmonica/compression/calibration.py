@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from harmonica.execution import Guided, Plain
-from harmonica.execution.seeds import StepSeeds
+from harmonica.execution.seeds import random_labels_and_noise, random_seed, step_seeds
 
 ROWS = 64  # of a layer's input that are kept of one evaluation
 
@@ -31,10 +31,8 @@ def trajectory(task, images: int, g: torch.Generator) -> Iterator[Step]:
     """The steps of a trajectory of the uncompressed model from random noise, with random labels of those for training;
     it goes on with the model's own output."""
     backbone, sampler = task.backbone, task.sampler
-    own = backbone.conditioning.training
-    labels = torch.randint(own.start, own.stop, (images,), generator=g).to(backbone.device)
-    noise = torch.randn(images, *backbone.latent_shape, generator=g).to(backbone.device)
-    seeds = StepSeeds(int(torch.randint(2**31, (), generator=g)), 0, images) if sampler.stochastic else None
+    labels, noise = (x.to(backbone.device) for x in random_labels_and_noise(backbone, images, g))
+    seeds = step_seeds(random_seed(sampler, g), 0, images)
     with torch.no_grad():
         model, state = Guided.by(task.protocol, backbone, labels), sampler.begin(noise)
     for s, t in enumerate(sampler.timesteps):

@@ -94,6 +94,11 @@ class Cache:
         self.tensors[key] = value
 
 
+def weights_of(plan: Plan, device: torch.device) -> Tensor | None:
+    """The weights of a plan's forecasts (steps, 1 or branches, J); None if it has none."""
+    return None if plan.weights is None else torch.tensor(plan.weights, device=device)
+
+
 def weighted(taken: list[tuple[Tensor, Tensor | None]]) -> Tensor:
     """Σ w_j · F_j of tensors (B, N, D) and their weights (); a tensor without weight alone is itself."""
     (first, weight), *more = taken

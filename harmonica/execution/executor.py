@@ -20,9 +20,17 @@ def evaluate(backbone: Backbone, latents: Tensor, t: Tensor | float, condition: 
     are in `step.skips`.
     """
     x, ctx = backbone.embed(latents.to(backbone.dtype), t, condition)
-    i, last, skips = 0, len(backbone.layout.branches), step.skips
-    while i < last:
+    x = run_branches(backbone, (0, len(backbone.layout.branches)), x, ctx, step, step.skips)
+    return backbone.head(x, ctx).to(latents.dtype)
+
+
+def run_branches(
+    backbone: Backbone, span: tuple[int, int], x: Tensor, ctx: Any, step: StepPolicy, skips: dict[int, Tensor]
+) -> Tensor:
+    """The stream x (B, N, D) after branches span[0] … span[1]−1; `skips` are long skips begun before, and get more."""
+    i, stop = span
+    while i < stop:
         if i in backbone.joins:
             x = backbone.join(i, x, skips)
         x, i = step(i, x, ctx)
-    return backbone.head(x, ctx).to(latents.dtype)
+    return x

@@ -6,13 +6,12 @@ from __future__ import annotations
 import typing
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from harmonica.backbones.base import Backbone
 from harmonica.backbones.layers import add, add_run
 from harmonica.execution import executor
-from harmonica.execution.cache import Cache, CacheState
+from harmonica.execution.cache import Cache, CacheState, weights_of
 from harmonica.plan import COMPUTE, Plan
 from harmonica.plan.program import Op, Ops, carried_skips, independent_steps
 
@@ -117,8 +116,8 @@ class Planned(Policy):
         self.backbone, self.plan = backbone, plan
         self.carried = carried_skips(plan.program, backbone.layout.skips)
         self.runs = [reuse_runs(ops, backbone.joins) for ops in plan.program]
-        if weights is None and plan.weights is not None:
-            weights = torch.tensor(plan.weights, device=backbone.device)
+        if weights is None:
+            weights = weights_of(plan, backbone.device)
         self.cache = CacheState(plan, self.carried, backbone.layout.condition_tokens, tensors, weights)
 
     def at(self, s: int) -> StepPolicy:

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from harmonica.backbones.base import Backbone
-from harmonica.execution.denoise import Callback, denoise, under_policy
+from harmonica.execution.denoise import Callback, Output, denoise, under_policy
 from harmonica.execution.guidance import Guided
 from harmonica.execution.policy import Planned, Policy
 from harmonica.execution.seeds import StepSeeds, noise_and_labels
 from harmonica.plan import Plan
-from harmonica.samplers import Seeds, make_sampler
+from harmonica.samplers import Sampler, Seeds, make_sampler
 from harmonica.samplers.prior_noise import PriorNoise
 from harmonica.utils import UserError
 
@@ -52,13 +52,20 @@ class Run:
 
         Raises UserError if the measured cache utilisation is not the planned one.
         """
+        return self.trajectory(noise, seeds, callback)
+
+    def trajectory(self, noise: Tensor, seeds: Seeds | None = None, callback: Callback | None = None) -> Tensor:
+        """The same, with gradients where these are enabled."""
         sampler, share = self.sampler, self.protocol.prior_noise
         if share:
             sampler = PriorNoise(sampler, share, noise)
-        output = under_policy(self.model, sampler, self.policy)
-        latents = denoise(sampler, sampler.begin(noise), output, seeds=seeds, callback=callback)
+        latents = denoise(sampler, sampler.begin(noise), self.output(sampler), seeds=seeds, callback=callback)
         self.policy.finish()
         return latents
+
+    def output(self, sampler: Sampler) -> Output:
+        """The guided model at a step."""
+        return under_policy(self.model, sampler, self.policy)
 
 
 def run(

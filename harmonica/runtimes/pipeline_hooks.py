@@ -17,7 +17,7 @@ import torch
 from diffusers.hooks import HookRegistry, ModelHook
 from torch import Tensor, nn
 
-from harmonica.execution.cache import CacheState
+from harmonica.execution.cache import CacheState, weights_of
 from harmonica.plan import COMPUTE, Plan
 from harmonica.plan.program import SPANS, Ops
 from harmonica.utils import UserError
@@ -50,8 +50,7 @@ class Trajectory:
             raise _lost(f"step {self.steps} ended at branch {self.reached} of {self.plan.branches}")
         if self.steps == 0:
             self.begun()
-            weights = None if self.plan.weights is None else torch.tensor(self.plan.weights, device=device)
-            self.cache = CacheState(self.plan, weights=weights)
+            self.cache = CacheState(self.plan, weights=weights_of(self.plan, device))
         if self.steps == self.plan.steps:
             raise UserError(
                 f"the pipeline evaluates its transformer more than {self.plan.steps} times in one call: a plan of "

@@ -6,7 +6,7 @@ the model corrects some of them (the paper's argument for step-wise denoising tr
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -16,11 +16,10 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 
-from harmonica.execution import Guided, Planned, denoise
-from harmonica.execution.denoise import under_policy
+from harmonica.execution import Planned, Policy, Run
 from harmonica.plan import COMPUTE, FORECASTS, Plan, Protocol, all_compute
 from harmonica.samplers import make_sampler
-from harmonica.training.starts import random_starts
+from harmonica.training.starts import Start, random_starts
 from harmonica.training.views import View
 from harmonica.utils import UserError
 
@@ -36,79 +35,62 @@ def decibels(x: Tensor, target: Tensor) -> Tensor:
 
 class ClosedLoop:
     """A few random images, and what their latents are to be: those of the uncached model under `protocol`
-    (`against` "uncached"), or the converged solution of the same noise ("converged").
+    (`against` "uncached"), or the converged solution of the same noise ("converged"). They run in parts of at most
+    `batch` images.
 
     Raises UserError if a stochastic sampler is to be compared with the converged solution.
     """
 
-    def __init__(self, task, protocol: Protocol, images: int, against: str = "uncached"):
-        self.protocol, self.backbone = protocol, task.backbone
-        g = torch.Generator().manual_seed(task.seed)
-        (self.start,) = random_starts(task, images, images, g)
-        self.labels = self.start.model.labels
+    def __init__(self, task, protocol: Protocol, images: int, against: str = "uncached", batch: int | None = None):
+        self.backbone = task.backbone
+        self.starts = random_starts(task, images, batch or images, torch.Generator().manual_seed(task.seed))
         if against == "converged":
             if make_sampler(protocol.sampler, protocol.steps).stochastic:
                 raise UserError(f"{protocol.sampler} adds noise at every step: there is no converged solution to meet")
             sampler, steps = CONVERGED
             protocol = Protocol(protocol.model, sampler, steps, protocol.cfg)
-        self.evaluations = 0.0  # of the model, in full evaluations of one image
-        self.target = self.latents(all_compute(protocol, len(task.layout.branches)))
-
-    @torch.inference_mode()
-    def latents(self, plan: Plan) -> Tensor:
-        """The final latents (n, C, H, W) under a plan, also of another sampler."""
-        return self._run(plan, slice(None))
+        full = all_compute(protocol, len(task.layout.branches))
+        self.targets = [self._run(full, start)(start.noise, start.seeds) for start in self.starts]
 
     def value(self, plan: Plan) -> float:
         """Mean PSNR of the images' final latents, in dB; larger is better. Minus infinity if they are not finite."""
-        db = float(decibels(self.latents(plan), self.target).mean())
+        found = [
+            decibels(self._run(plan, start)(start.noise, start.seeds), target)
+            for start, target in zip(self.starts, self.targets, strict=True)
+        ]
+        db = float(torch.cat(found).mean())
         return db if np.isfinite(db) else -np.inf
 
-    def _run(self, plan: Plan, rows: slice, weights: Tensor | None = None) -> Tensor:
-        model = Guided.by(plan.protocol, self.backbone, self.labels[rows])
-        sampler = make_sampler(plan.protocol.sampler, plan.steps, self.backbone.schedule)
-        recomputed = weights is not None and self.backbone.device.type != "cpu"
-        branches: Any = _Recomputed(self.backbone) if recomputed else self.backbone
-        policy = Planned(branches, plan, weights=weights)
-        output = under_policy(model, sampler, policy)
-        noise = self.start.noise[rows]
-        self.evaluations += float((plan.actions == COMPUTE).mean(axis=1).sum()) * len(noise)
-        return denoise(sampler, sampler.begin(noise), output, seeds=self.start.seeds)
+    def _run(self, plan: Plan, start: Start, policy: Policy | None = None) -> Run:
+        return Run(self.backbone, plan, start.model.labels, policy)
 
-    def fit(self, plan: Plan, outputs: int, rounds: int, batch: int, rate: float, name: str) -> Plan:
-        """The plan with weights fitted to the target by gradients through whole trajectories, Adam on batches of the
-        images; every forecast takes up to `outputs` outputs. They begin at the plan's own weights.
+    def fit(self, plan: Plan, outputs: int, rounds: int, rate: float, name: str) -> Plan:
+        """The plan with weights fitted to the target by gradients through whole trajectories, Adam on one part of the
+        images after the other; every forecast takes up to `outputs` outputs. They begin at the plan's own weights.
 
         Raises UserError for a loss that is not finite."""
         if plan.weights is None:
             return plan
         wide, free = _widened(plan, outputs)
-        device = self.backbone.device
-        weights = torch.tensor(wide, device=device, requires_grad=True)
-        mask = torch.tensor(free, device=device)
+        weights = torch.tensor(wide, device=self.backbone.device, requires_grad=True)
+        mask = torch.tensor(free, device=self.backbone.device)
         taking = replace(plan, weights=free)  # it takes every free output, also those whose weight is 0 at first
+        branches: Any = self.backbone if self.backbone.device.type == "cpu" else _Recomputed(self.backbone)
         optimiser = torch.optim.Adam([weights], lr=rate)
         decay = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda k: 1 - k / rounds)
-        with tqdm(total=rounds, desc=f"{name}: weights", mininterval=5) as bar:
-            for rows in self._batches(batch, rounds):
-                with torch.enable_grad():
-                    latents = self._run(taking, rows, weights * mask)
-                    loss = -decibels(latents, self.target[rows].clone()).mean()
-                    if not torch.isfinite(loss):
-                        raise UserError(f"{name}: the loss is not finite: the rate is too high")
-                    (weights.grad,) = torch.autograd.grad(loss, [weights])
-                optimiser.step()
-                optimiser.zero_grad(set_to_none=True)
-                decay.step()
-                bar.set_postfix(dB=f"{-loss.item():.2f}", refresh=False)
-                bar.update()
+        parts = itertools.cycle(zip(self.starts, self.targets, strict=True))
+        bar = tqdm(itertools.islice(parts, rounds), f"{name}: weights", rounds, mininterval=5)
+        for start, target in bar:
+            policy = Planned(branches, taking, weights=weights * mask)
+            latents = self._run(taking, start, policy).trajectory(start.noise, start.seeds)
+            loss = -decibels(latents, target.clone()).mean()
+            if not torch.isfinite(loss):
+                raise UserError(f"{name}: the loss is not finite: the rate is too high")
+            (weights.grad,) = torch.autograd.grad(loss, [weights])
+            optimiser.step()
+            decay.step()
+            bar.set_postfix(dB=f"{-loss.item():.2f}", refresh=False)
         return replace(plan, weights=(weights.detach() * mask).cpu().numpy())
-
-    def _batches(self, batch: int, rounds: int) -> Iterator[slice]:
-        count = max(1, len(self.start.noise) // batch)
-        for k in range(rounds):
-            first = k % count * batch
-            yield slice(first, first + batch)
 
 
 class _Recomputed(View):

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from harmonica.backbones.base import Backbone
 from harmonica.execution import Plain
+from harmonica.execution.seeds import random_seed, step_seeds
 from harmonica.plan import Router
 from harmonica.samplers import Sampler, Seeds, make_sampler
 from harmonica.training import LearnedSettings, Recipe, Work, iepo
@@ -17,7 +18,7 @@ from harmonica.training.loop import train_router
 from harmonica.training.memory import Split
 from harmonica.training.settings import routed_steps
 from harmonica.training.soft import Soft
-from harmonica.training.starts import bounds, random_seed, random_starts, step_seeds
+from harmonica.training.starts import bounds, random_starts
 
 LABEL_DROPOUT = 0.1
 REFRESH_STEPS = 500

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harmonica.execution import Guided, Planned, denoise
-from harmonica.execution.denoise import under_policy
+from harmonica.execution import Planned, Run
+from harmonica.execution.denoise import Output
 from harmonica.plan import Plan, all_compute
-from harmonica.samplers import make_sampler
+from harmonica.samplers import Sampler
 from harmonica.training.starts import random_starts
 from harmonica.training.views import View
 from harmonica.utils import UserError
@@ -47,8 +47,8 @@ def record(
     plan = plan or all_compute(task.protocol, len(task.layout.branches))
     if "branches" in what and plan.actions.any():
         raise UserError("only an uncached run computes every branch: record branches without a plan")
-    g = torch.Generator().manual_seed(task.seed)
-    (start,) = random_starts(task, images, images, g)
+    (start,) = random_starts(task, images, images, torch.Generator().manual_seed(task.seed))
+    latents: list[Tensor] = [start.noise.cpu()]
     branches: list[list[Tensor]] = []
 
     def keep(i: int, output: Tensor) -> None:
@@ -56,29 +56,34 @@ def record(
             branches.append([])
         branches[-1].append(reduce(output.float()).cpu())
 
-    watched: Any = _Watched(task.backbone, keep) if "branches" in what else task.backbone
-    model = Guided.by(plan.protocol, task.backbone, start.model.labels)
-    sampler = make_sampler(plan.protocol.sampler, plan.steps, task.backbone.schedule)
-    raw = under_policy(model, sampler, Planned(watched, plan))
-    latents, outputs = [start.noise.cpu()], []
-
-    def output(x: Tensor, s: int) -> Tensor:
-        out = raw(x, s)
-        if "outputs" in what:
-            outputs.append(out.float().cpu())
-        return out
-
     def after(s: int, x: Tensor) -> None:
         if "latents" in what:
             latents.append(x.float().cpu())
 
-    with torch.inference_mode():
-        denoise(sampler, sampler.begin(start.noise), output, seeds=start.seeds, callback=after)
+    watched: Any = _Watched(task.backbone, keep) if "branches" in what else task.backbone
+    recorded = _Recorded(task.backbone, plan, start.model.labels, Planned(watched, plan))
+    recorded(start.noise, start.seeds, after)
     return Recording(
         torch.stack(latents) if "latents" in what else torch.empty(0),
-        torch.stack(outputs) if outputs else torch.empty(0),
+        torch.stack(recorded.outputs) if "outputs" in what else torch.empty(0),
         branches,
     )
+
+
+class _Recorded(Run):
+    """A run that keeps the outputs of the model."""
+
+    outputs: list[Tensor]
+
+    def output(self, sampler: Sampler) -> Output:
+        self.outputs, own = [], super().output(sampler)
+
+        def output(latents: Tensor, s: int) -> Tensor:
+            out = own(latents, s)
+            self.outputs.append(out.float().cpu())
+            return out
+
+        return output
 
 
 class _Watched(View):

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from harmonica.execution import Guided
-from harmonica.execution.seeds import StepSeeds
-from harmonica.samplers import Sampler, Seeds
+from harmonica.execution.seeds import random_labels_and_noise, random_seed, step_seeds
+from harmonica.samplers import Seeds
 from harmonica.training import distributed
 
 
@@ -37,9 +37,7 @@ def bounds(batch: int, part: int) -> list[tuple[int, int]]:
 
 def random_starts(task, batch: int, part: int, g: torch.Generator) -> list[Start]:
     """Random labels and noise of a global batch, this process's share of it in parts of at most `part` images."""
-    labels_from = task.backbone.conditioning.training
-    labels = torch.randint(labels_from.start, labels_from.stop, (batch,), generator=g)
-    noise = torch.randn(batch, *task.backbone.latent_shape, generator=g)
+    labels, noise = random_labels_and_noise(task.backbone, batch, g)
     seed, own = random_seed(task.sampler, g), bounds(batch, part)
     total = own[-1][1] - own[0][0]
     return [
@@ -51,13 +49,3 @@ def random_starts(task, batch: int, part: int, g: torch.Generator) -> list[Start
         )
         for a, b in own
     ]
-
-
-def random_seed(sampler: Sampler, g: torch.Generator) -> int | None:
-    """The seed of a round's noise of a stochastic sampler. None for a deterministic one; `g` is not advanced then."""
-    return int(torch.randint(2**31, (), generator=g)) if sampler.stochastic else None
-
-
-def step_seeds(seed: int | None, first: int, stop: int) -> Seeds | None:
-    """The seeds of images first … stop−1 of a round."""
-    return None if seed is None else StepSeeds(seed, first, stop - first)

@@ -44,7 +44,7 @@ class SearchSettings:
 
     def check(self, protocol: Protocol) -> None:
         """Raise UserError for an unknown sampler, or a number of steps that it cannot have."""
-        make_sampler(self.solver or protocol.sampler, self.grid or protocol.steps)
+        make_sampler(self.plan_sampler(protocol), self.grid or protocol.steps)
 
     @property
     def fine_grid(self) -> str:
@@ -70,16 +70,14 @@ class SearchSettings:
         return max(1.0, protocol.steps * (1 - self.target_cur / 100))
 
 
-def searched(task, settings: SearchSettings) -> list[Plan]:
-    """The plans of all sets of key steps that were judged in the search, the best first.
+def searched(task, settings: SearchSettings, count: int = 1) -> list[Plan]:
+    """The plans of the best sets of key steps that were judged in the search, the best first, at most `count`.
 
     Raises UserError for a budget, a sampler or a grid that cannot be.
     """
     from harmonica.training.closed_loop import ClosedLoop
 
-    protocol = replace(
-        task.protocol, sampler=settings.solver or task.protocol.sampler, steps=settings.grid or task.steps
-    )
+    protocol = replace(task.protocol, sampler=settings.plan_sampler(task.protocol), steps=settings.grid or task.steps)
     stages = make_sampler(protocol.sampler, protocol.steps).stages
     loop = ClosedLoop(task, protocol, settings.images, settings.against)
     rng = np.random.default_rng(task.seed)
@@ -99,11 +97,10 @@ def searched(task, settings: SearchSettings) -> list[Plan]:
     for _, form, order, keys in begun[:ROUNDS]:
         known = search(partial(value, form, order), [keys], protocol.steps, rng, settings.evaluations // ROUNDS)
         found += [(db, form, order, keys) for keys, db in known.items()]
-    plans = []
-    for db, form, order, keys in sorted(found, reverse=True):
-        plan = _plan(task, protocol, keys, form, order)
-        plans.append(plan.with_origin(notes=plan.origin.notes | {"dB": round(db, 2), "against": settings.against}))
-    return plans
+    return [
+        _plan(task, protocol, keys, form, order, dB=round(db, 2), against=settings.against)
+        for db, form, order, keys in sorted(found, reverse=True)[:count]
+    ]
 
 
 def _count(task, settings: SearchSettings, protocol: Protocol, form: str) -> int:
@@ -118,10 +115,10 @@ def _count(task, settings: SearchSettings, protocol: Protocol, form: str) -> int
     return min(counts, key=gap)
 
 
-def _plan(task, protocol: Protocol, keys: tuple[int, ...], form: str, order: int) -> Plan:
+def _plan(task, protocol: Protocol, keys: Keys, form: str, order: int, **notes) -> Plan:
     actions = np.full((protocol.steps, len(task.layout.branches)), FORMS[form], np.uint8)
     actions[list(keys)] = COMPUTE
     weights = extrapolation(actions, order)[:, :1]  # equal for all branches
     weights[list(keys)] = 0
-    notes = {"keys": list(map(int, keys)), "form": form, "order": order}
+    notes = {"keys": list(map(int, keys)), "form": form, "order": order, **notes}
     return Plan(actions, protocol, replace(task.origin, notes=notes), weights)

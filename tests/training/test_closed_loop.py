@@ -34,8 +34,8 @@ def test_the_uncached_plan_meets_its_own_target(task):
 
 def test_weights_that_are_fitted_come_closer_on_other_images_too(task):
     plan = forecasting(task, (0, 2, 5))
-    loop = ClosedLoop(task, PROTOCOL, 16)
-    fitted = loop.fit(plan, outputs=3, rounds=24, batch=8, rate=0.02, name="test")
+    loop = ClosedLoop(task, PROTOCOL, 16, batch=8)
+    fitted = loop.fit(plan, outputs=3, rounds=24, rate=0.02, name="test")
     assert (fitted.actions == plan.actions).all() and loop.value(fitted) > loop.value(plan) + 0.3
     other = ClosedLoop(Task(PROTOCOL, Origin("test", seed=1)), PROTOCOL, 16)
     assert other.value(fitted) > other.value(plan)
@@ -43,7 +43,7 @@ def test_weights_that_are_fitted_come_closer_on_other_images_too(task):
 
 def test_a_plan_without_forecasts_has_no_weights_to_fit(task):
     full = all_compute(PROTOCOL, len(task.layout.branches))
-    assert ClosedLoop(task, PROTOCOL, 2).fit(full, 3, 1, 2, 0.1, "test") is full
+    assert ClosedLoop(task, PROTOCOL, 2).fit(full, 3, 1, 0.1, "test") is full
 
 
 def test_a_stochastic_sampler_has_no_converged_solution(task):
