@@ -28,21 +28,15 @@ class DiffPruning(Compressor):
     images = True
     seeded = True
 
-    ratio: float | None = setting(None, "share of units to remove; default: what target_cur says")
-    target_cur: float = setting(37.5, "percent; the MACs of reusing so much of every branch are the target")
-    threshold: float = setting(0.05, "of the largest loss, at which the walk over timesteps ends")
-    stride: int = setting(10, "timesteps from one gradient to the next")
+    ratio: float | None = setting(None, "share of units to remove; default: what target_cur says", above=0, below=1)
+    target_cur: float = setting(
+        37.5, "percent; the MACs of reusing so much of every branch are the target", above=0, below=100
+    )
+    threshold: float = setting(0.05, "of the largest loss, at which the walk over timesteps ends", above=0, below=1)
+    stride: int = setting(10, "timesteps from one gradient to the next", at_least=1)
     updates: int | None = setting(None, "of the training after pruning; default: 100 000, at the pocket scale 600")
     batch: int | None = setting(None, "images of an update; default: 128, at the pocket scale 64")
     lr: float = setting(2e-4, "of AdamW")
-
-    def __post_init__(self):
-        if self.ratio is not None and not 0 < self.ratio < 1:
-            raise UserError(f"diff_pruning: ratio must be in (0, 1), got {self.ratio:g}")
-        if not 0 < self.target_cur < 100:
-            raise UserError(f"diff_pruning: target_cur must be in (0, 100) percent, got {self.target_cur:g}")
-        if self.stride < 1 or not 0 < self.threshold < 1:
-            raise UserError("diff_pruning: stride must be at least 1, and threshold in (0, 1)")
 
     def recipe(self, scale: str) -> tuple[int, int]:
         """Updates after pruning, and images of each."""

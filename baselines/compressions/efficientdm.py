@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from harmonica.compression import Compression, CompressionTask, Compressor
+from harmonica.compression import Compression, CompressionTask, Quantiser
 from harmonica.plan import Protocol
 from harmonica.utils import UserError, setting
 
@@ -28,26 +28,15 @@ CALIBRATED = 32  # images whose inputs the scales of activations start from
 
 
 @dataclass(frozen=True)
-class EfficientDM(Compressor):
+class EfficientDM(Quantiser):
     title = "EfficientDM"
     seeded = True
 
-    weight_bits: int = setting(8, "bits of a weight, 2 to 8")
-    act_bits: int = setting(8, "bits of an activation, 2 to 8")
-    rank: int | None = setting(None, "of the adapters; default: 32, at the pocket scale 8")
-    trajectories: int | None = setting(None, "of the training; default: 16 000 updates, at the pocket scale 400")
-    batch: int | None = setting(None, "images of a trajectory; default: 2, at the pocket scale 8")
-
-    def __post_init__(self):
-        for key in ("weight_bits", "act_bits"):
-            if not 2 <= getattr(self, key) <= 8:
-                raise UserError(f"efficientdm: {key} must be in [2, 8], got {getattr(self, key)}")
-        for key in ("rank", "trajectories", "batch"):
-            if (value := getattr(self, key)) is not None and value < 1:
-                raise UserError(f"efficientdm: {key} must be at least 1, got {value}")
-
-    def label(self) -> str:
-        return f"{self.title} W{self.weight_bits}A{self.act_bits}"
+    rank: int | None = setting(None, "of the adapters; default: 32, at the pocket scale 8", at_least=1)
+    trajectories: int | None = setting(
+        None, "of the training; default: 16 000 updates, at the pocket scale 400", at_least=1
+    )
+    batch: int | None = setting(None, "images of a trajectory; default: 2, at the pocket scale 8", at_least=1)
 
     def recipe(self, scale: str, steps: int) -> tuple[int, int, int]:
         """Rank, trajectories and batch."""

@@ -17,31 +17,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from harmonica.compression import Compression, CompressionTask, Compressor
+from harmonica.compression import Compression, CompressionTask, Quantiser
 from harmonica.plan import Protocol
-from harmonica.utils import UserError, setting
+from harmonica.utils import setting
 
 
 @dataclass(frozen=True)
-class PTQ4DiT(Compressor):
+class PTQ4DiT(Quantiser):
     title = "PTQ4DiT"
     seeded = True
 
-    weight_bits: int = setting(8, "bits of a weight, 2 to 8")
-    act_bits: int = setting(8, "bits of an activation, 2 to 8")
-    samples: int = setting(32, "images whose trajectories it is calibrated on")
+    samples: int = setting(32, "images whose trajectories it is calibrated on", at_least=2)
     balancing: bool = setting(True, "whether channels are balanced")
-    reconstruction: int = setting(0, "iterations of AdaRound for every block; 20 000 as published, 0 is none")
-
-    def __post_init__(self):
-        for key in ("weight_bits", "act_bits"):
-            if not 2 <= getattr(self, key) <= 8:
-                raise UserError(f"ptq4dit: {key} must be in [2, 8], got {getattr(self, key)}")
-        if self.samples < 2 or self.reconstruction < 0:
-            raise UserError("ptq4dit: samples must be at least 2, and reconstruction at least 0")
-
-    def label(self) -> str:
-        return f"{self.title} W{self.weight_bits}A{self.act_bits}"
+    reconstruction: int = setting(
+        0, "iterations of AdaRound for every block; 20 000 as published, 0 is none", at_least=0
+    )
 
     def work(self, protocol: Protocol, scale: str) -> tuple[float, float]:
         # every iteration passes one block of a batch; all blocks together make updates of the model

@@ -3,17 +3,14 @@ settings. No torch."""
 
 from __future__ import annotations
 
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from harmonica.compression.file import Compression, Layer
-from harmonica.models import Model, get_model
-from harmonica.plan import Origin, Protocol
-from harmonica.samplers import Sampler, make_sampler
+from harmonica.compression.file import FULL_BITS, Compression, Layer
+from harmonica.models.task import ModelTask
+from harmonica.plan import Protocol
+from harmonica.utils import setting
 
 
 @dataclass(frozen=True)
@@ -42,55 +39,28 @@ class Compressor(ABC):
 
     @property
     def width(self) -> tuple[int, int]:
-        """Bits of a weight and of an activation, for a compressor that has them as settings."""
-        return getattr(self, "weight_bits", 32), getattr(self, "act_bits", 32)
+        """Bits of a weight and of an activation."""
+        return FULL_BITS, FULL_BITS
 
 
 @dataclass(frozen=True)
-class CompressionTask:
-    """What a model is compressed for. Weights are loaded when they are first used, and time counts from then."""
+class Quantiser(Compressor):
+    """A compressor whose bits are settings."""
 
-    protocol: Protocol  # the trajectories of the calibration
-    origin: Origin  # compressor, settings, seed and versions of the result
-    name: str = "compress"  # in progress bars
-    precision: str = "float32"  # of the uncompressed model
-    loaded: Callable[[], Any] = lambda: None  # called once the weights are loaded
-    clock: list[float] = field(default_factory=list)  # when the weights were loaded
+    weight_bits: int = setting(8, "bits of a weight", at_least=2, at_most=8)
+    act_bits: int = setting(8, "bits of an activation", at_least=2, at_most=8)
 
-    @property
-    def model(self) -> Model:
-        return get_model(self.protocol.model)
+    def label(self) -> str:
+        return f"{self.title} W{self.weight_bits}A{self.act_bits}"
 
     @property
-    def seed(self) -> int:
-        return self.origin.seed
+    def width(self) -> tuple[int, int]:
+        return self.weight_bits, self.act_bits
 
-    @cached_property
-    def sampler(self) -> Sampler:
-        return make_sampler(self.protocol.sampler, self.protocol.steps, self.model.schedule)
 
-    @cached_property
-    def backbone(self):
-        """The model with its weights, a `harmonica.backbones.base.Backbone`."""
-        backbone = self.another(self.precision)
-        self.clock.append(time.perf_counter())
-        self.loaded()
-        return backbone
-
-    def another(self, precision: str = "float32"):
-        """A second copy of the model, for what changes it."""
-        from harmonica.models.loading import load_backbone
-
-        return load_backbone(self.model, precision)
-
-    def training_latents(self):
-        """Latents of real training images, whose `draw` gives those of indices, and labels (n,). Raises UserError if
-        there are none."""
-        from harmonica.models.loading import load_autoencoder
-        from harmonica.models.training_images import training_latents
-
-        vae = None if self.model.hub else load_autoencoder(self.model)
-        return training_latents(self.model, vae)
+@dataclass(frozen=True)
+class CompressionTask(ModelTask):
+    """What a model is compressed for; the protocol's trajectories are those of the calibration."""
 
     def compression(self, tensors: dict[str, Any], layers: dict[str, Layer], **more) -> Compression:
         """The result; `cost` and `notes` go into its origin, `kept`, `layout` and `timesteps` are its own."""

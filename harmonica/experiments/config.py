@@ -2,12 +2,12 @@
 
 import json
 import math
-import shlex
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from harmonica.experiments import identity
 from harmonica.experiments.compressed import CompressedModel
 from harmonica.experiments.experiment import Experiment
 from harmonica.models import Model
@@ -35,11 +35,7 @@ class Row:
     def arguments(self) -> str:
         """This experiment for the command line `harmonica plan`."""
         e = self.experiment
-        p = e.protocol
-        out = [e.name, "--model", p.model, "--sampler", p.sampler, "--steps", p.steps, "--cfg", p.cfg, "--seed", e.seed]
-        for key, value in self.given:
-            out += ["--set", f"{key}={value}"]
-        return shlex.join(map(str, out))
+        return identity.arguments(e.name, e.protocol, e.seed, self.given)
 
 
 def check(config: dict[str, Any], schema: dict[str, Any]) -> None:

@@ -1,6 +1,5 @@
 """An experiment: a protocol, a method with its settings, a seed. Its slug names its files."""
 
-import re
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -8,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from harmonica.compression import Compression
+from harmonica.experiments import identity
 from harmonica.experiments.compressed import CompressedModel
 from harmonica.methods import Method, Reads, Task, get_method
 from harmonica.models import Model, get_model
 from harmonica.plan import Origin, Plan, Protocol, Router
-from harmonica.samplers import make_sampler
-from harmonica.utils import UserError, parse, spelled
+from harmonica.utils import UserError, parse
 from harmonica.utils.precision import check_precision
 from harmonica.utils.provenance import device, versions
 
@@ -30,8 +29,7 @@ class Experiment:
     compression: CompressedModel | None = None
 
     def __post_init__(self):
-        if not 0 <= self.seed < 2**31:
-            raise UserError(f"the seed must be in [0, {2**31 - 1}], got {self.seed}")
+        identity.check_seed(self.seed)
 
     @staticmethod
     def of(
@@ -41,12 +39,11 @@ class Experiment:
         kind, cls = get_model(model).kind, get_method(name)
         if cls.kinds and kind not in cls.kinds:
             raise UserError(f"{name} is for {' and '.join(cls.kinds)}, and {model} is a {kind}")
-        make_sampler(sampler, steps)
-        if not 1 <= cfg < float("inf"):
-            raise UserError(f"the guidance scale must be at least 1, got {cfg}")
+        protocol = Protocol(model, sampler, steps, cfg)
+        identity.check_protocol(protocol)
         blocks = len(get_model(model).layout.blocks)
         limits = {"steps": steps, "blocks": blocks, "half the blocks": (blocks - 1) // 2}
-        e = Experiment(Protocol(model, sampler, steps, cfg), name, parse(cls, name, settings, limits), seed)
+        e = Experiment(protocol, name, parse(cls, name, settings, limits), seed)
         e.method.check(e.protocol)
         return e
 
@@ -56,13 +53,8 @@ class Experiment:
 
     @property
     def slug(self) -> str:
-        p = self.protocol
-        parts = [p.model, f"{p.sampler}{p.steps}"]
-        parts += [f"cfg{p.cfg:g}"] if p.cfg != 1.5 else []
-        parts += [f"seed{self.seed}"] if self.seed else []
-        parts.append("-".join([self.name] + [f"{k}{v}" for k, v in spelled(self.method).items()]))
-        parts += [f"on-{self.compression.label}"] if self.compression else []
-        return re.sub(r"[^A-Za-z0-9._-]", "", "_".join(parts))
+        on = [f"on-{self.compression.label}"] if self.compression else []
+        return identity.slug(self.protocol, self.seed, identity.with_settings(self.name, self.method), *on)
 
     @property
     def uncached(self) -> bool:
@@ -110,9 +102,8 @@ class Experiment:
             raise UserError(f"{self.name} starts from the plan of {required}: pass it with --from PLAN")
         about = self._on(compression)
         origin = Origin(self.name, asdict(self.method), self.seed, versions())
-        plans = other_plans or {}
-        task = Task(self.protocol, origin, self.slug, plans, checkpoint, check_precision(precision), memory, loaded,
-                    compression)  # fmt: skip
+        task = Task(self.protocol, origin, self.slug, check_precision(precision), loaded, plans=other_plans or {},
+                    checkpoint=checkpoint, memory=memory, compression=compression)  # fmt: skip
         made = self.method.make(task)
         if isinstance(made, Router):
             from harmonica.training import distributed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
@@ -13,11 +12,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from harmonica.compression import Compression
-from harmonica.models import Model, get_model
-from harmonica.plan import BranchLayout, Origin, Plan, Protocol, Router
-from harmonica.samplers import Sampler, make_sampler
+from harmonica.models.task import ModelTask
+from harmonica.plan import BranchLayout, Plan, Protocol, Router
 from harmonica.training import LearnedSettings, Work
-from harmonica.utils.memory import Peak
 from harmonica.utils.precision import itemsize_of
 
 
@@ -96,77 +93,33 @@ class LearnedMethod(LearnedSettings, Method):
 
 
 @dataclass(frozen=True)
-class Task:
-    """What a method makes a plan for. Weights and images are loaded when they are first used."""
+class Task(ModelTask):
+    """What a method makes a plan for."""
 
-    protocol: Protocol
-    origin: Origin  # method, settings, seed and versions of the result
-    name: str = "task"  # in progress bars
     plans: dict[str, Plan] = field(default_factory=dict)  # those that the method requires, by method
     checkpoint: Path | None = None  # the plan file beside which a training keeps its checkpoint
-    precision: str = "float32"  # of the branches in training
     memory: float | None = None  # bytes of the GPU that a training may use; None is without limit
-    loaded: Callable[[], Any] = lambda: None  # called once the weights are loaded
     compression: Compression | None = None  # what the model is run, and a router trained, on
     cost: dict[str, float] = field(default_factory=dict)  # of calibration, besides time
-    clock: list[float] = field(default_factory=list)  # when the weights were loaded
-    peak: list[Peak] = field(default_factory=list)  # memory since then
-
-    @property
-    def model(self) -> Model:
-        return get_model(self.protocol.model)
 
     @property
     def layout(self) -> BranchLayout:
         """The branches of the model, their kinds and MACs."""
         return self.compression.layout_of(self.model.layout) if self.compression else self.model.layout
 
-    @property
-    def steps(self) -> int:
-        return self.protocol.steps
-
-    @property
-    def seed(self) -> int:
-        return self.origin.seed
-
-    @cached_property
-    def sampler(self) -> Sampler:
-        return make_sampler(self.protocol.sampler, self.steps, self.model.schedule)
-
-    @cached_property
-    def backbone(self):
-        """The model with its weights, maybe compressed, a `harmonica.backbones.base.Backbone`."""
-        backbone = self._loaded(self.precision)
-        self.clock.append(time.perf_counter())
-        self.peak.append(Peak())
-        self.loaded()
-        return backbone
-
     @cached_property
     def precise(self):
         """The model in float32, for values below rounding; the `backbone` if that is float32."""
-        return self.backbone if self.itemsize == 4 else self._loaded("float32")
+        return self.backbone if self.itemsize == 4 else self.another("float32")
 
-    def _loaded(self, precision: str):
-        from harmonica.models.loading import load_backbone
-
-        backbone = load_backbone(self.model, precision)
+    def another(self, precision: str = "float32"):
+        backbone = super().another(precision)
         return self.compression.apply(backbone) if self.compression else backbone
 
     @property
     def itemsize(self) -> int:
         """Bytes of a number in the training's precision."""
         return itemsize_of(self.precision)
-
-    def training_latents(self):
-        """Latents of real training images, whose `draw` gives those of indices, and labels (n,), see
-        `harmonica.models.training_images`. Raises UserError if there are none."""
-        from harmonica.models.loading import load_autoencoder
-        from harmonica.models.training_images import training_latents
-
-        vae = None if self.model.hub else load_autoencoder(self.model)
-        assert self.backbone  # training time counts from here
-        return training_latents(self.model, vae)
 
     def record(
         self,
