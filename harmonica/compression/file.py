@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harmonica.plan import BranchLayout, Origin, Protocol
+from harmonica.plan.io import opened
 from harmonica.plan.origin import from_json, to_json
 from harmonica.utils import UserError, write_atomic
 
@@ -107,16 +108,10 @@ class Compression:
         Raises UserError if it is missing, damaged, or no compression.
         """
         import jsonschema
-        from safetensors import SafetensorError, safe_open
 
         path = Path(path)
-        if not path.is_file():
-            raise UserError(f"{path} does not exist; make it with `{COMMAND}`")
-        try:
-            with safe_open(path, "numpy") as f:
-                metadata = f.metadata() or {}
-        except (SafetensorError, OSError) as e:
-            raise UserError(f"{path} is not a complete safetensors file ({e}); run `{COMMAND}` again") from None
+        with opened(path, COMMAND) as f:
+            metadata = f.metadata() or {}
         if metadata.get("format") != FORMAT:
             raise UserError(
                 f"{path} is not a compression: the format in its metadata is {metadata.get('format')!r}, not {FORMAT!r}"
@@ -144,25 +139,18 @@ class Compression:
 
 def is_compression(path: str | Path) -> bool:
     """Whether a file says that it is one."""
-    from safetensors import SafetensorError, safe_open
-
     try:
-        with safe_open(Path(path), "numpy") as f:
+        with opened(Path(path), COMMAND) as f:
             return (f.metadata() or {}).get("format", "").startswith("harmonica-compression-")
-    except (SafetensorError, OSError):
+    except UserError:
         return False
 
 
 def _checksum(about: str, tensors: dict[str, Tensor]) -> str:
-    """sha256 of what a file says and of its tensors, in the order of their names."""
-    import torch
+    """sha256 of what a file says and of its tensors."""
+    from harmonica.utils.torch_files import of_tensors
 
-    h = hashlib.sha256(about.encode())
-    for name in sorted(tensors):
-        value = tensors[name]
-        h.update(f"{name} {value.dtype} {list(value.shape)}".encode())
-        h.update(value.contiguous().view(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b"")
-    return h.hexdigest()
+    return hashlib.sha256(f"{about} {of_tensors(tensors)}".encode()).hexdigest()
 
 
 def _read(path: Path, about: str, checksum: str, layers: dict[str, Layer]) -> dict[str, Tensor]:

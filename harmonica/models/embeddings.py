@@ -15,8 +15,9 @@ from harmonica.backbones.base import Captions
 from harmonica.models.captions import SHARD, TRAINING_CAPTIONS
 from harmonica.models.spec import Model, embeddings_folder
 from harmonica.utils import UserError, provenance, write_atomic
-from harmonica.utils.arrays import CHECKSUM, of_arrays
+from harmonica.utils.arrays import CHECKSUM
 from harmonica.utils.records import Record
+from harmonica.utils.torch_files import of_tensors
 
 
 @dataclass(frozen=True)
@@ -86,15 +87,9 @@ def _read_shard(path: Path) -> tuple[Tensor, Tensor]:
             found, checksum = {k: f.get_tensor(k) for k in f.keys()}, (f.metadata() or {}).get(CHECKSUM)
     except Exception as e:  # what safetensors raises is not documented
         raise UserError(f"{path} is damaged ({type(e).__name__}: {str(e)[:100]}): {again}") from None
-    if found.keys() != {"tokens", "lengths"} or checksum != _checksum(found):
+    if found.keys() != {"tokens", "lengths"} or checksum != of_tensors(found):
         raise UserError(f"{path} is damaged: its checksum differs; {again}")
     return found["tokens"], found["lengths"]
-
-
-def _checksum(tensors: dict[str, Tensor]) -> str:
-    """Over names, types, shapes and bytes."""
-    return of_arrays({f"{k} {x.dtype} {tuple(x.shape)}": x.reshape(-1).view(torch.uint8).numpy()
-                      for k, x in tensors.items()})  # fmt: skip
 
 
 def _is_whole(path: Path) -> bool:
@@ -139,7 +134,7 @@ def embed(model: Model, batch: int = 50) -> Path:
         parts = [_real(*encode(shards[k][i : i + batch])) for i in range(0, len(shards[k]), batch)]
         tokens, lengths = (torch.cat(p) for p in zip(*parts, strict=True))
         shard = {"tokens": tokens.contiguous(), "lengths": lengths}
-        write_atomic(folder / _shard_name(k), save(shard, {CHECKSUM: _checksum(shard)}))
+        write_atomic(folder / _shard_name(k), save(shard, {CHECKSUM: of_tensors(shard)}))
     EmbeddingsIndex(
         captions=len(captions) - 1, length=model.text_tokens, list=model.captions.name, list_sha256=model.captions.hash,
         device=provenance.device(), precision="float16" if model.hub else "float32",

@@ -44,8 +44,10 @@ def cache_bytes(plan: Plan, layout: BranchLayout, batch: int = 1, itemsize: int 
             if start in counted:
                 skips.add(start)
             stored -= len(op.drop)
-            stored += sum(keep.store for keep in ((op.keep,) if op.keep else ()) + op.closes)
-            peak = max(peak, stored + len(skips))
+            kept = sum(keep.store for keep in ((op.keep,) if op.keep else ()) + op.closes)
+            if kept:  # as the executor, which looks when a tensor comes in
+                stored += kept
+                peak = max(peak, stored + len(skips))
     return peak * layout.stream_elements * batch * itemsize * (2 if guided else 1)
 
 

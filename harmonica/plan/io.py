@@ -1,7 +1,8 @@
 """Plan and router files: safetensors, with protocol, origin and a checksum of all content in the metadata."""
 
-import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from harmonica.plan.origin import Origin, Protocol, from_json, split_version_1, to_json
 from harmonica.utils import UserError, write_atomic
+from harmonica.utils.arrays import of_arrays
 
 VERSION = 3  # 1 had one record in place of protocol and origin, 2 no forecasts and no checksum
 
@@ -37,11 +39,24 @@ def _in_order(data: bytes) -> bytes:
 
 
 def _checksum(tables: dict[str, np.ndarray], about: dict[str, str]) -> str:
-    """Of names, shapes, types and bytes of all tables, and the texts of protocol and origin."""
-    digest = hashlib.sha256(json.dumps(sorted(about.items())).encode())
-    for name, table in sorted(tables.items()):
-        digest.update(json.dumps([name, table.dtype.str, table.shape]).encode() + table.tobytes())
-    return digest.hexdigest()
+    """Of all tables, and the texts of protocol and origin."""
+    texts = np.frombuffer(json.dumps(sorted(about.items())).encode(), np.uint8)
+    return of_arrays(tables | {"about": texts})
+
+
+@contextmanager
+def opened(path: Path, command: str) -> Iterator[Any]:
+    """A safetensors file that `command` makes. Raises UserError if it is missing or damaged, also for what is read from
+    it."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; make it with `{command}`")
+    try:
+        with safe_open(path, "numpy") as f:
+            yield f
+    except (SafetensorError, OSError) as e:
+        raise UserError(f"{path} is not a complete safetensors file ({e}); run `{command}` again") from None
 
 
 def read_tables(
@@ -53,17 +68,11 @@ def read_tables(
     Raises UserError if the file is missing, damaged or of another kind.
     """
     import jsonschema
-    from safetensors import SafetensorError, safe_open
 
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path} does not exist; make it with `harmonica plan`")
-    try:
-        with safe_open(path, "numpy") as f:
-            metadata = f.metadata() or {}
-            tables = {k: f.get_tensor(k) for k in f.keys()}
-    except (SafetensorError, OSError) as e:
-        raise UserError(f"{path} is not a complete safetensors file ({e}); run `harmonica plan` again") from None
+    with opened(path, "harmonica plan") as f:
+        metadata = f.metadata() or {}
+        tables = {k: f.get_tensor(k) for k in f.keys()}
     name, _, version = metadata.get("format", "").rpartition("-")
     if name != f"harmonica-{kind}" or not version.isdecimal():
         raise UserError(f"{path} is not a {kind} file: the format in its metadata is {metadata.get('format')!r}")

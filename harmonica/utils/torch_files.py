@@ -6,15 +6,22 @@ import io
 import pickle
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from harmonica.utils.arrays import of_arrays
 from harmonica.utils.errors import UserError
 from harmonica.utils.files import refuse_pointer, write_atomic
+
+
+def of_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """sha256 over names, types, shapes and bytes of tensors on the host, of any dtype, hexadecimal."""
+    return of_arrays({f"{k} {x.dtype} {tuple(x.shape)}": x.contiguous().reshape(-1).view(torch.uint8).numpy()
+                      for k, x in tensors.items()})  # fmt: skip
 
 
 def load_torch(path: str | Path, mmap: bool = False) -> Any:
