@@ -5,6 +5,7 @@ Gradients need a driver even on such tensors, so trainings are counted on tensor
 shapes.
 """
 
+import gc
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,8 +57,12 @@ class Peak(TorchDispatchMode):
 @contextmanager
 def fake(device: str = "cuda") -> Iterator[Peak]:
     """New tensors have no data and are on `device` unless another is given."""
-    with FakeTensorMode(allow_non_fake_inputs=True), Peak(device) as peak, torch.device(device):
-        yield peak
+    gc.disable()  # it would drop the finalisers of storages that are alive, and the count would depend on when it runs
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True), Peak(device) as peak, torch.device(device):
+            yield peak
+    finally:
+        gc.enable()
 
 
 def backbone(name: str, dtype: torch.dtype = torch.float32) -> Backbone:

@@ -23,7 +23,7 @@ from harmonica.training.logits import Part
 from harmonica.training.memory import Split
 from harmonica.training.sdt import trajectory
 from harmonica.training.soft import Soft
-from harmonica.training.starts import Start
+from harmonica.training.starts import Start, bounds
 from harmonica.utils.precision import dtype_of, itemsize_of
 
 CONFIG = Path(__file__).parent.parent.parent / "workflow" / "config" / "paper.yaml"
@@ -126,10 +126,9 @@ def trained(name: str, split: Split, images: int) -> float:
     getattr(sampler, "scheduler", None)
     with fake("cpu") as peak:
         model = backbone(name)
-        parts = -(-images // split.part)
-        own = [batch(model, split.part) for _ in range(parts)]
+        own = [batch(model, b - a) for a, b in bounds(images, split.part)]
         guided = [Guided(model, b.labels, about.cfg, 3) for b in own]
-        starts = [Start(g, b.noise, b.seeds, 1 / parts) for g, b in zip(guided, own, strict=True)]
+        starts = [Start(g, b.noise, b.seeds, len(b.labels) / images) for g, b in zip(guided, own, strict=True)]
         softs = [Soft(model, checkpointing=split.checkpointing) for _ in starts]
         logits = Decided(steps, len(model.layout.branches), "cpu")
         trajectory(starts, sampler, logits, softs, [1.0] * steps, 1e-7, 0.1)

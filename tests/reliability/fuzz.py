@@ -156,6 +156,7 @@ def _captions(folder: Path) -> Iterator[Target]:
     from safetensors.torch import save
 
     from harmonica.models import embeddings
+    from harmonica.utils.torch_files import of_tensors
     from harmonica.utils.arrays import CHECKSUM
 
     g = torch.Generator().manual_seed(0)
@@ -165,7 +166,7 @@ def _captions(folder: Path) -> Iterator[Target]:
 
     def write_shard(path: Path) -> None:
         index.save(path.parent / "index.json")
-        path.write_bytes(save(shard, {CHECKSUM: embeddings._checksum(shard)}))
+        path.write_bytes(save(shard, {CHECKSUM: of_tensors(shard)}))
 
     def read_shard(path: Path):
         return embeddings.EmbeddedCaptions(path.parent, 2)(torch.tensor([0, 2, 3]))
