@@ -1,5 +1,6 @@
 PYTHON ?= python3
 CORES ?= all
+WORKERS ?= 2
 BIN := .venv/bin
 
 TABLES := table1 table2 table3 table4 table5 table6 transfer frontier sweep ablations
@@ -33,7 +34,7 @@ report: setup
 	$(BIN)/snakemake all --report report.html
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .

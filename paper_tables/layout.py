@@ -87,11 +87,11 @@ class Table:
         e, base, plans = line[0].experiment, measured.base(line), measured.plans
         model, plan, first = e.model, plans[line[0].slug], measured.of(line[0])
         halves = 1 if e.protocol.cfg == 1 else 2
-        own_macs = float(np.mean([macs(plans[r.slug], measured.layout(r)) for r in line]))
+        own_macs = float(np.mean([measured.macs(r) for r in line]))
         assert measured.latency
         timed = measured.latency.plans
         full, own = timed[base.slug]["rounds_s"], [timed[r.slug]["rounds_s"] for r in line]
-        cur = measured.plan_mean(line, lambda p: p.cur)
+        cur, cur_sd = float(np.mean([measured.cur(r) for r in line])), measured.cur_sd(line)
         paper = self.published(e, plan.steps) if published else {}
         paper = paper if caches_as_much(paper, cur) else {}
         return {
@@ -100,7 +100,7 @@ class Table:
             "heading": e.method.heading, "method": e.label,
             **({"settings": _settings(line[0])} if self.settings else {}),
             "steps": plan.steps, "seeds": len(line), **self._with_intervals(line, measured),
-            "CUR": cur, "GMACs": halves * own_macs / 1e9,
+            "CUR": cur, **({} if cur_sd is None else {"CUR_sd": cur_sd}), "GMACs": halves * own_macs / 1e9,
             "theoretical_speedup": macs(plans[base.slug], model.layout) / own_macs,
             **self._compressed(line, measured),
             "latency_s": float(np.median(np.concatenate(own))),
@@ -378,7 +378,7 @@ def _block(block: pd.DataFrame, heads: dict[str, str], published: bool = False) 
             rows.append([f"*{under}*", *[""] * (len(heads) - 1)])
         cells = []
         for k in heads:
-            text = _cell(k, row[k]) + _half_width(k, row)
+            text = _cell(k, row[k]) + (_spread_of_cur(row) if k == "CUR" else _half_width(k, row))
             found = row.get(f"best_{k}", row[k] == best[k] if k in best else False)
             is_best = not pd.isna(found) and bool(found)
             text = f"**{text}**" if i and is_best else text
@@ -392,6 +392,12 @@ def _half_width(column: str, row: pd.Series) -> str:
     low, high = (row.get(f"{column}_{end}", float("nan")) for end in ("low", "high"))
     text = "" if pd.isna(low) else COLUMNS[column].format.format((high - low) / 2)
     return " ±" + text.removeprefix("0") if text.strip("0.") else ""
+
+
+def _spread_of_cur(row: pd.Series) -> str:
+    """How much images differ in what they reuse, after the CUR of a rule."""
+    sd = row.get("CUR_sd", float("nan"))
+    return "" if pd.isna(sd) else f" (sd {sd:.1f})"
 
 
 def _cell(column: str, value) -> str:

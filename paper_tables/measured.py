@@ -14,7 +14,8 @@ from harmonica.evaluation.records import Latency
 from harmonica.evaluation.statistics import Estimate
 from harmonica.experiments import Row
 from harmonica.experiments.config import by_method, uncached
-from harmonica.plan import BranchLayout, Plan
+from harmonica.plan import BranchLayout, Plan, macs
+from harmonica.plan.rule import cur_of, macs_of
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,22 @@ class Measured:
         values = np.array([m[metric] for m in found])
         blocks = np.mean([m["blocks"][metric] for m in found], 0)
         return Estimate(float(values.mean()), blocks, (values,) if len(line) > 1 else ())
+
+    def cur(self, row: Row) -> float:
+        """Cache utilisation ratio of a row in percent; of a rule the mean over images."""
+        plan = self.plans[row.slug]
+        return float(cur_of(plan, np.array(self.of(row)["skipped"]))) if plan.rule else plan.cur
+
+    def macs(self, row: Row) -> float:
+        """MACs of a row for one image and guidance half; of a rule the mean over images."""
+        plan, layout = self.plans[row.slug], self.layout(row)
+        return macs_of(plan, layout, self.of(row)["skipped"]) if plan.rule else macs(plan, layout)
+
+    def cur_sd(self, line: list[Row]) -> float | None:
+        """How much the images of a rule differ in what they reuse, a standard deviation in percent; None if the plan is
+        fixed."""
+        found = [(self.plans[r.slug], self.of(r)["skipped_sd"]) for r in line if self.plans[r.slug].rule]
+        return float(np.mean([cur_of(plan, np.array(sd)) for plan, sd in found])) if found else None
 
     def plan_mean(self, line: Iterable[Row], value) -> float:
         """The mean over a line's plans of a function of them."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Self
 
 import torch
@@ -105,6 +105,10 @@ class Backbone(nn.Module):
         joined."""
         raise NotImplementedError
 
+    def normed(self, i: int, x: Tensor, ctx: Any) -> Tensor:
+        """What branch `i` computes from: the stream (B, N, D) after its norm, shifted and scaled by the timestep."""
+        raise NotImplementedError
+
     def delta(self, i: int, x: Tensor, ctx: Any) -> Tensor:
         """Output of branch `i`, before its gate: (B, N, D). This is what a cache holds."""
         raise NotImplementedError
@@ -116,3 +120,15 @@ class Backbone(nn.Module):
     def head(self, x: Tensor, ctx: Any) -> Tensor:
         """Stream (B, N, D) -> the model's output (B, C_out, H, W)."""
         raise NotImplementedError
+
+
+def rows_of(context: Any, rows: Tensor, count: int) -> Any:
+    """A context, or condition, of some of its `count` sequences, by index (m,): every tensor in it that has one entry a
+    sequence is reduced to these."""
+    if isinstance(context, Tensor):
+        return context[rows] if len(context) == count else context
+    if isinstance(context, tuple | list):
+        return type(context)(rows_of(x, rows, count) for x in context)
+    if is_dataclass(context) and not isinstance(context, type):
+        return replace(context, **{f.name: rows_of(getattr(context, f.name), rows, count) for f in fields(context)})
+    return context

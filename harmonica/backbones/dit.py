@@ -90,11 +90,15 @@ class DiT(Backbone):
         x = to_tokens(latents, self.patch_in) + self.position  # (B, N, D)
         return x, Context(condition, gates)
 
+    def normed(self, i: int, x: Tensor, ctx: Context) -> Tensor:
+        """The stream (B, N, D) after the norm of branch `i`, shifted and scaled."""
+        shift, scale = self.modulation[i](ctx.condition)[:, None].chunk(2, 2)
+        return torch.addcmul(shift, F.layer_norm(x, (self.width,), eps=self.eps[i % 2]), 1 + scale)
+
     def delta(self, i: int, x: Tensor, ctx: Context) -> Tensor:
         """Output of branch `i`, before its gate: (B, N, D). This is what a cache holds."""
         block, is_mlp = divmod(i, 2)
-        shift, scale = self.modulation[i](ctx.condition)[:, None].chunk(2, 2)
-        h = torch.addcmul(shift, F.layer_norm(x, (self.width,), eps=self.eps[is_mlp]), 1 + scale)
+        h = self.normed(i, x, ctx)
         if is_mlp:
             return self.down[block](gelu_tanh(self.up[block](h)))
         return self.proj[block](self_attention(self.qkv[block](h), self.heads))

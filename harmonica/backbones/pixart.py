@@ -126,13 +126,20 @@ class PixArt(Backbone):
         final = (self.final_table + time[:, None]).chunk(2, 1)
         return x, Context(tuple(block.unbind(1) for block in modulation.unbind(1)), final, text)
 
+    def normed(self, i: int, x: Tensor, ctx: Context) -> Tensor:
+        """The stream (B, N, D) after the norm of branch `i`, shifted and scaled; a cross-attention has none."""
+        block, kind = divmod(i, 3)
+        if kind == CROSS:
+            return x
+        shift, scale = ctx.modulation[block][:2] if kind == SELF else ctx.modulation[block][3:5]
+        return torch.addcmul(shift, F.layer_norm(x, (self.width,), eps=self.eps), 1 + scale)
+
     def delta(self, i: int, x: Tensor, ctx: Context) -> Tensor:
         """Output of branch `i`, before its gate: (B, N, D). This is what a cache holds."""
         block, kind = divmod(i, 3)
         if kind == CROSS:
             return self._cross_attention(block, x, ctx.text)
-        shift, scale = ctx.modulation[block][:2] if kind == SELF else ctx.modulation[block][3:5]
-        h = torch.addcmul(shift, F.layer_norm(x, (self.width,), eps=self.eps), 1 + scale)
+        h = self.normed(i, x, ctx)
         if kind == MLP:
             return self.down[block](gelu_tanh(self.up[block](h)))
         return self.proj[block](self_attention(self.qkv[block](h), self.heads))

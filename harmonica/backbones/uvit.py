@@ -112,10 +112,15 @@ class UViT(Backbone):
         source = 2 * (self.depth - block + 1)
         return self.out_blocks[block - self.depth // 2 - 1].skip_linear(torch.cat([x, skips[source]], -1))
 
+    def normed(self, i: int, x: Tensor, ctx: None) -> Tensor:
+        """The stream (B, 2 + N, D) after the norm of branch `i`."""
+        block = self.blocks[i // 2]
+        return block.norm2(x) if i % 2 else block.norm1(x)
+
     def delta(self, i: int, x: Tensor, ctx: None) -> Tensor:
         """Output of branch `i`: (B, 2 + N, D)."""
-        block = self.blocks[i // 2]
-        return block.mlp(block.norm2(x)) if i % 2 else block.attn(block.norm1(x))
+        block, h = self.blocks[i // 2], self.normed(i, x, ctx)
+        return block.mlp(h) if i % 2 else block.attn(h)
 
     def gate(self, i: int, ctx: None) -> None:
         """None: outputs are added unscaled."""

@@ -118,10 +118,13 @@ def layout_of(plan):
 
 
 def summary(plan) -> str:
-    """CUR, MACs and theoretical speed-up of a plan."""
+    """CUR, MACs and theoretical speed-up of a plan; of a rule what its calibration images did."""
     from harmonica.plan import macs, theoretical_speedup
 
     layout = layout_of(plan)
+    if plan.rule:
+        measured = [f"{k} {plan.origin.notes[k]:g} %" for k in ("CUR", "CUR_sd") if k in plan.origin.notes]
+        return f"a rule decides at run time, CUR at most {plan.cur:.2f} %" + "".join(f", {m}" for m in measured)
     return (
         f"CUR {plan.cur:.2f} %, {macs(plan, layout) / 1e9:.4g} GMACs per image and guidance half, "
         f"theoretical speed-up {theoretical_speedup(plan, layout):.2f}x at an equal number of steps"

@@ -52,7 +52,7 @@ def gather(
     Raises UserError if chunks are damaged, missing, of other seeds, or dropped after features of another network.
     """
     parts: list[dict[str, np.ndarray]] = []
-    labels, pairs = [], _Pairs(targets)
+    labels, pairs, skipped = [], _Pairs(targets), []
     if len(files) != len(targets.uncached):
         raise UserError(f"{name} has {len(files)} chunks of images, the uncached model {len(targets.uncached)}")
     chunks, is_base = generate.chunks(files), files == targets.uncached
@@ -62,12 +62,14 @@ def gather(
             raise UserError(f"{name} and the uncached images do not have the same seeds")
         parts.append(_features(name, own, extract, about))
         labels.append(own.labels)
+        skipped += [] if own.skipped is None else [own.skipped.mean((1, 2))]
         pairs.add(own.images, None if is_base else plain.images)
     has_captions = "clip_model" in about
     evidence = Evidence(
         Features.join([Features(p["pooled"], p["spatial"], p["logits"]) for p in parts]), reference, targets.base,
         converged=targets.of_converged, labels=None if has_captions else np.concatenate(labels),
-        cosines=np.concatenate([p["cosines"] for p in parts]) if has_captions else None, **pairs.joined(),
+        cosines=np.concatenate([p["cosines"] for p in parts]) if has_captions else None,
+        skipped=np.concatenate(skipped) if skipped else None, **pairs.joined(),
     )  # fmt: skip
     return replace(evidence, uncached=evidence) if is_base else evidence  # the control: its distance to itself reads 0
 
@@ -101,10 +103,13 @@ class _Pairs:
 
 def results(evidence: Evidence) -> dict:
     """All metrics of a row, "blocks", their block means, the numbers of images N, N_pairs that were compared with the
-    uncached ones, and N_converged with the converged ones."""
+    uncached ones, and N_converged with the converged ones; of a rule "skipped" and "skipped_sd", mean and standard
+    deviation, over images, of the share of steps that were skipped."""
     compared = {"N_pairs": evidence.psnr, "N_converged": evidence.psnr_converged}
     sizes = {"N": len(evidence.features.pooled)} | {k: len(x) for k, x in compared.items() if x is not None}
-    return measure(evidence) | {"blocks": block_means(evidence)} | sizes
+    x = evidence.skipped
+    shares = {} if x is None else {"skipped": float(x.mean()), "skipped_sd": float(x.std())}
+    return measure(evidence) | {"blocks": block_means(evidence)} | sizes | shares
 
 
 def _features(name: str, chunk: generate.Chunk, extract: generate.Extract, about: dict) -> dict[str, np.ndarray]:

@@ -36,6 +36,7 @@ def folder_name(
     about = [p.model, model.fingerprint, captions, p.sampler, p.cfg, seed, p.prior_noise]
     about += [precision, default_device().type]
     about += [] if plan.weights is None else [plan.weights.tolist()]
+    about += [plan.rule.to_json()] if plan.rule else []
     if compression:
         about += [compression.checksum, source_hash(*COMPRESSED)]
     return f"{stem}-{digest([plan.actions.tolist(), *about, source_hash(*SOURCES)])}"
@@ -58,9 +59,10 @@ def generate(
 
     `parts` (backbone, decoder) are loaded if not given; `progress` is called with each number of newly finished images.
     Rows that are compared take one `seed`: image k then has the same noise and label in each. A chunk file has images
-    uint8 (n, H, W, C), labels (n,) and the index of the first. With `extract`, features are stored beside it, and
-    images from the index `keep` on only have features. Raises UserError for sizes below 1, images to drop without
-    features, or a plan that does not fit the model.
+    uint8 (n, H, W, C), labels (n,) and the index of the first; under a rule also `skipped` uint8 (n, halves, steps),
+    what each image did. With `extract`, features are stored beside it, and images from the index `keep` on only have
+    features. Raises UserError for sizes below 1, images to drop without features, or a plan that does not fit the
+    model.
     """
     if min(count, chunk, batch) < 1 or first < 0:
         raise UserError(f"cannot generate {count} images from {first} in chunks of {chunk} and batches of {batch}")
@@ -83,15 +85,14 @@ def generate(
                 _batch(plan, parts, seed, at, min(batch, start + size - at), progress)
                 for at in range(start, start + size, batch)
             ]
-            images, labels = (np.concatenate(x) for x in zip(*batches, strict=True))
+            images, labels, skipped = (np.concatenate(x) for x in zip(*batches, strict=True))
+            about = {"labels": labels, "first": np.array(start)} | ({"skipped": skipped} if plan.rule else {})
             if extract:
-                write_npz(
-                    features_file(files[-1]), extract(images, labels) | {"labels": labels, "first": np.array(start)}
-                )
+                write_npz(features_file(files[-1]), extract(images, labels) | about)
             if writing:
                 writing.result()
             if kept:
-                writing = writer.submit(_write, files[-1], start, images, labels)
+                writing = writer.submit(write_npz, files[-1], about | {"images": images}, compressed=False)
         if writing:
             writing.result()
     return files
@@ -128,23 +129,28 @@ def batch_size(plan: Plan, requested: int | None, precision: str, memory: float 
 def in_memory(plan: Plan, count: int, parts: Parts, batch: int = 25, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """The first `count` images uint8 (n, H, W, C) and labels (n,), without files."""
     batches = [_batch(plan, parts, seed, at, min(batch, count - at)) for at in range(0, count, batch)]
-    images, labels = zip(*batches, strict=True)
+    images, labels, _ = zip(*batches, strict=True)
     return np.concatenate(images), np.concatenate(labels)
 
 
 def _batch(
     plan: Plan, parts: Parts, seed: int, first: int, count: int, progress: Callable[[int], Any] = lambda n: None
-) -> tuple[np.ndarray, np.ndarray]:
-    from harmonica.execution import Batch, run
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Images, labels, and what each image skipped under a rule, uint8 (n, halves, steps)."""
+    from harmonica.execution import Batch, Ruled, policy_of, run
 
     backbone, decode = parts
-    start = Batch.of(backbone, seed, first, count)
-    images = run(backbone, plan, start, decode=decode).numpy()
+    start, policy = Batch.of(backbone, seed, first, count), policy_of(backbone, plan)
+    images = run(backbone, plan, start, policy, decode).numpy()
     progress(count)
-    return images, start.labels.numpy()
+    skipped = np.zeros((count, 1, 0), np.uint8)
+    if isinstance(policy, Ruled):
+        skipped = policy.skipped.unflatten(0, (-1, count)).transpose(0, 1).numpy().astype(np.uint8)
+    return images, start.labels.numpy(), skipped
 
 
 _PLACE = {"labels": Form("iu", (1,)), "first": Form("iu", (0,))}
+_SKIPPED = {"skipped": Form("u", (3,))}  # under a rule
 _IMAGES = {"images": Form("u", (3, 4)), **_PLACE}
 _FEATURES = (
     {k: Form("f", (2,)) for k in ("pooled", "spatial", "logits")}
@@ -154,19 +160,16 @@ _FEATURES = (
 _SCORES = {"cosines": Form("f", (1,)), "clip": Form("U", (0,))}  # with captions
 
 
-def _write(path: Path, first: int, images: np.ndarray, labels: np.ndarray) -> None:
-    write_npz(path, {"images": images, "labels": labels, "first": first}, compressed=False)
-
-
-def _open(path: Path) -> tuple[np.ndarray, np.ndarray, int]:
-    stored = read_npz(path, "a complete chunk of images", _IMAGES)
-    if len(stored["images"]) != len(stored["labels"]):
+def _open(path: Path) -> tuple[np.ndarray, np.ndarray, int, np.ndarray | None]:
+    stored = read_npz(path, "a complete chunk of images", _IMAGES | _SKIPPED, optional=_SKIPPED)
+    if any(len(stored[k]) != len(stored["labels"]) for k in ("images", "skipped") if k in stored):
         raise UserError(f"{path} is not a complete chunk of images: it has other numbers of images and labels")
-    return stored["images"], stored["labels"], int(stored["first"])
+    return stored["images"], stored["labels"], int(stored["first"]), stored.get("skipped")
 
 
 def _open_features(path: Path) -> tuple[dict[str, np.ndarray], np.ndarray, int]:
-    stored = read_npz(path, "a complete chunk of features", _FEATURES | _SCORES, optional=_SCORES)
+    optional = _SCORES | _SKIPPED
+    stored = read_npz(path, "a complete chunk of features", _FEATURES | optional, optional=optional)
     labels, first = stored.pop("labels"), int(stored.pop("first"))
     if any(len(x) != len(labels) for x in stored.values() if x.ndim):
         raise UserError(f"{path} is not a complete chunk of features: it has other numbers of features and labels")
@@ -176,7 +179,7 @@ def _open_features(path: Path) -> tuple[dict[str, np.ndarray], np.ndarray, int]:
 def _complete(path: Path, first: int, size: int) -> bool:
     """Whether this chunk exists and is complete."""
     try:
-        images, _, start = _open(path)
+        images, _, start, _ = _open(path)
     except UserError:
         return False
     return start == first and len(images) == size
@@ -194,11 +197,12 @@ def _measured(path: Path, first: int, size: int) -> bool:
 @dataclass(frozen=True, eq=False)
 class Chunk:
     """Consecutive images: uint8 (n, H, W, C), or None if they were dropped; labels (n,); what `extract` stored of
-    them, or None."""
+    them, or None; what they skipped under a rule, uint8 (n, halves, steps), or None."""
 
     images: np.ndarray | None
     labels: np.ndarray
     features: dict[str, np.ndarray] | None
+    skipped: np.ndarray | None = None
 
 
 def chunks(files: Sequence[str | Path]) -> Iterator[Chunk]:
@@ -209,11 +213,12 @@ def chunks(files: Sequence[str | Path]) -> Iterator[Chunk]:
     expected = None
     for path in sorted(map(Path, files)):
         try:
-            images = stored = None
+            images = stored = skipped = None
             if features_file(path).exists():
                 stored, labels, first = _open_features(features_file(path))
+                skipped = stored.pop("skipped", None)
             if stored is None or path.exists():
-                images, own, at = _open(path)
+                images, own, at, skipped = _open(path)
                 if stored is not None and (at != first or not np.array_equal(own, labels)):
                     raise UserError(f"{path} and its features are not of the same images")
                 labels, first = own, at
@@ -224,7 +229,7 @@ def chunks(files: Sequence[str | Path]) -> Iterator[Chunk]:
         if expected not in (None, first):
             raise UserError(f"{path} starts at image {first}, but the chunks before it end at {expected - 1}")
         expected = first + len(labels)
-        yield Chunk(images, labels, stored)
+        yield Chunk(images, labels, stored, skipped)
     if expected is None:
         raise UserError("no images to read")
 

@@ -33,6 +33,7 @@ class Evidence:
     ssim: np.ndarray | None = None
     lpips: np.ndarray | None = None
     psnr_converged: np.ndarray | None = None  # to the converged solution of the same seed, dB
+    skipped: np.ndarray | None = None  # (n,) shares of steps that were skipped under a rule
 
     @cached_property
     def pooled(self) -> d.Gaussian:

@@ -11,6 +11,7 @@ from harmonica.utils import UserError
 from harmonica.utils.records import Record
 
 _TEXT, _COUNT, _SECONDS = {"type": "string"}, {"type": "integer", "minimum": 1}, {"type": "number", "minimum": 0}
+_SHARE = {"type": "number", "minimum": 0, "maximum": 1}
 _HARDWARE = {"device": _TEXT, "precision": _TEXT}
 
 
@@ -76,7 +77,7 @@ _ROW = {
     "required": ["N", "blocks"],
     "properties": {
         "N": _COUNT, "N_pairs": _COUNT, "N_converged": _COUNT, "extractor": _TEXT, "clip_model": _TEXT,
-        "blocks": _by_name(_list({"type": "number"})),
+        "blocks": _by_name(_list({"type": "number"})), **dict.fromkeys(("skipped", "skipped_sd"), _SHARE),
     },
     "additionalProperties": {"type": "number"},
 }  # fmt: skip

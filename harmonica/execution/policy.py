@@ -113,6 +113,7 @@ class Planned(Policy):
 
     def __init__(self, backbone: Backbone, plan: Plan, tensors: dict | None = None, weights: Tensor | None = None):
         plan.check_layout(backbone.layout)
+        plan.check_fixed("a fixed program")
         self.backbone, self.plan = backbone, plan
         self.carried = carried_skips(plan.program, backbone.layout.skips)
         self.runs = [reuse_runs(ops, backbone.joins) for ops in plan.program]

@@ -12,6 +12,7 @@ from harmonica.backbones.base import Backbone
 from harmonica.execution.denoise import Callback, Output, denoise, under_policy
 from harmonica.execution.guidance import Guided
 from harmonica.execution.policy import Planned, Policy
+from harmonica.execution.rules import Ruled
 from harmonica.execution.seeds import StepSeeds, noise_and_labels
 from harmonica.plan import Plan
 from harmonica.samplers import Sampler, Seeds, make_sampler
@@ -37,14 +38,19 @@ class Batch:
         return Batch(noise.to(backbone.device), labels, StepSeeds(seed, first, count))
 
 
+def policy_of(backbone: Backbone, plan: Plan) -> Policy:
+    """What does as the plan says: a rule decides at run time, all else is fixed."""
+    return Ruled(backbone, plan) if plan.rule else Planned(backbone, plan)
+
+
 class Run:
-    """A plan on a backbone for fixed labels (n,), called with noise; `policy` defaults to `Planned`."""
+    """A plan on a backbone for fixed labels (n,), called with noise; `policy` defaults to the plan's."""
 
     def __init__(self, backbone: Backbone, plan: Plan, labels: Tensor, policy: Policy | None = None):
         self.protocol = plan.protocol
         self.model = Guided.by(plan.protocol, backbone, labels)
         self.sampler = make_sampler(plan.protocol.sampler, plan.protocol.steps, backbone.schedule)
-        self.policy = policy or Planned(backbone, plan)
+        self.policy = policy or policy_of(backbone, plan)
 
     @torch.inference_mode()
     def __call__(self, noise: Tensor, seeds: Seeds | None = None, callback: Callback | None = None) -> Tensor:

@@ -2,6 +2,11 @@
 
 from harmonica.methods.base import LearnedMethod, Method, Reads, Task
 from harmonica.methods.registry import get_method, known_methods
+from harmonica.methods.ruled import RuledMethod
+from harmonica.methods.scheduled import ScheduledForecast, forecasts
 from harmonica.utils import setting
 
-__all__ = ["LearnedMethod", "Method", "Reads", "Task", "get_method", "known_methods", "setting"]
+__all__ = [
+    "LearnedMethod", "Method", "Reads", "RuledMethod", "ScheduledForecast", "Task", "forecasts", "get_method",
+    "known_methods", "setting",
+]  # fmt: skip

@@ -13,7 +13,7 @@ import numpy as np
 
 from harmonica.compression import Compression
 from harmonica.models.task import ModelTask
-from harmonica.plan import BranchLayout, Plan, Protocol, Router
+from harmonica.plan import BranchLayout, Plan, Protocol, Router, Rule
 from harmonica.training import LearnedSettings, Work
 from harmonica.utils.precision import itemsize_of
 
@@ -151,14 +151,15 @@ class Task(ModelTask):
         prior_noise: float = 0.0,
         sampler: str | None = None,
         weights: np.ndarray | None = None,
+        rule: Rule | None = None,
         **notes,
     ) -> Plan:
-        """The plan of actions (steps, branches), maybe for another sampler, with the `weights` of forecasts; `notes`
-        are the method's findings."""
+        """The plan of actions (steps, branches), maybe for another sampler, with the `weights` of forecasts, or the
+        `rule` that decides about them; `notes` are the method's findings."""
         protocol = replace(
             self.protocol, steps=len(actions), prior_noise=prior_noise, sampler=sampler or self.protocol.sampler
         )
-        return Plan(actions, protocol, replace(self.origin, notes=notes), weights)
+        return Plan(actions, protocol, replace(self.origin, notes=notes), weights, rule)
 
     def router(self, logits: np.ndarray, cost: dict[str, float], notes: dict[str, Any]) -> Router:
         """The router of logits (steps, branches), with its cost and the training's notes."""

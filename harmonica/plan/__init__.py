@@ -16,9 +16,10 @@ from harmonica.plan.program import (
     SPAN_TIMED,
 )
 from harmonica.plan.router import LIMIT, Router, sigmoid
+from harmonica.plan.rule import Rule
 
 __all__ = [
     "COMPUTE", "FORECAST", "FORECASTS", "LIMIT", "REUSE", "SPAN_DELTA", "SPAN_FORECAST", "SPAN_OUTPUT", "SPAN_TIMED",
-    "BranchLayout", "Origin", "Plan", "Protocol", "Router", "all_compute", "cache_bytes", "macs", "macs_at",
+    "BranchLayout", "Origin", "Plan", "Protocol", "Router", "Rule", "all_compute", "cache_bytes", "macs", "macs_at",
     "match_macs", "sigmoid", "theoretical_speedup",
 ]  # fmt: skip

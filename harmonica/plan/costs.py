@@ -3,16 +3,18 @@
 from harmonica.plan.branches import BranchLayout
 from harmonica.plan.plan import Plan
 from harmonica.plan.program import COMPUTE, FORECASTS, carried_skips, independent_steps
+from harmonica.plan.rule import MEASURES, Rule
 from harmonica.utils import UserError
 
 # counted on fake tensors at true shapes (tests/gpu)
-WORK = 11.5  # temporaries of an evaluation, in tensors as large as the stream: the MLP's hidden layer twice, and more
+WORK = 12.1  # temporaries of an evaluation, in tensors as large as the stream: the MLP's hidden layer twice, and more
 SLACK = 1.1  # what an allocator holds beyond the tensors
 
 
 def macs(plan: Plan, layout: BranchLayout) -> float:
     """MACs of the full trajectory, for one image and one guidance half; a forecast costs one for every number that it
-    sums up. Raises UserError if the plan does not fit."""
+    sums up. Of a plan with a rule they are the fewest possible, see `rule.macs_of`. Raises UserError if the plan does
+    not fit."""
     plan.check_layout(layout)
     branches = ((plan.actions == COMPUTE) @ layout.branch_macs).sum()
     joins = sum(target in ops for ops in plan.program for _, target in layout.skips)
@@ -34,6 +36,17 @@ def theoretical_speedup(plan: Plan, layout: BranchLayout) -> float:
 def cache_bytes(plan: Plan, layout: BranchLayout, batch: int = 1, itemsize: int = 4, guided: bool = True) -> int:
     """Peak bytes in the executor's cache, for `batch` images. Raises UserError if the plan does not fit."""
     plan.check_layout(layout)
+    tensors = _of_rule(plan.rule) if plan.rule else _most_tensors(plan, layout)
+    return tensors * layout.stream_elements * batch * itemsize * (2 if guided else 1)
+
+
+def _of_rule(rule: Rule) -> int:
+    """The tensors that a rule keeps between steps: changes of the span, of what is verified, and its measure's own."""
+    return (rule.order + 1) * (2 if rule.measure == "verified" else 1) + MEASURES[rule.measure]
+
+
+def _most_tensors(plan: Plan, layout: BranchLayout) -> int:
+    """The most tensors that are cached at a time, long skips between steps included."""
     peak = stored = 0
     skips: set[int] = set()
     carried = carried_skips(plan.program, layout.skips)
@@ -48,7 +61,7 @@ def cache_bytes(plan: Plan, layout: BranchLayout, batch: int = 1, itemsize: int 
             if kept:  # as the executor, which looks when a tensor comes in
                 stored += kept
                 peak = max(peak, stored + len(skips))
-    return peak * layout.stream_elements * batch * itemsize * (2 if guided else 1)
+    return peak
 
 
 def weight_bytes(layout: BranchLayout, itemsize: int = 4) -> float:

@@ -4,6 +4,7 @@ TaylorSeer, HiCache, FoCa and Adams-Bashforth rules are such sums, too: all that
 """
 
 from collections.abc import Sequence
+from math import factorial
 
 import numpy as np
 
@@ -45,3 +46,24 @@ def extrapolation(
             last = sources[of][sources[of] < s][::-1][: orders[s] + 1]
             weights[s, start : op.stop, : len(last)] = lagrange(x[last], x[s])
     return weights
+
+
+def taylor(at: float, full: Sequence[float], order: int) -> np.ndarray:
+    """Weights float64 (J,), J ≤ order + 1, of a Taylor series from the steps `full` (the newest first): Σᵢ kⁱ/i! · Dᵢ,
+    k steps after the newest. D₀ is its output, Dᵢ₊₁ = (Dᵢ − Dᵢ at the step before) / steps between the two
+    (TaylorSeer)."""
+    return np.array([(at - full[0]) ** i / factorial(i) for i in range(min(order + 1, len(full)))]) @ derivatives(
+        full, order
+    )
+
+
+def derivatives(full: Sequence[float], order: int) -> np.ndarray:
+    """Weights float64 (J, J) of outputs at the steps `full` (the newest first) in D₀ … of `taylor`, J ≤ order + 1."""
+    count = min(order + 1, len(full))
+    rows = np.eye(count)  # Dᵢ at each of the steps
+    out = [rows[0]]
+    for _ in range(count - 1):
+        gaps = -np.diff(np.asarray(full[: len(rows)], np.float64))
+        rows = (rows[:-1] - rows[1:]) / gaps[:, None]
+        out.append(rows[0])
+    return np.array(out)

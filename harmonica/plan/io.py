@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 
 from harmonica.plan.origin import Origin, Protocol, from_json, split_version_1, to_json
+from harmonica.plan.rule import RULE_SCHEMA, Rule
 from harmonica.utils import UserError, write_atomic
 from harmonica.utils.arrays import of_arrays
 
-VERSION = 3  # 1 had one record in place of protocol and origin, 2 no forecasts and no checksum
+VERSION = 4  # 1 had one record in place of protocol and origin, 2 no forecasts and no checksum, 3 no rules
+WITHOUT_RULE = 3  # what is written for those
 
 
 def _refused(constant: str):
@@ -20,12 +22,24 @@ def _refused(constant: str):
     raise ValueError(f"it has {constant}")
 
 
-def write_tables(path: str | Path, kind: str, tables: dict[str, np.ndarray], protocol: Protocol, origin: Origin):
+def write_tables(
+    path: str | Path,
+    kind: str,
+    tables: dict[str, np.ndarray],
+    protocol: Protocol,
+    origin: Origin,
+    rule: Rule | None = None,
+) -> None:
     """Write the arrays of a `kind` ("plan" or "router"), atomically."""
     from safetensors.numpy import save
 
-    about = {k: json.dumps(v, sort_keys=True) for k, v in to_json(protocol, origin).items()}
-    metadata = {"format": f"harmonica-{kind}-{VERSION}", **about, "sha256": _checksum(tables, about)}
+    records = to_json(protocol, origin) | ({"rule": rule.to_json()} if rule else {})
+    about = {k: json.dumps(v, sort_keys=True) for k, v in records.items()}
+    metadata = {
+        "format": f"harmonica-{kind}-{VERSION if rule else WITHOUT_RULE}",
+        **about,
+        "sha256": _checksum(tables, about),
+    }
     write_atomic(path, _in_order(save(tables, metadata=metadata)))
 
 
@@ -61,9 +75,9 @@ def opened(path: Path, command: str) -> Iterator[Any]:
 
 def read_tables(
     path: str | Path, kind: str, dtypes: dict[str, Any], optional: dict[str, Any] | None = None
-) -> tuple[dict[str, np.ndarray], Protocol, Origin]:
-    """Arrays, protocol and origin of a file that `write_tables` wrote, in this version or an older one. `dtypes` are
-    those of the arrays by name, `optional` those of arrays that it may have.
+) -> tuple[dict[str, np.ndarray], Protocol, Origin, Rule | None]:
+    """Arrays, protocol, origin and rule of a file that `write_tables` wrote, in this version or an older one. `dtypes`
+    are those of the arrays by name, `optional` those of arrays that it may have.
 
     Raises UserError if the file is missing, damaged or of another kind.
     """
@@ -81,12 +95,18 @@ def read_tables(
     known = dtypes | (optional or {})
     if not set(dtypes) <= set(tables) <= set(known) or any(v.dtype != known[k] for k, v in tables.items()):
         raise UserError(f"{path} contains {sorted(tables)}, not a {kind}'s {sorted(dtypes)}")
-    texts = {k: metadata[k] for k in ("protocol", "origin") if k in metadata}
+    texts = {k: metadata[k] for k in ("protocol", "origin", "rule") if k in metadata}
     if (int(version) > 2 or "sha256" in metadata) and metadata.get("sha256") != _checksum(tables, texts):
         raise UserError(f"{path} is damaged: its content does not have the checksum it was written with")
     try:
         about = {k: json.loads(text, parse_constant=_refused) for k, text in texts.items()}
         protocol, origin = from_json(split_version_1(about["origin"]) if version == "1" else about)
+        if "rule" in about:
+            jsonschema.validate(about["rule"], RULE_SCHEMA)
     except (ValueError, jsonschema.ValidationError, KeyError, TypeError, AttributeError, RecursionError) as e:
         raise UserError(f"{path}: the origin in its metadata is damaged ({str(e).splitlines()[0]})") from None
-    return tables, protocol, origin
+    try:
+        rule = Rule(**about["rule"]) if "rule" in about else None
+    except UserError as e:
+        raise UserError(f"{path}: {e}") from None
+    return tables, protocol, origin, rule

@@ -14,6 +14,7 @@ from harmonica.plan.branches import BranchLayout
 from harmonica.plan.io import read_tables, write_tables
 from harmonica.plan.origin import BY_HAND, Origin, Protocol
 from harmonica.plan.program import COMPUTE, FORECASTS, SPAN_FORECAST, Ops, build_program
+from harmonica.plan.rule import Rule, span_of
 from harmonica.utils import UserError
 
 MOST_WEIGHTS = 4  # outputs that a forecast may take: cached tensors of every branch
@@ -23,15 +24,17 @@ MOST_WEIGHTS = 4  # outputs that a forecast may take: cached tensors of every br
 class Plan:
     """Actions uint8 (steps, branches), the protocol to run them with, and their origin.
 
-    `weights` float32 (steps, 1 or branches, J ≤ 4) are those of forecasts: the output of a branch, or of a span, is
-    Σ_j weights[step, branch, j] · its j-th last output, the newest first. With one column they hold for all branches of
-    a step. They are 0 where nothing is forecast; None without forecasts. Raises UserError if a plan is not executable.
+    `weights` float32 (steps, 1 or branches, J ≤ 4) are those of forecasts: the output of a branch, or of a span, is Σ_j
+    weights[step, branch, j] · its j-th last output, the newest first. With one column they hold for all branches of a
+    step. They are 0 where nothing is forecast; None without forecasts. With a `rule`, the table is what may be skipped,
+    and what is skipped is decided while an image is made. Raises UserError if a plan is not executable.
     """
 
     actions: np.ndarray
     protocol: Protocol
     origin: Origin = BY_HAND
     weights: np.ndarray | None = None
+    rule: Rule | None = None
 
     def __post_init__(self):
         a = np.ascontiguousarray(self.actions, dtype=np.uint8)
@@ -46,6 +49,10 @@ class Plan:
         if a[0].any():
             raise UserError("the first step of a plan must compute every branch: there is nothing to reuse yet")
         forecast = np.isin(a, FORECASTS)
+        if self.rule is not None:
+            span_of(a)
+            if self.protocol.prior_noise:
+                raise UserError("a rule does not go together with prior noise")
         if self.weights is None:
             if forecast.any():
                 raise UserError("the plan forecasts branches, but has no weights")
@@ -69,13 +76,22 @@ class Plan:
 
     @property
     def cur(self) -> float:
-        """Cache utilisation ratio in percent: reused or forecast branch evaluations / (steps · branches)."""
+        """Cache utilisation ratio in percent: reused or forecast branch evaluations / (steps · branches). Of a plan
+        with a rule it is the largest possible."""
         return 100.0 * float((self.actions != COMPUTE).mean())
 
     @cached_property
     def program(self) -> tuple[Ops, ...]:
         """The operations of every step."""
         return build_program(self.actions, None if self.weights is None else self.weights != 0)
+
+    def check_fixed(self, what: str) -> None:
+        """Raise UserError if the plan has a rule: `what` needs a plan whose steps are known before it runs."""
+        if self.rule is not None:
+            raise UserError(
+                f"the plan of {self.origin.method} decides at run time what it skips: it does not run as {what}, only "
+                "with `harmonica sample`, `latency` and `drift`"
+            )
 
     def check_layout(self, layout: BranchLayout) -> None:
         """Raise UserError unless the plan has as many branches as the model."""
@@ -96,14 +112,14 @@ class Plan:
     def save(self, path: str | Path) -> None:
         """Write a plan file, atomically."""
         tables = {"actions": self.actions} | ({} if self.weights is None else {"weights": self.weights})
-        write_tables(path, "plan", tables, self.protocol, self.origin)
+        write_tables(path, "plan", tables, self.protocol, self.origin, self.rule)
 
     @staticmethod
     def load(path: str | Path) -> "Plan":
         """Read a plan file. Raises UserError if it is missing, damaged, or not a plan."""
-        tables, protocol, origin = read_tables(path, "plan", {"actions": np.uint8}, {"weights": np.float32})
+        tables, protocol, origin, rule = read_tables(path, "plan", {"actions": np.uint8}, {"weights": np.float32})
         try:
-            return Plan(tables["actions"], protocol, origin, tables.get("weights"))
+            return Plan(tables["actions"], protocol, origin, tables.get("weights"), rule)
         except UserError as e:
             raise UserError(f"{path}: {e}") from None
 

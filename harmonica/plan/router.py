@@ -60,5 +60,5 @@ class Router:
     @staticmethod
     def load(path: str | Path) -> "Router":
         """Read a router file. Raises UserError if it is missing, damaged, or not a router."""
-        tables, protocol, origin = read_tables(path, "router", {"logits": np.float32})
+        tables, protocol, origin, _ = read_tables(path, "router", {"logits": np.float32})
         return Router(tables["logits"], protocol, origin)

@@ -31,6 +31,7 @@ class Compiled(Planned):
     """
 
     def __init__(self, backbone: Backbone, plan: Plan, **options):
+        plan.check_fixed("compiled steps")
         super().__init__(backbone, plan)
         self._packs = not options and backbone.device.type == "cpu"
         self._options = {"fullgraph": True, "dynamic": False} | options

@@ -35,6 +35,7 @@ def enable_cache(pipe, plan: Plan | str | Path, allow: Collection[str] = ()):
     """
     if not isinstance(plan, Plan):
         plan = Plan.load(plan)
+    plan.check_fixed("a cache of diffusers' pipelines")
     protocol.check_names(allow)
     transformer = unwrapped(getattr(pipe, "transformer", None))
     kinds = KINDS.get(type(transformer).__name__)

@@ -26,6 +26,9 @@ class Recipe:
     eps: float = 1e-8  # of AdamW; gradients here are as small as β · r(1−r), far below it for saturated logits
 
 
+TRIALS = 14  # thresholds of a rule that are tried for a budget
+
+
 @dataclass(frozen=True)
 class Work:
     """What a training computes, counted in single images: for `harmonica estimate`."""

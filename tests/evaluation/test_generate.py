@@ -62,20 +62,20 @@ def test_a_stopped_run_resumes(tmp_path, monkeypatch):
 
 def test_a_chunk_is_written_while_the_next_is_generated(tmp_path, monkeypatch):
     next_began, met = threading.Event(), []
-    generating, writing = generate._batch, generate._write
+    generating, writing = generate._batch, generate.write_npz
 
     def generates(plan, parts, seed, first, count, progress=lambda n: None):
         if first == 4:
             next_began.set()
         return generating(plan, parts, seed, first, count, progress)
 
-    def writes(path, first, images, labels):
-        if first == 0:
+    def writes(path, arrays, **options):
+        if arrays["first"] == 0:
             met.append(next_began.wait(60))
-        writing(path, first, images, labels)
+        writing(path, arrays, **options)
 
     monkeypatch.setattr(generate, "_batch", generates)
-    monkeypatch.setattr(generate, "_write", writes)
+    monkeypatch.setattr(generate, "write_npz", writes)
     images, _ = generate.read(images_of(tmp_path))
     assert met == [True] and len(images) == 6
 

@@ -25,7 +25,8 @@ STEPS = 6
 
 
 def experiment(name: str, **settings) -> Experiment:
-    about = MODELS["pocket-uvit" if get_method(name).kinds else "pocket-dit"]
+    kinds = get_method(name).kinds or ("dit",)
+    about = MODELS[f"pocket-{kinds[0]}"]
     if issubclass(get_method(name), LearnedMethod):
         settings = {"beta": 1e-4, "rounds": 2, "batch": 2} | settings
     return Experiment.of(about.name, about.sampler, STEPS, about.cfg, name, settings)

@@ -208,8 +208,8 @@ def test_a_short_record_of_version_1(tmp_path):
 ])  # fmt: skip
 def test_a_file_of_a_newer_version(tmp_path, kind, read, table):
     path = tmp_path / "p.safetensors"
-    write_raw(path, kind, 4, table, protocol={}, origin={}, more={})
-    with pytest.raises(UserError, match=r"format version 4; this version of harmonica reads up to 3$"):
+    write_raw(path, kind, 5, table, protocol={}, origin={}, more={})
+    with pytest.raises(UserError, match=r"format version 5; this version of harmonica reads up to 4$"):
         read(path)
 
 

@@ -156,8 +156,8 @@ def _captions(folder: Path) -> Iterator[Target]:
     from safetensors.torch import save
 
     from harmonica.models import embeddings
-    from harmonica.utils.torch_files import of_tensors
     from harmonica.utils.arrays import CHECKSUM
+    from harmonica.utils.torch_files import of_tensors
 
     g = torch.Generator().manual_seed(0)
     lengths = torch.tensor([3, 1, 4, 2])

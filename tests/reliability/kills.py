@@ -51,7 +51,7 @@ def results(folder: Path) -> dict[str, Any]:
         [*own.rglob("samples/**/*.npz"), *own.rglob("samples/**/*.json"), *own.rglob("metrics/**/*.json")]
     ):
         out[str(path.relative_to(own))] = sha256(path)
-    for path in sorted(own.glob("plans/*.safetensors")):
+    for path in sorted(own.rglob("plans/**/*.safetensors")):
         loaded = (Router if ".router" in path.name else Plan).load(path)
         origin = asdict(loaded.origin)
         origin["cost"] = {k: v for k, v in origin["cost"].items() if k not in MEASURED}

@@ -34,6 +34,13 @@ class Toy(Method):
 '''
 
 
+FEW = ("full", "fora", "harmonica")  # methods of which one is trained, where others would show nothing more
+
+
+def few(methods: list) -> list:
+    return [m for m in methods if next(iter(m if isinstance(m, dict) else [m])) in FEW]
+
+
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
     p = Project(tmp_path_factory.mktemp("clone") / "harmonica-bench")
@@ -45,7 +52,7 @@ def project(tmp_path_factory):
 
 def test_table(project):
     t = project.table()
-    assert len(t) == 24 and list(t.case.unique()) == [4, 3]
+    assert len(t) == 20 and list(t.case.unique()) == [4, 3]
     assert (t.samples == 24).all() and (t.extractor == "fashion-mnist-cnn").all()
     assert t.steps.tolist()[:2] == [4, 3]
     full = t[t.method == "Full"]
@@ -59,6 +66,8 @@ def test_table(project):
     assert (full.FID_uncached < 1e-5).all() and (others.FID_uncached > 1e-5).all()
     assert (full[["dFID", "dFID_low", "dFID_high"]] == 0).all(axis=None) and (others.dFID_low < others.dFID_high).all()
     assert others.groupby("case").best_FID.any().all() and full.best_FID.isna().all()
+    rule = t[t.method == "EasyCache"].iloc[0]  # it decides at run time: what its images did is counted
+    assert 0 < rule.CUR <= 50 and rule.CUR_sd >= 0 and t.CUR_sd.notna().sum() == 1
     harmonica, control = (t[t.method == m].reset_index() for m in ("HarmoniCa", "Random plan"))
     assert (harmonica.GMACs == control.GMACs).all() and (harmonica.CUR == control.CUR).all()
     results = project.folder / "results" / "pocket"
@@ -68,7 +77,7 @@ def test_table(project):
         assert (results / "figures" / f"table1-{name}.png").read_bytes().startswith(b"\x89PNG")
     assert "| HarmoniCa | 4 |" in (results / "table1.md").read_text()
     record = json.loads((results / "table1.provenance.json").read_text())
-    assert record["config"]["images"] == 24 and len(record["origins"]) == len(record["protocols"]) == 24
+    assert record["config"]["images"] == 24 and len(record["origins"]) == len(record["protocols"]) == 20
 
 
 def test_timing(project):
@@ -97,7 +106,7 @@ def test_another_precision_of_images_trains_nothing(project):
     assert jobs == {"sample": 4, "metrics": 2, "table": 1, "publish": 1, "total": 8}  # and the converged solutions
     jobs = {rule: int(count) for rule, count in project.planned("--config", "precision={latency: bfloat16}")}
     assert jobs == {"latency": 1, "table": 1, "publish": 1, "total": 3}
-    assert ["train", "6"] in project.planned("--config", "precision={training: bfloat16}")
+    assert ["train", "4"] in project.planned("--config", "precision={training: bfloat16}")
 
 
 def test_a_baseline_of_ones_own(project):
@@ -116,11 +125,11 @@ def test_a_baseline_of_ones_own(project):
 
 def test_training_seeds(project):
     """A learned row over two seeds is their mean; a heuristic's stays one."""
+    project.write(few)
     status, out = project.snakemake("results/table1.csv", "--config", "seeds=[0,1]")
     assert status == 0, out
     t = project.table()
-    trained = ["Learning-to-Cache", "HarmoniCa", "SDT + L_LTC", "Random plan", "Step search", "HarmoniCa-Forecast"]
-    learned = t.method.isin(trained)
+    learned = t.method == "HarmoniCa"
     assert (t.seeds == learned.map({True: 2, False: 1})).all()
     assert t.FID_sd.notna().equals(learned)
     record = json.loads((project.folder / "results" / "pocket" / "table1.provenance.json").read_text())
@@ -129,24 +138,28 @@ def test_training_seeds(project):
     row = t[(t.method == "HarmoniCa") & (t.case == 4)].iloc[0]
     assert len(own) == 2 and row.FID == pytest.approx(own.FID.mean(), rel=1e-5)
     assert row.FID_sd == pytest.approx(own.FID.std(), rel=1e-4)
+    project.write()
     assert project.snakemake("results/table1.csv")[0] == 0
 
 
 def test_cores_do_not_change_the_table(project, tmp_path):
-    """One core after two, from nothing: the same numbers but for times."""
-    timed = ["latency_s", "speedup", "speedup_q1", "speedup_q3", "training_s"]
-    t = project.table()
-    shutil.rmtree(project.folder / "results")
-    status, out = project.snakemake("results/table1.csv", cores="1")
+    """One core, from nothing and in another folder: the same numbers but for times."""
+    alone = Project(tmp_path / "harmonica-bench")
+    alone.write(few)
+    status, out = alone.snakemake("results/table1.csv", cores="1")
     assert status == 0, out
-    pd.testing.assert_frame_equal(project.table().drop(columns=timed), t.drop(columns=timed))
+    found, t = alone.table(), project.table()
+    timed = ["latency_s", "speedup", "speedup_q1", "speedup_q3", "training_s"]
+    same = [c for c in found if c not in timed and not c.startswith("best_")]  # the best of fewer rows
+    expected = t[t.method.isin(found.method)].reset_index(drop=True)
+    pd.testing.assert_frame_equal(found[same], expected[same])
 
 
 def test_table_of_captions(project):
     status, out = project.snakemake("results/table2.csv")
     assert status == 0, out + "\n".join(f.read_text() for f in project.folder.rglob("logs/**/*.log"))
     t = pd.read_csv(project.folder / "results" / "table2.csv")
-    assert len(t) == 10 and (t.clip_model == "noto-emoji").all() and (t.extractor == "noto-emoji-cnn").all()
+    assert len(t) == 7 and (t.clip_model == "noto-emoji").all() and (t.extractor == "noto-emoji-cnn").all()
     assert t.CLIP.between(0, 100).all() and t[t.method == "Full"].PSNR.isna().all()
     assert t.PSNR_converged.notna().equals(t.case == "dpm-4")  # SA-Solver has no solution of a seed
     assert set(t.sampler) == {"SA-Solver", "DPM-Solver++"}
@@ -158,7 +171,7 @@ def test_table_of_long_skips(project):
     status, out = project.snakemake("results/table3.csv")
     assert status == 0, out + "\n".join(f.read_text() for f in project.folder.rglob("logs/**/*.log"))
     t = pd.read_csv(project.folder / "results" / "table3.csv").set_index("method")
-    assert len(t) == 6 and (t.model == "pocket U-ViT").all() and (t.sampler == "DPM-Solver").all()
+    assert len(t) == 4 and (t.model == "pocket U-ViT").all() and (t.sampler == "DPM-Solver").all()
     assert 0 < t.CUR["Learning-to-Cache"] < 33.4  # it routes evaluations 2 and 4 of 6
     assert t.CUR["Faster Diffusion"] == pytest.approx(100 * 3 * 10 / (6 * 18), rel=1e-3)
 

@@ -122,7 +122,7 @@ def test_a_table_on_a_cluster(slurm, tmp_path):
     assert len({json.loads(x)["run"] for x in lines}) == 1 and all(json.loads(x)["scheduled"] for x in lines)
     timing = report(project.folder / "results")
     assert "1 machine(s) of a cluster" in timing and re.search(r"^sample +4 .* 1$", timing, re.M), timing
-    plan = next((project.folder / "results" / "pocket" / "plans").glob("*_fora-interval2.safetensors"))
+    plan = next((project.folder / "results" / "pocket" / "plans").rglob("*_fora-interval2.safetensors"))
     alone = tmp_path / "alone"
     assert main(["sample", str(plan), "--images", "24", "--chunk", "8", "--batch", "8", "-o", str(alone)]) == 0
     (folder,) = (project.folder / "results" / "pocket" / "samples" / "images").glob("*fora*")

@@ -245,7 +245,14 @@ def extra_figures() -> dict[str, dict]:
 
 
 def plan_file(slug: str) -> str:
-    return f"{OUT}/plans/{slug}.safetensors"
+    """A heuristic's is in a folder that is named after the code that makes it: other code, other file. Snakemake would not
+    look whether a job that reads some of one job's many files is out of date while that job is.
+    """
+    if slug not in HEURISTIC:
+        return f"{OUT}/plans/{slug}.safetensors"
+    row = HEURISTIC[slug]
+    made_by = files.digest([plan_code(row), plan_data(row)])
+    return f"{OUT}/plans/{row.experiment.name}-{made_by}/{slug}.safetensors"
 
 
 def slugs_of(table: str) -> list[str]:
@@ -253,22 +260,11 @@ def slugs_of(table: str) -> list[str]:
 
 
 def plans(slugs: list[str]) -> list[str]:
-    """Plan files as inputs. All heuristics' plans are one job, whose other plans must not renew what depends on one:
-    `made_from` does."""
+    """Plan files as inputs. All heuristics' plans are one job, whose other plans must not renew what depends on one."""
     return [
         ancient(plan_file(slug)) if slug in HEURISTIC else plan_file(slug)
         for slug in slugs
     ]
-
-
-def made_from(slugs: list[str]) -> str:
-    """Changes with what the heuristics' plans are made from: the rerun trigger of the jobs that read them."""
-    return files.digest([made_by(HEURISTIC[s]) for s in slugs if s in HEURISTIC])
-
-
-def made_by(row: Row) -> list[str]:
-    """Arguments, code and data of a plan."""
-    return [row.arguments, plan_code(row), plan_data(row)]
 
 
 def plans_of(table: str) -> list[str]:

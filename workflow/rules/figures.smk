@@ -18,7 +18,6 @@ rule drift:
             "sampling", "table1", models_of(rows_of_case("table1", w.case))
         ),
         seed=TABLES["table1"]["seed"],
-        made_from=lambda w: made_from(drift_slugs(w.case)),
         code=files.source_hash("evaluation/drift.py", *files.SAMPLING, *RECORDS),
     message:
         "Measuring the drift of the latents, case {wildcards.case}"

@@ -28,7 +28,6 @@ rule latency:
                 **TABLES[w.table]["latency"]
             )
         ),
-        made_from=lambda w: made_from(slugs_of(w.table)),
         code=lambda w: files.source_hash(
             "evaluation/latency.py",
             "evaluation/statistics.py",

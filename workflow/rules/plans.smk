@@ -1,4 +1,8 @@
-# All heuristics that read nothing, in one process: each takes milliseconds.
+ARGUMENTS = json.dumps({plan_file(s): r.arguments for s, r in HEURISTIC.items()})
+
+
+# All heuristics that read nothing, in one process: each takes milliseconds. No parameters, and no command that changes:
+# with other rows in the configuration those that are here are not made again.
 rule plans:
     output:
         [plan_file(slug) for slug in HEURISTIC],
@@ -11,13 +15,10 @@ rule plans:
     conda:
         "../../environment.yml"
     threads: 1
-    params:
-        plans=json.dumps({plan_file(s): r.arguments for s, r in HEURISTIC.items()}),
-        made_from=made_from(list(HEURISTIC)),
     message:
         "Making the plans of all heuristics"
-    shell:
-        "harmonica plans {params.plans:q} > {log} 2>&1"
+    run:
+        shell("harmonica plans {ARGUMENTS:q} > {log} 2>&1")
 
 
 # Other heuristics read files or a plan; a learned method also writes a router.
@@ -50,7 +51,6 @@ rule plan:
             if BY_SLUG[w.experiment].requires
             else ""
         ),
-        source_made_from=lambda w: made_from([BY_SLUG[w.experiment].requires]),
         options=lambda w: training_options(BY_SLUG[w.experiment]),
         code=lambda w: plan_code(BY_SLUG[w.experiment]),
         compression=lambda w: compression_option([BY_SLUG[w.experiment]]),

@@ -33,7 +33,6 @@ rule sample:
         seed=lambda w: TABLES[w.table]["seed"],
         compression=lambda w: compression_option(rows_of_group(w.table, w.group)),
         folder=SAMPLES,
-        made_from=lambda w: made_from([r.slug for r in rows_of_group(w.table, w.group)]),
         code=lambda w: files.source_hash(
             *generate.SOURCES,
             *RECORDS,

@@ -60,7 +60,6 @@ rule table:
     params:
         out=lambda w, output: Path(output.csv).parent,
         config=lambda w: json.dumps(TABLES[w.table] | {"scale": SCALE}),
-        made_from=lambda w: made_from(slugs_of(w.table)),
         code=TABLE_CODE,
     message:
         "Laying out {wildcards.table} and its figures"
@@ -101,7 +100,6 @@ rule costs:
     params:
         out=lambda w, output: Path(output.csv).parent,
         config=lambda w: json.dumps(TABLES[w.table] | {"scale": SCALE}),
-        made_from=lambda w: made_from(slugs_of(w.table)),
         code=TABLE_CODE,
     message:
         "Laying out {wildcards.table}"

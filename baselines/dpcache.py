@@ -1,0 +1,82 @@
+"""DPCache: key steps by dynamic programming (CVPR 2026, arXiv 2602.22654).
+
+A few uncached trajectories are recorded. If the steps i < j < k are computed one after the other, what lies between j
+and k is forecast from i and j, and the cost of (i, j, k) is the sum of ‖h − its forecast‖₁ over it, h the last block's
+output. The first three steps are computed, and of all choices of so many steps the one with the smallest sum of costs
+is found. The paper keeps one predecessor of every step; here the states are pairs (i, j), so that the minimum is exact.
+Between two computed steps the forecast is the line through the two before it.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from harmonica.methods import Method, Reads, Task, forecasts, setting
+from harmonica.plan import SPAN_FORECAST, Plan, Protocol, macs, macs_at
+from harmonica.plan.forecast import lagrange
+from harmonica.training import Work
+from harmonica.utils import UserError
+
+FORCED = 3  # steps computed at first
+
+
+@dataclass(frozen=True)
+class DPCache(Method):
+    title = "DPCache"
+    seeded = True
+
+    target_cur: float = setting(60.0, "percent", above=0, at_most=100)
+    images: int = setting(8, "recorded trajectories", at_least=1, at_most=1000)
+
+    def check(self, protocol: Protocol) -> None:
+        if protocol.steps < FORCED:
+            raise UserError(f"DPCache computes the first {FORCED} steps, and there are {protocol.steps}")
+
+    def reads(self, protocol: Protocol) -> Reads:
+        return Reads(weights=True)
+
+    def work(self, protocol: Protocol, scale: str) -> Work:
+        return Work(evaluations=self.images * protocol.steps, batch=self.images)
+
+    def make(self, task: Task) -> Plan:
+        stream = task.record(self.images, ["streams"]).streams[:, 1]
+        cost = segment_costs(stream.flatten(1).numpy())
+        budget = macs_at(self.target_cur, task.steps, task.layout)
+        plans = [self._plan(task, cost, count) for count in range(FORCED, task.steps + 1)]
+        return min(plans, key=lambda plan: abs(macs(plan, task.layout) - budget))
+
+    def _plan(self, task: Task, cost: np.ndarray, count: int) -> Plan:
+        keys, total = cheapest(cost, count)
+        return forecasts(task, keys, lambda at, full: lagrange(full[-2:][::-1], at), SPAN_FORECAST,
+                         keys=keys, cost=float(f"{total:.4g}"))  # fmt: skip
+
+
+def segment_costs(h: np.ndarray) -> np.ndarray:
+    """Costs (T, T, T + 1) of computing i < j < k one after the other, from features (T, n); k = T is the end."""
+    steps = len(h)
+    out = np.full((steps, steps, steps + 1), np.inf)
+    for j in range(1, steps):
+        for i in range(j):
+            slope = (h[j] - h[i]) / (j - i)
+            error = [np.abs(h[s] - h[j] - (s - j) * slope).sum(dtype=np.float64) for s in range(j + 1, steps)]
+            out[i, j, j + 1 :] = np.concatenate([[0.0], np.cumsum(error)])
+    return out
+
+
+def cheapest(cost: np.ndarray, count: int) -> tuple[list[int], float]:
+    """The `count` steps of the smallest total cost, the first three among them, and that cost."""
+    steps = len(cost)
+    best = np.full((steps, steps), np.inf)  # of all choices of so many steps that end with (i, j)
+    best[1, 2] = 0.0  # the first three have no step between them
+    before: list[np.ndarray] = []  # the predecessor of i in each
+    for _ in range(count - FORCED):
+        through = best[:, :, None] + cost[:, :, :steps]  # (h, i, j)
+        before.append(through.argmin(0))
+        best = through.min(0)
+    total = best + cost[:, :, steps]
+    i, j = (int(x) for x in np.unravel_index(total.argmin(), total.shape))
+    least, keys = float(total[i, j]), [j, i]
+    for choice in reversed(before):
+        keys.append(int(choice[keys[-1], keys[-2]]))
+    keys = keys[::-1]
+    return sorted({0, *keys}), least
