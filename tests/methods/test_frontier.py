@@ -1,6 +1,10 @@
 """The rules of the later methods, each against its own words or against brute force."""
 
 import itertools
+import re
+import sys
+import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +24,7 @@ from baselines.procache import ProCache, intervals
 from baselines.smoothcache import SmoothCache
 from baselines.taylorseer import TaylorSeer
 from baselines.teacache import TeaCache
+from harmonica.cli import main
 from harmonica.methods import Task, get_method, known_methods
 from harmonica.methods.ruled import RuledMethod
 from harmonica.plan import COMPUTE, REUSE, SPAN_FORECAST, Origin, Protocol, macs, macs_at
@@ -195,6 +200,23 @@ def test_rules_meet_their_budget_on_average(task, name):
     assert plan.origin.notes["threshold"] == plan.rule.threshold
     given_threshold = get_method(name)(threshold=0.2, images=1).make(task)
     assert given_threshold.rule.threshold == 0.2
+
+
+def test_the_documented_forecaster(task):
+    page = (Path(__file__).parents[2] / "docs" / "add_a_method.md").read_text("utf-8")
+    code = next(c for c in re.findall(r"```python\n(.*?)```", page, re.S) if "class Line" in c)
+    module = types.ModuleType("line")
+    sys.modules["line"] = module  # where dataclasses look up annotations
+    exec(code, vars(module))
+    assert vars(module)["Line"](interval=3).weigh(9, [0, 1, 4, 7]).tolist() == pytest.approx([5 / 3, -2 / 3])
+    assert vars(module)["Line"](target_cur=50).make(task).cur == pytest.approx(50, abs=13)
+
+
+def test_a_rule_is_shown(task, tmp_path, capsys):
+    get_method("fbcache")(threshold=0.2, images=1).make(task).save(tmp_path / "p.safetensors")
+    assert main(["show", str(tmp_path / "p.safetensors")]) == 0
+    out = capsys.readouterr().out
+    assert "a rule decides at run time" in out and "rule: measure = first branches, threshold = 0.2" in out
 
 
 def test_how_well_teacaches_polynomial_fits_is_said(task):
