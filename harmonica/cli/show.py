@@ -30,9 +30,7 @@ def run(args) -> None:
     _about(o)
     if plan.rule:
         about = ", ".join(f"{k} = {v}" for k, v in plan.rule.to_json().items() if v not in (None, [], {}))
-        print(
-            f"rule: {about}; below it a step skips, else it computes all, for every image and half by itself"
-        )
+        print(f"rule: {about}; below it a step skips, else it computes all, for every image and half by itself")
     print(
         "one row per step, noisiest first: . compute, r reuse, f forecast, d span delta, o span output, "
         "t span with own time tokens, F span forecast; "

@@ -78,7 +78,7 @@ def targets(folder: Path) -> list[Target]:
 
 
 def _plans() -> Iterator[Target]:
-    from harmonica.plan import Origin, Plan, Protocol, Router
+    from harmonica.plan import SPAN_DELTA, Origin, Plan, Protocol, Router, Rule
     from harmonica.plan.io import VERSION
 
     rng = np.random.default_rng(0)
@@ -88,11 +88,14 @@ def _plans() -> Iterator[Target]:
     actions = rng.integers(0, 5, (10, 16)).astype(np.uint8)
     actions[0] = 0
     plan = Plan(actions, Protocol(**PROTOCOL), origin)
+    spans = np.zeros((10, 16), np.uint8)
+    spans[2:, 4:] = SPAN_DELTA
+    ruled = Plan(spans, plan.protocol, origin, rule=Rule("input", 0.5, 3, 1, (1.0, 2.0), {"decay": 0.5}))
     router = Router(rng.standard_normal((10, 16)).astype(np.float32), Protocol(**PROTOCOL), origin)
 
     def read_plan(path: Path):
         p = Plan.load(path)
-        return p.actions, asdict(p.protocol), asdict(p.origin), len(p.program)
+        return p.actions, asdict(p.protocol), asdict(p.origin), len(p.program), p.rule and p.rule.to_json()
 
     def read_router(path: Path):
         r = Router.load(path)
@@ -100,6 +103,7 @@ def _plans() -> Iterator[Target]:
 
     checked = VERSION >= 3  # older files have no checksum
     yield Target("plan", plan.save, read_plan, checked)
+    yield Target("ruled", ruled.save, read_plan, checked)
     yield Target("router", router.save, read_router, checked)
 
 
@@ -111,7 +115,11 @@ def _images() -> Iterator[Target]:
 
     rng = np.random.default_rng(0)
     labels, x = np.arange(6) % 3, rng.standard_normal((6, 7)).astype(np.float32)
-    pictures = rng.integers(0, 256, (6, 8, 8, 3), np.uint8)
+    pictures, skipped = rng.integers(0, 256, (6, 8, 8, 3), np.uint8), rng.integers(0, 2, (6, 2, 5), np.uint8)
+
+    def write_chunk(path: Path) -> None:
+        found = {"images": pictures, "labels": labels, "first": np.array(0), "skipped": skipped}
+        write_npz(path, found, compressed=False)
 
     def write_features(path: Path) -> None:
         found = {k: x for k in ("pooled", "spatial", "logits")} | {"cosines": x[:, 0], "clip": np.array("clip")}
@@ -120,7 +128,7 @@ def _images() -> Iterator[Target]:
 
     def read_chunk(path: Path):
         (chunk,) = generate.chunks([path])
-        return chunk.images, chunk.labels, chunk.features
+        return chunk.images, chunk.labels, chunk.features, chunk.skipped
 
     def read_features(path: Path):
         (chunk,) = generate.chunks([path.with_name(path.name.replace(".features", ""))])
@@ -132,7 +140,7 @@ def _images() -> Iterator[Target]:
 
     about = Identity("cnn", "pictures", "a folder", 32, 6)
     reference = Reference(Gaussian.of(x.astype(float)), Gaussian.of(x[:, :3].astype(float)), x, about)
-    yield Target("chunk/000000-000005.npz", lambda p: generate._write(p, 0, pictures, labels), read_chunk)
+    yield Target("chunk/000000-000005.npz", write_chunk, read_chunk)
     yield Target("features/000000-000005.features.npz", write_features, read_features)
     yield Target("reference", reference.save, read_reference)
 

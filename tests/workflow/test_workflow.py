@@ -65,6 +65,7 @@ def commands_of(*args: str, **environment: str) -> list[list[str]]:
     assert done.returncode == 0, done.stdout + done.stderr
     start = "Shell command: "
     words = [shlex.split(line.removeprefix(start)) for line in done.stdout.splitlines() if line.startswith(start)]
+    words = [w for w in words if w != ["None"]]  # a rule that runs Python
     return [w[1:] if w[0].startswith("HARMONICA_GPUS=") else w for w in words]
 
 
