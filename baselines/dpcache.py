@@ -11,32 +11,23 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harmonica.methods import Method, Reads, Task, forecasts, setting
+from harmonica.methods import CalibratedMethod, Task, forecasts, setting
 from harmonica.plan import SPAN_FORECAST, Plan, Protocol, macs, macs_at
 from harmonica.plan.forecast import lagrange
-from harmonica.training import Work
 from harmonica.utils import UserError
 
 FORCED = 3  # steps computed at first
 
 
-@dataclass(frozen=True)
-class DPCache(Method):
+@dataclass(frozen=True, kw_only=True)
+class DPCache(CalibratedMethod):
     title = "DPCache"
-    seeded = True
 
     target_cur: float = setting(60.0, "percent", above=0, at_most=100)
-    images: int = setting(8, "recorded trajectories", at_least=1, at_most=1000)
 
     def check(self, protocol: Protocol) -> None:
         if protocol.steps < FORCED:
             raise UserError(f"DPCache computes the first {FORCED} steps, and there are {protocol.steps}")
-
-    def reads(self, protocol: Protocol) -> Reads:
-        return Reads(weights=True)
-
-    def work(self, protocol: Protocol, scale: str) -> Work:
-        return Work(evaluations=self.images * protocol.steps, batch=self.images)
 
     def make(self, task: Task) -> Plan:
         stream = task.record(self.images, ["streams"]).streams[:, 1]

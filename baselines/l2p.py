@@ -9,20 +9,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harmonica.methods import Reads, ScheduledForecast, Task, setting
-from harmonica.plan import Plan, Protocol
-from harmonica.training import Work
+from harmonica.methods import CalibratedMethod, ScheduledForecast, Task, setting
+from harmonica.plan import Plan
 
 
 @dataclass(frozen=True, kw_only=True)
-class L2P(ScheduledForecast):
+class L2P(CalibratedMethod, ScheduledForecast):
     title = "L²P"
-    seeded = True
 
     lite: bool = setting(True, "forecast the last block's output only")
     history: int = setting(3, "H, outputs that a forecast takes", at_least=1, at_most=4)
     constrained: bool = setting(True, "weights sum to 1")
-    images: int = setting(8, "recorded trajectories", at_least=1, at_most=1000)
 
     def label(self) -> str:
         return self.title + ("" if self.constrained else ", free")
@@ -30,12 +27,6 @@ class L2P(ScheduledForecast):
     @property
     def outputs(self) -> int:
         return self.history
-
-    def reads(self, protocol: Protocol) -> Reads:
-        return Reads(weights=True)
-
-    def work(self, protocol: Protocol, scale: str) -> Work:
-        return Work(evaluations=self.images * protocol.steps, batch=self.images)
 
     def weigh(self, at, full):
         raise NotImplementedError("weights are fitted, see `make`")

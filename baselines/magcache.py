@@ -11,27 +11,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harmonica.methods import Method, Reads, Task, setting
-from harmonica.plan import SPAN_DELTA, Plan, Protocol, match_macs
-from harmonica.training import Work
+from harmonica.methods import CalibratedMethod, Task, setting
+from harmonica.plan import SPAN_DELTA, Plan, match_macs
 
 
-@dataclass(frozen=True)
-class MagCache(Method):
+@dataclass(frozen=True, kw_only=True)
+class MagCache(CalibratedMethod):
     title = "MagCache"
-    seeded = True
 
     threshold: float | None = setting(None, "of the sum of errors; default: that closest to target_cur", above=0)
     target_cur: float = setting(50.0, "percent", above=0, at_most=100)
     most: int = setting(3, "K, skipped steps in a row", at_least=1, at_most="steps")
     retention: float = setting(0.2, "share of the steps kept at first", at_least=0, at_most=1)
-    images: int = setting(8, "recorded trajectories", at_least=1, at_most=1000)
-
-    def reads(self, protocol: Protocol) -> Reads:
-        return Reads(weights=True)
-
-    def work(self, protocol: Protocol, scale: str) -> Work:
-        return Work(evaluations=self.images * protocol.steps, batch=self.images)
 
     def make(self, task: Task) -> Plan:
         streams = task.record(self.images, ["streams"]).streams

@@ -10,26 +10,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harmonica.methods import Method, Reads, Task, setting
-from harmonica.plan import COMPUTE, REUSE, Plan, Protocol, match_macs
-from harmonica.training import Work
+from harmonica.methods import CalibratedMethod, Task, setting
+from harmonica.plan import COMPUTE, REUSE, Plan, match_macs
 
 
-@dataclass(frozen=True)
-class SmoothCache(Method):
+@dataclass(frozen=True, kw_only=True)
+class SmoothCache(CalibratedMethod):
     title = "SmoothCache"
-    seeded = True
 
     alpha: float | None = setting(None, "α, largest relative change; default: that closest to target_cur", above=0)
     target_cur: float = setting(50.0, "percent", above=0, at_most=100)
     images: int = setting(10, "recorded trajectories", at_least=1, at_most=10_000)
     lookahead: int = setting(3, "steps in a row that may be reused", at_least=1, at_most=100)
-
-    def reads(self, protocol: Protocol) -> Reads:
-        return Reads(weights=True)
-
-    def work(self, protocol: Protocol, scale: str) -> Work:
-        return Work(evaluations=self.images * protocol.steps, batch=self.images)
 
     def make(self, task: Task) -> Plan:
         outputs = task.record(self.images).branches  # [step][branch]

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from harmonica.methods.base import Method, Reads, Task
+from harmonica.methods.base import Task
+from harmonica.methods.calibrated import CalibratedMethod
 from harmonica.plan import SPAN_DELTA, Plan, Protocol
 from harmonica.plan.rule import Rule
 from harmonica.training import TRIALS, Work
@@ -15,21 +16,15 @@ from harmonica.utils import setting
 
 
 @dataclass(frozen=True, kw_only=True)
-class RuledMethod(Method):
+class RuledMethod(CalibratedMethod):
     """A threshold is given, or found so that a few images have the budget's MACs. Budgets are met on average: what an
     image skips is its own affair."""
-
-    seeded = True
 
     threshold: float | None = setting(None, "of the rule; default: that closest to target_cur", at_least=0)
     target_cur: float = setting(50.0, "percent", above=0, at_most=100)
     warm_up: int = setting(2, "steps computed at first", at_least=1, at_most="steps")
-    images: int = setting(8, "that calibrate the rule", at_least=1, at_most=1000)
 
     largest = 4.0  # threshold that is tried
-
-    def reads(self, protocol: Protocol) -> Reads:
-        return Reads(weights=True)
 
     def work(self, protocol: Protocol, scale: str) -> Work:
         trials = 0 if self.threshold is not None else TRIALS
