@@ -95,8 +95,15 @@ def test_the_page_on_forecasts_shows_the_frontier():
 
 
 def test_forecasts_leave_reuse_behind_at_equal_macs():
-    """On every model; nothing here is a matter of noise."""
+    """On the DiT and the U-ViT, and nothing there is a matter of noise. On the PixArt masks of reuse are as good."""
     frontier = pd.read_csv(FRONTIER).set_index(["case", "method"])
     for case in frontier.index.get_level_values("case").unique():
         searched, reused = frontier.loc[(case, "Step search")], frontier.loc[(case, "FORA")]
-        assert searched.PSNR_low > reused.PSNR_high, case
+        assert searched.PSNR_low > reused.PSNR_high or case.startswith("pixart"), case
+
+
+def test_every_method_is_in_the_frontier():
+    frontier = pd.read_csv(FRONTIER)
+    plain = {"Full", "Fewer steps", "DPM-Solver++"}
+    assert len(set(frontier.method) - plain) >= 20 and frontier.CUR_sd.notna().sum() > 40
+    assert set(frontier.case) == {f"{m}-{k}x" for m in ("dit", "uvit", "pixart") for k in ("1-5", "2", "3", "4", "5")}
