@@ -7,12 +7,13 @@ is found. The paper keeps one predecessor of every step; here the states are pai
 Between two computed steps the forecast is the line through the two before it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from harmonica.methods import CalibratedMethod, Task, forecasts, setting
-from harmonica.plan import SPAN_FORECAST, Plan, Protocol, macs, macs_at
+from harmonica.plan import SPAN_FORECAST, Plan, Protocol, count_at
 from harmonica.plan.forecast import lagrange
 from harmonica.utils import UserError
 
@@ -31,15 +32,13 @@ class DPCache(CalibratedMethod):
 
     def make(self, task: Task) -> Plan:
         stream = task.record(self.images, ["streams"]).streams[:, 1]
-        cost = segment_costs(stream.flatten(1).numpy())
-        budget = macs_at(self.target_cur, task.steps, task.layout)
-        plans = [self._plan(task, cost, count) for count in range(FORCED, task.steps + 1)]
-        return min(plans, key=lambda plan: abs(macs(plan, task.layout) - budget))
+        counts = range(FORCED, task.steps + 1)  # their MACs do not depend on which steps they are
+        count = count_at(self.target_cur, task.steps, task.layout, counts, lambda n: self._plan(task, range(n)))
+        keys, total = cheapest(segment_costs(stream.flatten(1).numpy()), count)
+        return self._plan(task, keys, keys=keys, cost=float(f"{total:.4g}"))
 
-    def _plan(self, task: Task, cost: np.ndarray, count: int) -> Plan:
-        keys, total = cheapest(cost, count)
-        return forecasts(task, keys, lambda at, full: lagrange(full[-2:][::-1], at), SPAN_FORECAST,
-                         keys=keys, cost=float(f"{total:.4g}"))  # fmt: skip
+    def _plan(self, task: Task, full: Sequence[int], **notes) -> Plan:
+        return forecasts(task, full, lambda at, before: lagrange(before[-2:][::-1], at), SPAN_FORECAST, **notes)
 
 
 def segment_costs(h: np.ndarray) -> np.ndarray:

@@ -11,25 +11,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harmonica.methods import Method, Reads, Task, setting
+from harmonica.methods import CalibratedMethod, Task, setting
 from harmonica.plan import COMPUTE, REUSE, Plan, Protocol, macs, macs_at
 from harmonica.training import Work
 
 OVER = 1.02  # a plan may have so many times the budget's MACs
 
 
-@dataclass(frozen=True)
-class ECAD(Method):
+@dataclass(frozen=True, kw_only=True)
+class ECAD(CalibratedMethod):
     title = "ECAD"
-    seeded = True
 
     target_cur: float = setting(50.0, "percent", above=0, at_most=100)
     population: int = setting(24, "genomes in a generation", at_least=4, at_most=10_000)
     generations: int = setting(15, "of genomes", at_least=1, at_most=100_000)
     images: int = setting(4, "that judge a genome", at_least=1, at_most=1024)
-
-    def reads(self, protocol: Protocol) -> Reads:
-        return Reads(weights=True)
 
     def work(self, protocol: Protocol, scale: str) -> Work:
         judged = self.population * self.generations

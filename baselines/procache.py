@@ -10,23 +10,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harmonica.methods import Method, Reads, Task, setting
-from harmonica.plan import COMPUTE, REUSE, Plan, Protocol, macs, macs_at
+from harmonica.methods import CalibratedMethod, Task, setting
+from harmonica.plan import COMPUTE, REUSE, Plan, Protocol, count_at
 from harmonica.training import Work
 
 
-@dataclass(frozen=True)
-class ProCache(Method):
+@dataclass(frozen=True, kw_only=True)
+class ProCache(CalibratedMethod):
     title = "ProCache mask"
-    seeded = True
 
     target_cur: float = setting(60.0, "percent", above=0, at_most=100)
     lists: int = setting(5, "lists that are judged", at_least=1, at_most=10_000)
     most: int = setting(4, "reuses in a row; more if the budget needs them", at_least=1, at_most="steps")
     images: int = setting(8, "that judge a list", at_least=1, at_most=1024)
-
-    def reads(self, protocol: Protocol) -> Reads:
-        return Reads(weights=True)
 
     def work(self, protocol: Protocol, scale: str) -> Work:
         steps = protocol.steps * (1 - self.target_cur / 100)
@@ -35,9 +31,8 @@ class ProCache(Method):
     def make(self, task: Task) -> Plan:
         from harmonica.training.closed_loop import ClosedLoop
 
-        budget = macs_at(self.target_cur, task.steps, task.layout)
         counts = range(1, task.steps + 1)
-        count = min(counts, key=lambda n: abs(macs(self._plan(task, range(n)), task.layout) - budget))
+        count = count_at(self.target_cur, task.steps, task.layout, counts, lambda n: self._plan(task, range(n)))
         loop = ClosedLoop(task, task.protocol, self.images)
         rng = np.random.default_rng(task.seed)
         drawn = [intervals(task.steps, count, self.most + 1, rng) for _ in range(self.lists)]

@@ -52,7 +52,7 @@ class ScheduledForecast(Method):
     def _plan(self, task: Task, interval: int, weigh_of: Callable[[list[int]], Weigh] | None = None) -> Plan:
         full = self.full(task.steps, interval)
         weigh = weigh_of(full) if weigh_of else self._like
-        return self.forecasts(task, full, weigh, interval=interval)
+        return forecasts(task, full, weigh, SPAN_FORECAST if self.lite else FORECAST, interval=interval)
 
     def _like(self, at: int, full: list[int]) -> Weights:
         """Weights of as many outputs as a forecast takes, which is what its cost depends on."""
@@ -63,13 +63,10 @@ class ScheduledForecast(Method):
         """How many outputs a forecast takes, at most."""
         return MOST_WEIGHTS
 
-    def forecasts(self, task: Task, full: Sequence[int], weigh: Weigh, **notes) -> Plan:
-        """The plan that computes the steps `full` and forecasts at the others; `notes` go into its origin."""
-        return forecasts(task, full, weigh, SPAN_FORECAST if self.lite else FORECAST, **notes)
-
 
 def forecasts(task: Task, full: Sequence[int], weigh: Weigh, action: int, **notes) -> Plan:
-    """The plan that computes all branches at the steps `full`; all others are `action`, with weights from `weigh`."""
+    """The plan that computes all branches at the steps `full`; all others are `action`, with weights from `weigh`;
+    `notes` go into its origin."""
     actions = task.actions() + np.uint8(action)
     actions[list(full)] = COMPUTE
     weights = np.zeros((task.steps, 1, MOST_WEIGHTS))

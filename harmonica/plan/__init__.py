@@ -2,7 +2,7 @@
 
 from harmonica.plan.branches import BranchLayout
 from harmonica.plan.costs import cache_bytes, macs, theoretical_speedup
-from harmonica.plan.match import macs_at, match_macs
+from harmonica.plan.match import count_at, macs_at, match_macs
 from harmonica.plan.origin import Origin, Protocol
 from harmonica.plan.plan import Plan, all_compute
 from harmonica.plan.program import (
@@ -20,6 +20,6 @@ from harmonica.plan.rule import Rule
 
 __all__ = [
     "COMPUTE", "FORECAST", "FORECASTS", "LIMIT", "REUSE", "SPAN_DELTA", "SPAN_FORECAST", "SPAN_OUTPUT", "SPAN_TIMED",
-    "BranchLayout", "Origin", "Plan", "Protocol", "Router", "Rule", "all_compute", "cache_bytes", "macs", "macs_at",
-    "match_macs", "sigmoid", "theoretical_speedup",
+    "BranchLayout", "Origin", "Plan", "Protocol", "Router", "Rule", "all_compute", "cache_bytes", "count_at", "macs",
+    "macs_at", "match_macs", "sigmoid", "theoretical_speedup",
 ]  # fmt: skip

@@ -1,6 +1,6 @@
 """Choice of a heuristic's integer parameters: those whose cost is closest to that of a learned row."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from harmonica.plan.branches import BranchLayout
 from harmonica.plan.costs import macs
@@ -16,6 +16,15 @@ def match_macs(target_cur: float, plans: Iterable[Plan], layout: BranchLayout) -
     plans = list(plans)
     target = macs_at(target_cur, plans[0].steps, layout)
     return min(plans, key=lambda p: abs(macs(p, layout) - target))
+
+
+def count_at(
+    target_cur: float, steps: int, layout: BranchLayout, counts: Iterable[int], plan_of: Callable[[int], Plan]
+) -> int:
+    """The number, of `counts`, of computed steps whose plan has the MACs closest to those of `steps` that reuse
+    `target_cur` percent. Ties go to the first. Raises UserError if the target is not in (0, 100]."""
+    budget = macs_at(target_cur, steps, layout)
+    return min(counts, key=lambda n: abs(macs(plan_of(n), layout) - budget))
 
 
 def macs_at(target_cur: float, steps: int, layout: BranchLayout) -> float:

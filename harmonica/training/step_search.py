@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from harmonica.plan import COMPUTE, FORECAST, SPAN_FORECAST, Plan, Protocol, macs, macs_at
+from harmonica.plan import COMPUTE, FORECAST, SPAN_FORECAST, Plan, Protocol, count_at
 from harmonica.plan.forecast import extrapolation
 from harmonica.samplers import make_sampler
 from harmonica.training.key_search import BENDS, Keys, search, starts
@@ -105,14 +105,11 @@ def searched(task, settings: SearchSettings, count: int = 1) -> list[Plan]:
 
 def _count(task, settings: SearchSettings, protocol: Protocol, form: str) -> int:
     """The number of key steps whose MACs come closest to the budget."""
-    budget = macs_at(settings.target_cur, task.steps, task.layout)
     counts = range(1, protocol.steps + 1)
-
-    def gap(count: int) -> float:
-        keys = tuple(range(count))
-        return abs(macs(_plan(task, protocol, keys, form, 1), task.layout) - budget)
-
-    return min(counts, key=gap)
+    return count_at(
+        settings.target_cur, task.steps, task.layout, counts,
+        lambda n: _plan(task, protocol, tuple(range(n)), form, 1),
+    )  # fmt: skip
 
 
 def _plan(task, protocol: Protocol, keys: Keys, form: str, order: int, **notes) -> Plan:
