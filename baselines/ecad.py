@@ -39,9 +39,7 @@ class ECAD(CalibratedMethod):
         from pymoo.optimize import minimize
         from tqdm import tqdm
 
-        from harmonica.training.closed_loop import ClosedLoop
-
-        loop = ClosedLoop(task, task.protocol, self.images)
+        loop = task.closed_loop(task.protocol, self.images)
         budget = macs_at(self.target_cur, task.steps, task.layout)
         seeds = np.array(self._seeds(task, np.random.default_rng(task.seed)))
         judged: dict[bytes, tuple[float, float, Plan]] = {}  # MACs and dB by genome

@@ -8,7 +8,7 @@ runs the last B blocks at every step and limits the skips in a row.
 from dataclasses import dataclass
 
 from harmonica.methods import RuledMethod, setting
-from harmonica.plan import Protocol, Rule
+from harmonica.plan import BranchLayout, Protocol, Rule
 from harmonica.utils import UserError
 
 
@@ -27,13 +27,16 @@ class FBCache(RuledMethod):
     def check(self, protocol: Protocol) -> None:
         from harmonica.models import get_model
 
-        layout = get_model(protocol.model).layout
+        self._check(get_model(protocol.model).layout)
+
+    def _check(self, layout: BranchLayout) -> None:
         if self.blocks + self.last >= len(layout.blocks):
             raise UserError(f"F + B must be less than the {len(layout.blocks)} blocks, got {self.blocks} + {self.last}")
         if self.last and layout.skips:
             raise UserError(f"B must be 0: the last blocks of {layout.name} join streams that were skipped")
 
     def span(self, task):
+        self._check(task.layout)
         blocks = task.layout.blocks
         return blocks[self.blocks][0], blocks[len(blocks) - self.last - 1][1]
 

@@ -44,10 +44,8 @@ class HarmoniCaForecast(StepSearch):
         )
 
     def make(self, task: Task) -> Plan:
-        from harmonica.training.closed_loop import ClosedLoop
-
         plans = searched(task, self, self.candidates)
-        loop = ClosedLoop(task, plans[0].protocol, self.fit_images, self.against, self.batch)
+        loop = task.closed_loop(plans[0].protocol, self.fit_images, self.against, self.batch)
         fit = partial(loop.fit, outputs=self.outputs, rate=self.rate)
         few = partial(fit, rounds=max(1, self.rounds // 5))
         tried = [few(p, name=f"{task.name}, {k}") for k, p in enumerate(plans)]

@@ -29,11 +29,9 @@ class ProCache(CalibratedMethod):
         return Work(evaluations=self.lists * self.images * max(1.0, steps), batch=self.images)
 
     def make(self, task: Task) -> Plan:
-        from harmonica.training.closed_loop import ClosedLoop
-
         counts = range(1, task.steps + 1)
         count = count_at(self.target_cur, task.steps, task.layout, counts, lambda n: self._plan(task, range(n)))
-        loop = ClosedLoop(task, task.protocol, self.images)
+        loop = task.closed_loop(task.protocol, self.images)
         rng = np.random.default_rng(task.seed)
         drawn = [intervals(task.steps, count, self.most + 1, rng) for _ in range(self.lists)]
         judged = []

@@ -43,6 +43,27 @@ def protocol_of(args):
     return Protocol(args.model, args.sampler or model.sampler, args.steps, cfg)
 
 
+def pipeline_arguments(parser, required: bool = False) -> None:
+    """--pipeline and how it is called."""
+    parser.add_argument("--pipeline", metavar="FOLDER", required=required,
+                        help="a diffusers pipeline, folder or hub repository, in place of a model of the suite")  # fmt: skip
+    parser.add_argument("--prompts", type=Path, metavar="FILE", required=required,
+                        help="prompts for the pipeline, one per line, or class labels; .csv: the column `caption`")  # fmt: skip
+    parser.add_argument("--call", action="append", default=[], metavar="KEY=VALUE",
+                        help="an argument of every call of the pipeline, such as height=512; repeatable")  # fmt: skip
+    parser.add_argument("--offload", action="store_true",
+                        help="keep the pipeline's parts on the GPU only while they run")  # fmt: skip
+
+
+def calls_of(args):
+    """The calls of the pipeline that those arguments, --steps, --cfg and --precision name."""
+    from harmonica.experiments.pipelines import load_calls
+
+    if args.prompts is None:
+        raise UserError("--pipeline needs --prompts FILE")
+    return load_calls(args.pipeline, args.prompts, args.steps, args.cfg, args.call, args.precision, args.offload)
+
+
 def settings_argument(parser, what: str) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
                         help=f"a setting of the {what}; repeatable")  # fmt: skip
@@ -111,10 +132,17 @@ def save_plan(plan, router, path: Path) -> None:
 
 
 def layout_of(plan):
-    """The branch layout of the model of a plan."""
+    """The branch layout of the model of a plan; of one that was made on a pipeline it is in the plan."""
     from harmonica.models import get_model
+    from harmonica.plan import BranchLayout
 
-    return get_model(plan.protocol.model).layout
+    name = plan.protocol.model
+    if not plan.protocol.scheduler:
+        return get_model(name).layout
+    try:
+        return BranchLayout.from_json(name, plan.origin.notes["layout"])
+    except (KeyError, TypeError, ValueError, AttributeError) as e:
+        raise UserError(f"the plan for {name} does not say what its branches cost ({type(e).__name__}: {e})") from None
 
 
 def summary(plan) -> str:

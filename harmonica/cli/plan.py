@@ -5,9 +5,13 @@ import sys
 from pathlib import Path
 
 from harmonica.cli import _shared
+from harmonica.utils import UserError
 
 HELP = "Make (or train) the caching plan of a method."
-EXAMPLE = "harmonica plan harmonica --steps 10 --set target_cur=22.86 -o hc.safetensors"
+EXAMPLE = (
+    "harmonica plan harmonica --steps 10 --set target_cur=22.86 -o hc.safetensors\n"
+    "  harmonica plan step_search --pipeline FOLDER --prompts prompts.txt --steps 28 --set target_cur=60 -o p.safetensors"
+)
 
 
 def add_arguments(parser) -> None:
@@ -22,6 +26,7 @@ def add_arguments(parser) -> None:
                         help="that share a training, each with a GPU; default: this one")  # fmt: skip
     parser.add_argument("--compression", type=Path, metavar="FILE",
                         help="made by `harmonica compress`: a router is trained on it")  # fmt: skip
+    _shared.pipeline_arguments(parser)
     _shared.compute_arguments(parser)
     parser.add_argument(
         "-o", "--out", type=Path, required=True, help="plan file; a trained router is written beside it"
@@ -29,6 +34,9 @@ def add_arguments(parser) -> None:
 
 
 def run(args) -> None:
+    if args.pipeline:
+        _on_pipeline(args)
+        return
     several = int(os.environ.get("WORLD_SIZE", 1)) > 1
     if args.processes > 1 and not several:
         _share(args.processes)
@@ -66,6 +74,17 @@ def run(args) -> None:
         checkpoint.remove(args.out)
     cost = "".join(f", {k} = {v:g}" for k, v in plan.origin.cost.items())
     print(f"{e.slug}: {_shared.summary(plan)}{cost}")
+
+
+def _on_pipeline(args) -> None:
+    from harmonica.experiments.pipelines import plan_on_pipeline
+
+    if args.sampler or args.sources or args.compression or args.processes > 1:
+        raise UserError("--sampler, --from, --compression and --processes do not go together with --pipeline")
+    plan = plan_on_pipeline(_shared.calls_of(args), args.method, _shared.settings_of(args), args.seed, _shared.loaded)
+    plan.save(args.out)
+    cost = "".join(f", {k} = {v:g}" for k, v in plan.origin.cost.items())
+    print(f"{args.method} for {plan.protocol.model}: {_shared.summary(plan)}{cost}")
 
 
 def _share(processes: int) -> None:

@@ -6,6 +6,7 @@ conditional and unconditional halves have their own caches and errors.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,6 +20,8 @@ from harmonica.plan.forecast import taylor
 from harmonica.plan.rule import Rule, span_of
 from harmonica.utils import UserError
 
+Normed = Callable[[Tensor, Any], Tensor]
+
 
 def relative(now: Tensor, before: Tensor) -> Tensor:
     """Relative L1 change (B,) of tensors (B, …)."""
@@ -26,7 +29,7 @@ def relative(now: Tensor, before: Tensor) -> Tensor:
 
 
 class Outputs:
-    """The last tensors (B, N, D) that were computed for every sequence, at most `count`, and their steps."""
+    """The last tensors (B, …) that were computed for every sequence, at most `count`, and their steps."""
 
     def __init__(self, count: int):
         self.count = count
@@ -34,7 +37,7 @@ class Outputs:
         self.steps: list[list[int]] = []  # of every sequence, the newest first
 
     def keep(self, s: int, rows: Tensor, values: Tensor, batch: int) -> None:
-        """Values (m, N, D) that the sequences `rows` (m,) of the batch computed at step `s`; they belong to it now."""
+        """Values (m, …) that the sequences `rows` (m,) of the batch computed at step `s`; they belong to it now."""
         if not self.steps:
             self.steps = [[] for _ in range(batch)]
         if len(rows) == batch:
@@ -49,7 +52,7 @@ class Outputs:
             self.steps[r] = [s, *self.steps[r]][: self.count]
 
     def take(self, s: int, rows: Tensor) -> Tensor:
-        """The Taylor series (m, N, D) of the sequences `rows` at step `s`; of order 0 the newest tensor."""
+        """The Taylor series (m, …) of the sequences `rows` at step `s`; of order 0 the newest tensor."""
         if self.count == 1:
             return self.tensors[0][rows]
         out = torch.zeros_like(self.tensors[0][rows])
@@ -58,7 +61,7 @@ class Outputs:
             own = taylor(s, self.steps[r], self.count - 1)
             weights[: len(own), k] = torch.from_numpy(own)
         for tensor, weight in zip(self.tensors, weights.to(out.device), strict=True):
-            out += tensor[rows] * weight[:, None, None]
+            out += tensor[rows] * weight.view(-1, *[1] * (out.ndim - 1))
         return out
 
     @property
@@ -67,10 +70,11 @@ class Outputs:
 
 
 class Measure:
-    """What a rule compares with its threshold, for every sequence; a subclass is one measure."""
+    """What a rule compares with its threshold, for every sequence; a subclass is one measure. `normed` gives what the
+    first branch computes from, for the stream and the context of all branches."""
 
-    def __init__(self, rule: Rule, backbone: Backbone):
-        self.rule, self.backbone = rule, backbone
+    def __init__(self, rule: Rule, normed: Normed):
+        self.rule, self.normed = rule, normed
 
     def value(self, s: int, x: Tensor, probed: Tensor, ctx: Any) -> Tensor | None:
         """(B,), for the stream before all branches and before the span; None if nothing is known yet."""
@@ -96,13 +100,13 @@ class InputChange(Measure):
     """TeaCache: the relative change of the first branch's input since the step before, put through a polynomial and
     summed up since the last computed step."""
 
-    def __init__(self, rule, backbone):
-        super().__init__(rule, backbone)
+    def __init__(self, rule, normed):
+        super().__init__(rule, normed)
         self.before: Tensor | None = None
         self.sum: Tensor | None = None
 
     def value(self, s, x, probed, ctx):
-        now = self.backbone.normed(0, x, ctx)
+        now = self.normed(x, ctx)
         before, self.before = self.before, now
         if before is None:
             return None
@@ -128,8 +132,8 @@ class FirstBranches(Measure):
     """First-block cache: the relative change, since the last computed step, of what the branches before the span add to
     the stream."""
 
-    def __init__(self, rule, backbone):
-        super().__init__(rule, backbone)
+    def __init__(self, rule, normed):
+        super().__init__(rule, normed)
         self.at_compute: Tensor | None = None
         self.now: Tensor | None = None
 
@@ -154,8 +158,8 @@ class Rate(Measure):
     """EasyCache: the output's relative change is expected to be the input's change times the rate of both at the last
     computed step, and summed up since then. Input and output are the stream before and after all branches."""
 
-    def __init__(self, rule, backbone):
-        super().__init__(rule, backbone)
+    def __init__(self, rule, normed):
+        super().__init__(rule, normed)
         self.x: Tensor | None = None  # at the step before
         self.out: Tensor | None = None
         self.rate: Tensor | None = None  # (B,)
@@ -194,8 +198,8 @@ class Verified(Measure):
     the stream is compared with its own Taylor series; above threshold · decay^progress, or `floor`, the next step is
     computed."""
 
-    def __init__(self, rule, backbone):
-        super().__init__(rule, backbone)
+    def __init__(self, rule, normed):
+        super().__init__(rule, normed)
         self.added = Outputs(rule.order + 1)
         self.failed: Tensor | None = None
 
@@ -230,33 +234,24 @@ CLASSES: dict[str, type[Measure]] = {
 }  # fmt: skip
 
 
-class Ruled(Policy):
-    """A plan with a rule on a backbone. `skipped` bool (B, steps) is what each sequence of the last trajectory did."""
+class Decisions:
+    """What the sequences of one trajectory decide under the rule of a plan, and the changes of the span that they
+    cache."""
 
-    def __init__(self, backbone: Backbone, plan: Plan):
+    def __init__(self, plan: Plan, normed: Normed):
         assert plan.rule
-        plan.check_layout(backbone.layout)
-        self.backbone, self.plan, self.rule = backbone, plan, plan.rule
-        self.span = span_of(plan.actions)
+        self.plan, self.rule = plan, plan.rule
         self.allowed = (plan.actions != 0).any(1)
-        self._begin()
-
-    def _begin(self) -> None:
-        self.measure = CLASSES[self.rule.measure](self.rule, self.backbone)
+        self.measure = CLASSES[self.rule.measure](self.rule, normed)
         self.changes = Outputs(self.rule.order + 1)
-        self.steps_done, self.peak_bytes = 0, 0
+        self.peak_bytes = 0
         self._skipped: list[Tensor] = []
         self._run: Tensor | None = None  # (B,) skips in a row
 
     @property
     def skipped(self) -> Tensor:
+        """Bool (B, steps), what each sequence did."""
         return torch.stack(self._skipped, 1).cpu()
-
-    def at(self, s: int) -> StepPolicy:
-        if s == 0:
-            self._begin()
-        self.steps_done += 1
-        return _RuledStep(self, s)
 
     def skips(self, s: int, x: Tensor, probed: Tensor, ctx: Any) -> Tensor:
         """Which sequences (B,) skip the span at step `s`, for the stream before all branches and before the span."""
@@ -279,6 +274,34 @@ class Ruled(Policy):
         self.measure.after(s, self.plan.steps, ~self._skipped[-1], self._run, span_end, out)
         self.peak_bytes = max(self.peak_bytes, self.changes.nbytes + self.measure.nbytes)
 
+
+class Ruled(Policy):
+    """A plan with a rule on a backbone. `skipped` bool (B, steps) is what each sequence of the last trajectory did."""
+
+    def __init__(self, backbone: Backbone, plan: Plan):
+        plan.check_layout(backbone.layout)
+        self.backbone, self.plan = backbone, plan
+        self.span = span_of(plan.actions)
+        self._begin()
+
+    def _begin(self) -> None:
+        self.decisions = Decisions(self.plan, lambda x, ctx: self.backbone.normed(0, x, ctx))
+        self.steps_done = 0
+
+    @property
+    def skipped(self) -> Tensor:
+        return self.decisions.skipped
+
+    @property
+    def peak_bytes(self) -> int:
+        return self.decisions.peak_bytes
+
+    def at(self, s: int) -> StepPolicy:
+        if s == 0:
+            self._begin()
+        self.steps_done += 1
+        return _RuledStep(self, s)
+
     def finish(self) -> None:
         """Raise UserError unless all steps ran."""
         if self.steps_done != self.plan.steps:
@@ -295,24 +318,24 @@ class _RuledStep(StepPolicy):
         raise NotImplementedError("a rule decides about whole spans: see `evaluate`")
 
     def evaluate(self, backbone, latents, t, condition):
-        policy, (first, stop), s = self.policy, self.policy.span, self.s
+        decisions, (first, stop), s = self.policy.decisions, self.policy.span, self.s
         plain = Plain(backbone)
         skips: dict[int, Tensor] = {}
         start, ctx = backbone.embed(latents.to(backbone.dtype), t, condition)
         x = run_branches(backbone, (0, first), start, ctx, plain, skips)
-        skip = policy.skips(s, start, x, ctx)
+        skip = decisions.skips(s, start, x, ctx)
         rows, others = (~skip).nonzero().flatten(), skip.nonzero().flatten()
         if not len(others):
             end = run_branches(backbone, (first, stop), x, ctx, plain, skips)
-            policy.changes.keep(s, rows, end - x, len(x))
+            decisions.changes.keep(s, rows, end - x, len(x))
         else:
             end = x.clone()
-            end[others] += policy.changes.take(s, others)
+            end[others] += decisions.changes.take(s, others)
             if len(rows):
                 own, own_skips = rows_of(ctx, rows, len(x)), {k: v[rows] for k, v in skips.items()}
                 computed = run_branches(backbone, (first, stop), x[rows], own, plain, own_skips)
-                policy.changes.keep(s, rows, computed - x[rows], len(x))
+                decisions.changes.keep(s, rows, computed - x[rows], len(x))
                 end[rows] = computed
         out = run_branches(backbone, (stop, len(backbone.layout.branches)), end, ctx, plain, skips)
-        policy.done(s, end, out)
+        decisions.done(s, end, out)
         return backbone.head(out, ctx).to(latents.dtype)

@@ -116,10 +116,7 @@ class Experiment:
             notes = router.origin.notes | about
             router = replace(router, origin=replace(router.origin, hardware=hardware, notes=notes))
             return router.plan(router.origin.notes["threshold"]), router
-        if task.clock:  # it ran the model
-            spent = round(time.perf_counter() - task.clock[0], 2)
-            cost = made.origin.cost | task.cost | {"training_s": spent, "peak_MB": round(task.peak[0].megabytes(), 1)}
-            made = made.with_origin(cost=cost, hardware={"device": device(), "precision": precision})
+        made = with_cost(made, task)
         return made.with_origin(notes=made.origin.notes | about) if about else made, None
 
     def _on(self, compression: Compression | None) -> dict[str, Any]:
@@ -135,3 +132,12 @@ class Experiment:
             )
         o = compression.origin
         return {"compression": {"method": o.method, "settings": o.settings, "checksum": compression.checksum}}
+
+
+def with_cost(plan: Plan, task: Task) -> Plan:
+    """A plan with what its method ran: seconds, trajectories and memory, if it ran the model at all."""
+    if not task.clock:
+        return plan
+    spent = round(time.perf_counter() - task.clock[0], 2)
+    cost = plan.origin.cost | task.cost | {"training_s": spent, "peak_MB": round(task.peak[0].megabytes(), 1)}
+    return plan.with_origin(cost=cost, hardware={"device": device(), "precision": task.precision})

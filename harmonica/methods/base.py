@@ -14,6 +14,7 @@ import numpy as np
 from harmonica.compression import Compression
 from harmonica.models.task import ModelTask
 from harmonica.plan import BranchLayout, Plan, Protocol, Router, Rule
+from harmonica.samplers import make_sampler
 from harmonica.training import LearnedSettings, Work
 from harmonica.utils.precision import itemsize_of
 
@@ -140,6 +141,22 @@ class Task(ModelTask):
         found = record(self, images, what, plan, reduce)
         self.cost["generation_passes"] = self.cost.get("generation_passes", 0) + images
         return found
+
+    def closed_loop(self, protocol: Protocol, images: int, against: str = "uncached", batch: int | None = None):
+        """What judges plans by the final latents of a few random images, a `training.closed_loop.ClosedLoop`."""
+        from harmonica.training.closed_loop import ClosedLoop
+
+        return ClosedLoop(self, protocol, images, against, batch)
+
+    def decisions(self, plan: Plan, images: int):
+        """What every sequence of a few random images skips under a plan with a rule, bool (sequences, steps)."""
+        from harmonica.training.thresholds import decisions
+
+        return decisions(self, plan, images)
+
+    def stages(self, sampler: str, steps: int) -> int:
+        """Evaluations of one interval of a sampler."""
+        return make_sampler(sampler, steps).stages
 
     def actions(self) -> np.ndarray:
         """A table uint8 (steps, branches) that computes everything; row 0 is the noisiest step."""

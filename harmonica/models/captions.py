@@ -37,17 +37,7 @@ class CaptionList:
             raise UserError(f"{self.path} (the captions {self.name}) is missing: see `harmonica captions --help`")
         if self.sha256 and self.hash != self.sha256:
             raise UserError(f"{self.path} is not the list {self.name}: its sha256 begins with {self.hash[:12]}")
-        try:
-            text = verified(self.path).read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
-        except UnicodeDecodeError as e:
-            raise UserError(f"{self.path} is not UTF-8 text (byte {e.start}): convert it") from None
-        if self.path.suffix == ".csv":
-            rows = csv.DictReader(io.StringIO(text, newline=""))
-            if "caption" not in (rows.fieldnames or ()):
-                raise UserError(f"{self.path} has no column `caption`")
-            captions = [row["caption"] for row in rows]
-        else:  # a caption may have any other separator of lines, such as U+2028
-            captions = [line for line in text.split("\n") if line.strip()]
+        captions = read_captions(verified(self.path))
         if len(captions) <= self.images:
             raise UserError(
                 f"{self.path} has {len(captions)} captions: {self.images} are for tables, none is left to train with"
@@ -57,6 +47,23 @@ class CaptionList:
     @cached_property
     def hash(self) -> str:
         return file_hash(self.path)
+
+
+def read_captions(path: Path) -> list[str]:
+    """The captions in a file: one per line, or for .csv the column `caption`. Raises UserError for a file that is
+    missing or has none."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
+    except OSError as e:
+        raise UserError(f"{path} cannot be read: {e.strerror}") from None
+    except UnicodeDecodeError as e:
+        raise UserError(f"{path} is not UTF-8 text (byte {e.start}): convert it") from None
+    if path.suffix != ".csv":  # a caption may have any other separator of lines, such as U+2028
+        return [line for line in text.split("\n") if line.strip()]
+    rows = csv.DictReader(io.StringIO(text, newline=""))
+    if "caption" not in (rows.fieldnames or ()):
+        raise UserError(f"{path} has no column `caption`")
+    return [row["caption"] for row in rows]
 
 
 def write_coco(annotations: Path, out: Path, seed: int = 0) -> int:

@@ -42,6 +42,23 @@ class BranchLayout:
         starts = [i for i in range(len(owner)) if i == 0 or owner[i] != owner[i - 1]]
         return tuple(zip(starts, starts[1:] + [len(owner)], strict=True))
 
+    def to_json(self) -> dict:
+        """What the costs of a plan depend on, as one JSON-able object."""
+        return {
+            "branches": list(self.branches), "branch_macs": self.branch_macs.tolist(), "other_macs": self.other_macs,
+            "stream_elements": self.stream_elements, "tokens": self.tokens, "parameters": self.parameters,
+        }  # fmt: skip
+
+    @staticmethod
+    def from_json(name: str, about: dict) -> "BranchLayout":
+        """The inverse of `to_json`. Raises KeyError, TypeError or ValueError for anything else."""
+        macs = np.array(about["branch_macs"], np.float64)
+        branches = tuple(str(b) for b in about["branches"])
+        if macs.shape != (len(branches),):
+            raise ValueError(f"{len(branches)} branches have {macs.shape} MACs")
+        numbers = {k: int(about[k]) for k in ("stream_elements", "tokens", "parameters")}
+        return BranchLayout(name, branches, macs, float(about["other_macs"]), **numbers)
+
 
 def dit_layout(name: str, config: dict) -> BranchLayout:
     """DiT (Peebles & Xie 2023) from a diffusers DiTTransformer2DModel configuration.

@@ -13,8 +13,9 @@ from harmonica.plan.rule import RULE_SCHEMA, Rule
 from harmonica.utils import UserError, write_atomic
 from harmonica.utils.arrays import of_arrays
 
-VERSION = 4  # 1 had one record in place of protocol and origin, 2 no forecasts and no checksum, 3 no rules
-WITHOUT_RULE = 3  # what is written for those
+# 1 had one record in place of protocol and origin, 2 no forecasts and no checksum, 3 no rules, 4 no pipelines
+VERSION = 5
+WITHOUT_RULE, WITHOUT_SCHEDULER = 3, 4  # what is written for those
 
 
 def _refused(constant: str):
@@ -35,8 +36,9 @@ def write_tables(
 
     records = to_json(protocol, origin) | ({"rule": rule.to_json()} if rule else {})
     about = {k: json.dumps(v, sort_keys=True) for k, v in records.items()}
+    version = VERSION if protocol.scheduler else WITHOUT_SCHEDULER if rule else WITHOUT_RULE
     metadata = {
-        "format": f"harmonica-{kind}-{VERSION if rule else WITHOUT_RULE}",
+        "format": f"harmonica-{kind}-{version}",
         **about,
         "sha256": _checksum(tables, about),
     }

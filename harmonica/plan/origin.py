@@ -15,6 +15,8 @@ class Protocol:
     steps: int  # T; one step is one evaluation of the model
     cfg: float  # guidance scale; 1 is without guidance
     prior_noise: float = 0.0  # share of the starting noise added after each of the later steps (Faster Diffusion)
+    # of a plan made on a diffusers pipeline: the settings of its scheduler, whose class is the sampler, as JSON
+    scheduler: str = ""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ PROTOCOL_SCHEMA = _object(
     ["model", "sampler", "steps", "cfg"],
     model=_TEXT, sampler=_TEXT, steps={"type": "integer", "minimum": 1, "maximum": 1000},
     cfg={"type": "number", "minimum": 1, "maximum": 1000},
-    prior_noise={"type": "number", "minimum": 0, "exclusiveMaximum": 1},
+    prior_noise={"type": "number", "minimum": 0, "exclusiveMaximum": 1}, scheduler=_TEXT,
 )  # fmt: skip
 ORIGIN_SCHEMA = _object(
     ["method"],
@@ -56,7 +58,8 @@ ORIGIN_SCHEMA = _object(
 
 def to_json(protocol: Protocol, origin: Origin) -> dict:
     """Both as one JSON-able object."""
-    return {"protocol": asdict(protocol), "origin": asdict(origin)}
+    about = asdict(protocol)
+    return {"protocol": {k: v for k, v in about.items() if k != "scheduler" or v}, "origin": asdict(origin)}
 
 
 def from_json(about: dict) -> tuple[Protocol, Origin]:

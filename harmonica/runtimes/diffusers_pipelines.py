@@ -1,4 +1,4 @@
-"""A plan on an unmodified diffusers pipeline: DiTPipeline, PixArtAlphaPipeline, PixArtSigmaPipeline.
+"""A plan on an unmodified diffusers pipeline with a transformer of blocks: DiT, PixArt, Flux, SD3, Sana, Wan, …
 
 The pipeline keeps its own loop, scheduler and guidance; before each attention and MLP the blocks look the branch up in
 the plan. Norms and modulation are computed by the blocks themselves, so a plan that computes everything changes
@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from harmonica.plan import Plan
-from harmonica.plan.program import SPANS
 from harmonica.runtimes import pipeline_protocol as protocol
-from harmonica.runtimes.pipeline_hooks import KINDS, Hooks, Trajectory, unwrapped
+from harmonica.runtimes.pipeline_branches import Block, blocks_of, transformer_of, unwrapped
+from harmonica.runtimes.pipeline_hooks import Evaluations, Hooks, Trajectory
+from harmonica.runtimes.pipeline_plans import Planned, check_spans
+from harmonica.runtimes.pipeline_rules import Ruled
 from harmonica.utils import UserError
 
 
@@ -35,25 +37,17 @@ def enable_cache(pipe, plan: Plan | str | Path, allow: Collection[str] = ()):
     """
     if not isinstance(plan, Plan):
         plan = Plan.load(plan)
-    plan.check_fixed("a cache of diffusers' pipelines")
     protocol.check_names(allow)
-    transformer = unwrapped(getattr(pipe, "transformer", None))
-    kinds = KINDS.get(type(transformer).__name__)
-    if kinds is None:
-        raise UserError(f"{type(pipe).__name__} has no transformer of these kinds: {', '.join(KINDS)}")
+    transformer = transformer_of(pipe)
     if getattr(transformer, "is_cache_enabled", False):
         raise UserError(f"{type(transformer).__name__} already has a cache of diffusers: disable that first")
-    blocks = len(transformer.transformer_blocks)
-    if plan.branches != len(kinds) * blocks:
+    blocks = blocks_of(transformer)
+    if plan.branches != blocks[-1].stop:
         raise UserError(
-            f"the plan has {plan.branches} branches, but the pipeline's transformer has {blocks} blocks of "
-            f"{len(kinds)}: it was made for {plan.protocol.model}"
+            f"the plan has {plan.branches} branches, but the pipeline's transformer has {blocks[-1].stop} in "
+            f"{len(blocks)} blocks: it was made for {plan.protocol.model}"
         )
-    for ops in plan.program:
-        for start, op in ops.items():
-            for a, b in [(start, op.stop)] * (op.action in SPANS) + [*op.opens]:
-                if a % len(kinds) or b % len(kinds):
-                    raise UserError("the plan caches a span that is not made of whole blocks: use `harmonica sample`")
+    check_spans(plan, blocks)
     protocol.check_evaluations(pipe.scheduler)
     found = protocol.model_difference(plan, transformer) | protocol.scheduler_difference(plan, pipe.scheduler)
     protocol.check(found, plan, allow)
@@ -62,6 +56,11 @@ def enable_cache(pipe, plan: Plan | str | Path, allow: Collection[str] = ()):
     own: Any = type(pipe)
     pipe.__class__ = _under_plan(own)
     return pipe
+
+
+def evaluations_of(blocks: tuple[Block, ...], plan: Plan) -> Evaluations:
+    """What runs a plan on the blocks of a transformer."""
+    return Ruled(blocks, plan) if plan.rule else Planned(blocks, plan)
 
 
 def disable_cache(pipe):
@@ -105,16 +104,14 @@ class _Cached:
             raise UserError("pipe.transformer was replaced after enable_cache: call enable_cache again")
         protocol.check_evaluations(pipe.scheduler)
         found = protocol.scheduler_difference(self.plan, pipe.scheduler)
-        protocol.check(
-            found | protocol.guidance_difference(self.plan, given.get("guidance_scale")), self.plan, self.allow
-        )
+        protocol.check(found | protocol.guidance_difference(self.plan, given), self.plan, self.allow)
 
         def begun() -> None:
             protocol.check_steps(self.plan, pipe.scheduler)
             protocol.check(protocol.timestep_difference(self.plan, pipe.scheduler), self.plan, self.allow)
 
-        trajectory = Trajectory(self.plan, len(self.hooks.kinds), begun)
-        with self.hooks.running(trajectory):
+        trajectory = Trajectory(lambda: evaluations_of(self.hooks.blocks, self.plan), begun)
+        with self.hooks.running(trajectory, pipe.scheduler):
             yield
         trajectory.finish()
 

@@ -1,4 +1,4 @@
-"""A plan inside the blocks of a diffusers transformer, by diffusers' own hooks.
+"""Hooks in the blocks of a diffusers transformer, by diffusers' own means.
 
 A block and its branches (attention, MLP) get a `ModelHook` each, in their `HookRegistry`. Hooks pass through unless a
 trajectory is active, so that pipelines with different plans, or none, may share a transformer. What offloading puts
@@ -7,6 +7,7 @@ above or below a hook stays in place; a hook that it took away is put back befor
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -17,101 +18,135 @@ import torch
 from diffusers.hooks import HookRegistry, ModelHook
 from torch import Tensor, nn
 
-from harmonica.execution.cache import CacheState, weights_of
-from harmonica.plan import COMPUTE, Plan
-from harmonica.plan.program import SPANS, Ops
+from harmonica.runtimes.pipeline_branches import Block, blocks_of, unwrapped
 from harmonica.utils import UserError
 
 NAME = "harmonica_plan"  # of the hooks in a registry
-KINDS = {  # the modules of a block that are branches, in their order
-    "DiTTransformer2DModel": ("attn1", "ff"),
-    "PixArtTransformer2DModel": ("attn1", "attn2", "ff"),
-}
+
+Streams = tuple[Tensor, ...]  # of a block, (B, N, D) each
 
 
-def unwrapped(module: Any) -> Any:
-    """The module that torch.compile wrapped, or the module itself."""
-    return getattr(module, "_orig_mod", module)
+class Evaluations:
+    """The evaluations of a transformer in one trajectory, a step each. A subclass says what is done before and after
+    every block and branch; here everything is computed."""
+
+    def __init__(self, blocks: tuple[Block, ...], steps: int):
+        self.blocks, self.steps = blocks, steps
+        self.begun = 0  # steps
+        self._reached = blocks[-1].stop  # the branch that the current step goes on with
+        self._called: list[int] = []  # branches of the current block
+        self._before: Streams = ()  # of the current block
+        self._form: dict[int, Any] = {}  # what a block returned first, without its tensors
+
+    @torch.compiler.disable
+    def enter_block(self, b: Block, args: tuple, more: dict[str, Any], forward: Callable[..., Any]) -> Any:
+        """Before a block: what it returns if it is not to run, else None."""
+        self._before = b.taken(args, more)
+        if b.start == 0:
+            self._next_step()
+        elif b.start != self._reached:
+            raise lost(f"branch {b.start} was called in place of {self._reached}")
+        self._reached, self._called = b.stop, []
+        after = self.before(b, self._before, lambda: forward(*args, **more))
+        return None if after is None else b.returned(after, self._form[b.start])
+
+    def _next_step(self) -> None:
+        if self._reached != self.blocks[-1].stop:
+            raise lost(f"step {self.begun} ended at branch {self._reached} of {self.blocks[-1].stop}")
+        if self.begun == self.steps:
+            raise UserError(
+                f"the pipeline evaluates its transformer more than {self.steps} times in one call: a plan of "
+                f"{self.steps} steps is for as many evaluations"
+            )
+        self.begun += 1
+        self.step(self.begun - 1, self._before)
+
+    @torch.compiler.disable
+    def leave_block(self, b: Block, out: Any) -> Any:
+        """After a block that ran: what it returns."""
+        if b.branches and self._called != list(range(b.start, b.stop)):
+            raise lost(f"{b.name} called the branches {self._called} in place of {b.start} to {b.stop - 1}")
+        if b.start not in self._form:
+            self._form[b.start] = out if isinstance(out, Tensor) else (None,) * len(out)
+        return self.after(b, self._before, out)
+
+    @torch.compiler.disable
+    def enter_branch(self, i: int, args: tuple, more: dict[str, Any]) -> Any:
+        """Before branch `i`: what it returns if it is not to run, else None."""
+        self._called.append(i)
+        return self.before_branch(i, args, more)
+
+    @torch.compiler.disable
+    def leave_branch(self, i: int, out: Any) -> Any:
+        """After a branch that ran: what it returns."""
+        return self.after_branch(i, out)
+
+    def step(self, s: int, streams: Streams) -> None:
+        """Step `s` begins, with the streams before the first block."""
+
+    def before(self, b: Block, streams: Streams, run: Callable[[], Any]) -> Streams | None:
+        """The streams after a block that is not to run, else None; `run` would run it."""
+        return None
+
+    def after(self, b: Block, before: Streams, out: Any) -> Any:
+        """What a block returns that ran."""
+        return out
+
+    def before_branch(self, i: int, args: tuple, more: dict[str, Any]) -> Any:
+        """What a branch returns that is not to run, else None."""
+        return None
+
+    def after_branch(self, i: int, out: Any) -> Any:
+        """What a branch returns that ran."""
+        return out
+
+    def finish(self) -> None:
+        """Raise UserError unless all steps ran."""
+        if self.begun != self.steps:
+            raise UserError(f"{self.begun} of the plan's {self.steps} steps ran; aborting")
 
 
 class Trajectory:
-    """One call of a pipeline under a plan; its steps are counted. `begun` is called at the first evaluation."""
+    """One call of a pipeline. `new` makes the `Evaluations` of every place in a step: a pipeline evaluates its
+    transformer once a step, with both guidance halves in one batch, or once for each half. `begun` is called at the
+    first evaluation."""
 
-    def __init__(self, plan: Plan, per_block: int, begun: Callable[[], None]):
-        self.plan, self.per_block, self.begun = plan, per_block, begun
-        self.steps = 0  # begun
-        self.reached = plan.branches  # the branch that the current step goes on with
-        self.until = 0  # the branch after a span that is reused
-        self.ops: Ops = {}
+    def __init__(self, new: Callable[[], Evaluations], begun: Callable[[], None] = lambda: None):
+        self.new, self.begun = new, begun
+        self.all: list[Evaluations] = []
+        self.latents: Tensor | None = None  # after the last step
+        self._place = 0  # of the next evaluation in its step
 
-    def _step(self, device: torch.device) -> None:
-        """Begin the next step, at the first block; the device is that of the stream."""
-        if self.reached != self.plan.branches:
-            raise _lost(f"step {self.steps} ended at branch {self.reached} of {self.plan.branches}")
-        if self.steps == 0:
+    @property
+    def now(self) -> Evaluations:
+        """Those that the current evaluation belongs to."""
+        if not self._place:
+            raise lost("a block or branch was called out of turn")
+        return self.all[self._place - 1]
+
+    def evaluate(self) -> None:
+        """An evaluation begins, at the first block."""
+        if not self.all:
             self.begun()
-            self.cache = CacheState(self.plan, weights=weights_of(self.plan, device))
-        if self.steps == self.plan.steps:
-            raise UserError(
-                f"the pipeline evaluates its transformer more than {self.plan.steps} times in one call: a plan of "
-                f"{self.plan.steps} steps is for as many evaluations"
-            )
-        self.ops = self.cache.start(self.steps)
-        self.steps, self.reached, self.until = self.steps + 1, 0, 0
+        if self._place == len(self.all):
+            self.all.append(self.new())
+        self._place += 1
 
-    @torch.compiler.disable
-    def enter_block(self, start: int, x: Tensor) -> Tensor | None:
-        """Before the block whose first branch is `start`, with the stream x (B, N, D): the stream after it, if it is in
-        a span that is reused; None if it is to run."""
-        if start == 0:
-            self._step(x.device)
-        elif start != self.reached:
-            raise _lost(f"branch {start} was called in place of {self.reached}")
-        self.reached = start + self.per_block
-        if start < self.until:
-            return x
-        op = self.ops[start]
-        self.cache.open(op, x)
-        if op.action not in SPANS:
-            return None
-        self.until = op.stop
-        x = self.cache.take_span(start, op, x)
-        self.cache.close(op, x)
-        return x
-
-    @torch.compiler.disable
-    def leave_block(self, start: int, x: Tensor) -> Tensor:
-        """After a block that ran, with the new stream."""
-        self.cache.close(self.ops[start + self.per_block - 1], x)
-        return x
-
-    @torch.compiler.disable
-    def enter_branch(self, i: int) -> Tensor | None:
-        """Before branch `i`: its cached output, None if it is to run."""
-        op = self.ops.get(i)
-        if op is None:
-            raise _lost(f"branch {i} was called outside its block")
-        if op.action == COMPUTE:
-            return None
-        try:
-            return self.cache.take(i, op)
-        except KeyError:
-            raise _lost(f"nothing was cached for branch {i}") from None
-
-    @torch.compiler.disable
-    def leave_branch(self, i: int, delta: Tensor) -> Tensor:
-        """After a branch that ran, with its output."""
-        self.cache.keep(self.ops[i], delta)
-        return delta
+    def stepped(self, out: Any) -> None:
+        """The scheduler made its step, and returned `out`."""
+        self._place = 0
+        self.latents = out[0] if isinstance(out, tuple) else out.prev_sample
 
     def finish(self) -> None:
-        """Raise UserError unless the call ran and reused as planned."""
-        if not self.steps:
-            raise _lost("no block was called under the plan")
-        self.cache.finish()
+        """Raise UserError unless the call went as planned."""
+        if not self.all:
+            raise lost("no block was called under the plan")
+        for evaluations in self.all:
+            evaluations.finish()
 
 
-def _lost(what: str) -> UserError:
+def lost(what: str) -> UserError:
+    """The error for a transformer whose hooks were not called as they should."""
     return UserError(
         f"{what}; aborting: the transformer does not run the hooks of the cache. If it was compiled before, compile "
         "it after enable_cache"
@@ -119,29 +154,33 @@ def _lost(what: str) -> UserError:
 
 
 class _Hook(ModelHook):
-    """Runs a block, or a branch, under the active trajectory."""
+    """Runs a block, or a branch of it, under the active trajectory."""
 
-    def __init__(self, hooks: Hooks, number: int, whole: bool):
+    def __init__(self, hooks: Hooks, block: Block, branch: int | None):
         super().__init__()
-        self.hooks, self.number, self.whole, self.retired = hooks, number, whole, False
+        self.hooks, self.block, self.branch, self.retired = hooks, block, branch, False
 
     @torch.compiler.disable(recursive=False)  # what it calls may still be compiled
     def new_forward(self, module: nn.Module, *args: Any, **more: Any) -> Any:
-        forward, run, number = self.fn_ref.original_forward, self.hooks.active(), self.number
-        if run is None or self.retired:
+        forward, trajectory = self.fn_ref.original_forward, self.hooks.active()
+        if trajectory is None or self.retired:
             return forward(*args, **more)
-        if self.whole:
-            out = run.enter_block(number, args[0] if args else more["hidden_states"])
-            return run.leave_block(number, forward(*args, **more)) if out is None else out
-        out = run.enter_branch(number)
-        return run.leave_branch(number, forward(*args, **more)) if out is None else out
+        if self.branch is None:
+            if self.block.start == 0:
+                trajectory.evaluate()
+            run = trajectory.now
+            out = run.enter_block(self.block, args, more, forward)
+            return run.leave_block(self.block, forward(*args, **more)) if out is None else out
+        run = trajectory.now
+        out = run.enter_branch(self.branch, args, more)
+        return run.leave_branch(self.branch, forward(*args, **more)) if out is None else out
 
 
 class _Place:
     """A hook in the registry of its module, to be put back or removed whatever else was put above it."""
 
-    def __init__(self, module: Any, hooks: Hooks, number: int, whole: bool):
-        self.module, self.about = module, (hooks, number, whole)
+    def __init__(self, module: Any, hooks: Hooks, block: Block, branch: int | None = None):
+        self.module, self.about = module, (hooks, block, branch)
         self.bare = "_diffusers_hook" not in module.__dict__  # whether the registry is ours
         self._register()
 
@@ -183,7 +222,7 @@ class Hooks:
     """The hooks in a transformer, shared by all pipelines that use it under a plan."""
 
     def __init__(self, transformer: Any):
-        self.transformer, self.kinds = transformer, KINDS[type(transformer).__name__]
+        self.transformer, self.blocks = transformer, blocks_of(transformer)
         self._active: ContextVar[Trajectory | None] = ContextVar("active", default=None)  # threads have their own
         self.users: WeakSet[Any] = WeakSet()
         self.places: list[_Place] = []
@@ -201,11 +240,10 @@ class Hooks:
 
     def install(self) -> None:
         """Register a hook for every block and branch."""
-        for b, block in enumerate(map(unwrapped, self.transformer.transformer_blocks)):
-            for k, kind in enumerate(self.kinds):
-                module = unwrapped(getattr(block, kind))
-                self.places.append(_Place(module, self, len(self.kinds) * b + k, whole=False))
-            self.places.append(_Place(block, self, len(self.kinds) * b, whole=True))
+        for block in self.blocks:
+            for k, name in enumerate(block.branches):
+                self.places.append(_Place(unwrapped(getattr(block.module, name)), self, block, block.start + k))
+            self.places.append(_Place(block.module, self, block))
 
     def release(self, user: Any) -> None:
         """Remove the hooks if nobody else uses them."""
@@ -222,12 +260,36 @@ class Hooks:
         return self._active.get()
 
     @contextmanager
-    def running(self, trajectory: Trajectory) -> Iterator[None]:
-        """Within this context, evaluations of the transformer are steps of a trajectory, from its first on."""
+    def running(self, trajectory: Trajectory, scheduler: Any) -> Iterator[None]:
+        """Within this context, evaluations of the transformer are steps of a trajectory, from its first on; `scheduler`
+        is what ends a step."""
         for place in self.places:
             place.ensure()
         token = self._active.set(trajectory)
         try:
-            yield
+            with _watched(scheduler, trajectory.stepped):
+                yield
         finally:
             self._active.reset(token)
+
+
+@contextmanager
+def _watched(scheduler: Any, stepped: Callable[[Any], None]) -> Iterator[None]:
+    """Within this context, `stepped` is called with what every step of a scheduler returns."""
+    before = vars(scheduler).get("step")
+    own = scheduler.step
+
+    @functools.wraps(own)
+    def step(*args: Any, **more: Any) -> Any:
+        out = own(*args, **more)
+        stepped(out)
+        return out
+
+    scheduler.step = step
+    try:
+        yield
+    finally:
+        if before is None:
+            del scheduler.step
+        else:
+            scheduler.step = before

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Collection
 from typing import Any
 
+import torch
+
 from harmonica.models import MODELS
-from harmonica.plan import Plan
+from harmonica.plan import Plan, Protocol
 from harmonica.samplers import make_sampler
 from harmonica.samplers.ddim import DDIM
 from harmonica.samplers.diffusers_scheduler import DiffusersSampler
 from harmonica.samplers.schedules import get_schedule
-from harmonica.utils import UserError, unknown
+from harmonica.utils import UserError, digest, unknown
 
 MAY_DIFFER = ("model", "scheduler", "guidance")
 SHAPE = ("num_layers", "num_attention_heads", "attention_head_dim", "patch_size", "in_channels", "sample_size")
 # settings of a scheduler that change nothing here: ranges of what is off, and the variance, which follows the model
 WITHOUT_EFFECT = ("clip_sample_range", "dynamic_thresholding_ratio", "sample_max_value", "variance_type", "flow_shift",
                   "time_shift_type")  # fmt: skip
+KINDS = {"DiTTransformer2DModel": "dit", "PixArtTransformer2DModel": "pixart"}  # of the suite's own models
 SPACING = ("timestep_spacing", "steps_offset")
 
 
@@ -41,13 +45,37 @@ def check(found: dict[str, str], plan: Plan, allow: Collection[str]) -> None:
         warnings.warn(f"allow={[what]}: {about}; the plan is run all the same", stacklevel=2)
 
 
+def identity(transformer: Any) -> str:
+    """A transformer's name in plans that are made on it: its class, and eight hex digits of its configuration and of
+    samples of its weights, in bfloat16, so that it is the same in every precision."""
+    about: list[Any] = [[k, str(v)] for k, v in sorted(transformer.config.items()) if not k.startswith("_")]
+    for name, module in transformer.named_modules():
+        for own, weight in module.named_parameters(recurse=False):
+            if weight.is_meta:  # accelerate keeps what it offloads in a map
+                weight = module._hf_hook.weights_map[own]
+            sample = weight.detach().flatten()[:: max(1, weight.numel() // 64)]
+            text = sample.to("cpu", torch.bfloat16).view(torch.int16).tolist()
+            about.append([name.replace("_orig_mod.", ""), own, list(weight.shape), text])
+    return f"{type(transformer).__name__}-{digest(about)[:8]}"
+
+
+def scheduler_settings(scheduler: Any) -> str:
+    """The settings of a scheduler, for a plan's protocol."""
+    own = {k: v for k, v in scheduler.config.items() if not k.startswith("_") and k not in WITHOUT_EFFECT}
+    return json.dumps(own, sort_keys=True, default=str)
+
+
 def model_difference(plan: Plan, transformer: Any) -> dict[str, str]:
-    """How a transformer differs from the plan's model in its shape."""
+    """How a transformer differs from the plan's model: in its shape, or in its content if the plan was made on a
+    pipeline."""
     name = plan.protocol.model
+    if plan.protocol.scheduler:
+        found = identity(transformer)
+        return {} if found == name else {"model": f"the pipeline's transformer is {found}, not {name}"}
     if name not in MODELS:
         return {"model": f"the plan's model {name} is not known here"}
     model = MODELS[name]
-    kind = "dit" if type(transformer).__name__.startswith("DiT") else "pixart"
+    kind = KINDS.get(type(transformer).__name__)
     if model.kind != kind:
         return {"model": f"{name} is a {model.kind}, the pipeline's transformer a {type(transformer).__name__}"}
     own, theirs = model.config, transformer.config
@@ -71,6 +99,8 @@ def scheduler_difference(plan: Plan, scheduler: Any) -> dict[str, str]:
     p = plan.protocol
     if p.prior_noise:
         return {"scheduler": "the plan adds prior noise, which no pipeline does"}
+    if p.scheduler:
+        return _other_settings(p, scheduler)
     expected, free = _scheduler_of(plan)
     if expected is None:
         return {"scheduler": f"the plan is for the sampler {p.sampler}, which no diffusers scheduler is"}
@@ -81,6 +111,15 @@ def scheduler_difference(plan: Plan, scheduler: Any) -> dict[str, str]:
     keys = [k for k in expected.config if not k.startswith("_") and k not in (*WITHOUT_EFFECT, *free) and k in theirs]
     other = [f"{k} {theirs[k]}, not {expected.config[k]}" for k in keys if theirs[k] != expected.config[k]]
     return {"scheduler": f"the pipeline's {type(scheduler).__name__} has {', '.join(other)}"} if other else {}
+
+
+def _other_settings(p: Protocol, scheduler: Any) -> dict[str, str]:
+    """How a scheduler differs from that of the pipeline that a plan was made on."""
+    if type(scheduler).__name__ != p.sampler:
+        return {"scheduler": f"the plan is for {p.sampler}, the pipeline has {type(scheduler).__name__}"}
+    own, theirs = json.loads(p.scheduler), json.loads(scheduler_settings(scheduler))
+    other = [f"{k} {theirs[k]}, not {own[k]}" for k in own if k in theirs and theirs[k] != own[k]]
+    return {"scheduler": f"the pipeline's {p.sampler} has {', '.join(other)}"} if other else {}
 
 
 def _schedule(plan: Plan) -> str:
@@ -121,6 +160,8 @@ def check_steps(plan: Plan, scheduler: Any) -> None:
 def timestep_difference(plan: Plan, scheduler: Any) -> dict[str, str]:
     """Whether the timesteps of a call are other ones than the plan's, by more than two steps of the schedule."""
     p = plan.protocol
+    if p.scheduler:  # they follow from its settings
+        return {}
     own = make_sampler(p.sampler, p.steps, _schedule(plan)).timesteps
     for s, (a, b) in enumerate(zip(scheduler.timesteps.tolist(), own, strict=True)):
         if abs(a - b) > 2000 / plan.steps:
@@ -128,9 +169,15 @@ def timestep_difference(plan: Plan, scheduler: Any) -> dict[str, str]:
     return {}
 
 
-def guidance_difference(plan: Plan, scale: float | None) -> dict[str, str]:
-    """Whether a call's guidance scale is not the plan's; None is not known."""
-    own = plan.protocol.cfg
-    if scale is None or abs(max(scale, 1.0) - own) < 1e-6:
+def guidance_of(arguments: dict[str, Any]) -> float | None:
+    """The guidance scale among the arguments of a call; None if it has none. A scale below 1 is without guidance."""
+    given = [arguments.get(k) for k in ("guidance_scale", "true_cfg_scale")]
+    return next((max(float(x), 1.0) for x in given if x is not None), None)
+
+
+def guidance_difference(plan: Plan, arguments: dict[str, Any]) -> dict[str, str]:
+    """Whether a call's guidance scale is not the plan's; where a call has none it is not checked."""
+    own, scale = plan.protocol.cfg, guidance_of(arguments)
+    if scale is None or abs(scale - own) < 1e-6:
         return {}
     return {"guidance": f"the plan is for guidance_scale={own:g}, the call has {scale:g}"}

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Literal
 
 import numpy as np
+from tqdm import tqdm
 
 from harmonica.plan import COMPUTE, FORECAST, SPAN_FORECAST, Plan, Protocol, count_at
 from harmonica.plan.forecast import extrapolation
@@ -22,6 +23,7 @@ from harmonica.utils import setting
 
 FORMS = {"last": SPAN_FORECAST, "branches": FORECAST}
 FORECASTS = "Forecasts, this suite's own"  # the heading of the methods built on the search, in tables
+ORDERS = (0, 1, 2, 3)  # of extrapolation; 0 is reuse
 ROUNDS = 2  # forms and orders that are searched, those with the best starts
 
 
@@ -35,7 +37,7 @@ class SearchSettings:
     against: Literal["uncached", "converged"] = setting("uncached", "what final latents are to come close to")
     form: Literal["last", "branches", "best"] = setting("best", "what is forecast: the last block's output, or each")
     order: int | None = setting(
-        None, "degree of the extrapolation; default: the best of 1, 2 and 3", at_least=0, at_most=3
+        None, "degree of the extrapolation, 0 is reuse; default: the best of 0 to 3", at_least=0, at_most=3
     )
     images: int = setting(8, "that judge a set of key steps", at_least=1, at_most=1024)
     evaluations: int = setting(160, "sets of key steps that are judged", at_least=1, at_most=100_000)
@@ -44,7 +46,8 @@ class SearchSettings:
 
     def check(self, protocol: Protocol) -> None:
         """Raise UserError for an unknown sampler, or a number of steps that it cannot have."""
-        make_sampler(self.plan_sampler(protocol), self.grid or protocol.steps)
+        if self.fine_grid:
+            make_sampler(self.plan_sampler(protocol), self.grid or protocol.steps)
 
     @property
     def fine_grid(self) -> str:
@@ -62,7 +65,7 @@ class SearchSettings:
     @property
     def judged(self) -> int:
         """Sets of key steps that are judged, those that the search begins with among them."""
-        combinations = (len(FORMS) if self.form == "best" else 1) * (3 if self.order is None else 1)
+        combinations = (len(FORMS) if self.form == "best" else 1) * (len(ORDERS) if self.order is None else 1)
         return self.evaluations + combinations * 2 * len(BENDS)
 
     def key_steps(self, protocol: Protocol) -> float:
@@ -75,20 +78,21 @@ def searched(task, settings: SearchSettings, count: int = 1) -> list[Plan]:
 
     Raises UserError for a budget, a sampler or a grid that cannot be.
     """
-    from harmonica.training.closed_loop import ClosedLoop
-
     protocol = replace(task.protocol, sampler=settings.plan_sampler(task.protocol), steps=settings.grid or task.steps)
-    stages = make_sampler(protocol.sampler, protocol.steps).stages
-    loop = ClosedLoop(task, protocol, settings.images, settings.against)
+    stages = task.stages(protocol.sampler, protocol.steps)
+    loop = task.closed_loop(protocol, settings.images, settings.against)
     rng = np.random.default_rng(task.seed)
 
+    bar = tqdm(total=settings.judged, desc=f"{task.name}: plans", mininterval=5)
+
     def value(form: str, order: int, keys: Keys) -> float:
+        bar.update()
         return loop.value(_plan(task, protocol, keys, form, order))
 
     begun: list[tuple[float, str, int, Keys]] = []
     for form in FORMS if settings.form == "best" else [settings.form]:
         count = _count(task, settings, protocol, form)
-        for order in [1, 2, 3] if settings.order is None else [settings.order]:
+        for order in ORDERS if settings.order is None else [settings.order]:
             judged = {keys: value(form, order, keys) for keys in starts(protocol.steps, count, stages)}
             keys = max(judged, key=lambda k: judged[k])
             begun.append((judged[keys], form, order, keys))
@@ -97,6 +101,7 @@ def searched(task, settings: SearchSettings, count: int = 1) -> list[Plan]:
     for _, form, order, keys in begun[:ROUNDS]:
         known = search(partial(value, form, order), [keys], protocol.steps, rng, settings.evaluations // ROUNDS)
         found += [(db, form, order, keys) for keys, db in known.items()]
+    bar.close()
     return [
         _plan(task, protocol, keys, form, order, dB=round(db, 2), against=settings.against)
         for db, form, order, keys in sorted(found, reverse=True)[:count]

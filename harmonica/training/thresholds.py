@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from harmonica.execution.rules import Ruled
 from harmonica.execution.run import Run
@@ -21,14 +22,11 @@ def at_budget(task, plan_of: Callable[[float], Plan], target_cur: float, images:
     Raises UserError if the target is not in (0, 100].
     """
     budget = macs_at(target_cur, task.steps, task.layout)
-    (start,) = random_starts(task, images, images, torch.Generator().manual_seed(task.seed))
     low, best = 0.0, (float("inf"), plan_of(high))
     threshold = high  # whether the budget can be met at all
     for _ in range(TRIALS):
         plan = plan_of(threshold)
-        policy = Ruled(task.backbone, plan)
-        Run(task.backbone, plan, start.model.labels, policy)(start.noise, start.seeds)
-        shares = policy.skipped.double().mean(1)
+        shares = task.decisions(plan, images).double().mean(1)
         found = macs_of(plan, task.layout, float(shares.mean()))
         if abs(found - budget) < best[0]:
             curs = cur_of(plan, shares.numpy())
@@ -41,3 +39,11 @@ def at_budget(task, plan_of: Callable[[float], Plan], target_cur: float, images:
         threshold = (low + high) / 2
     task.cost["generation_passes"] = task.cost.get("generation_passes", 0) + images * TRIALS
     return best[1]
+
+
+def decisions(task, plan: Plan, images: int) -> Tensor:
+    """What every sequence of a few random images skips under a plan with a rule, bool (sequences, steps)."""
+    (start,) = random_starts(task, images, images, torch.Generator().manual_seed(task.seed))
+    policy = Ruled(task.backbone, plan)
+    Run(task.backbone, plan, start.model.labels, policy)(start.noise, start.seeds)
+    return policy.skipped
