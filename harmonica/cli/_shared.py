@@ -147,16 +147,24 @@ def layout_of(plan):
 
 def summary(plan) -> str:
     """CUR, MACs and theoretical speed-up of a plan; of a rule what its calibration images did."""
-    from harmonica.plan import macs, theoretical_speedup
+    from harmonica.sharing.facts import savings
 
-    layout = layout_of(plan)
-    if plan.rule:
-        measured = [f"{k} {plan.origin.notes[k]:g} %" for k in ("CUR", "CUR_sd") if k in plan.origin.notes]
-        return f"a rule decides at run time, CUR at most {plan.cur:.2f} %" + "".join(f", {m}" for m in measured)
-    return (
-        f"CUR {plan.cur:.2f} %, {macs(plan, layout) / 1e9:.4g} GMACs per image and guidance half, "
-        f"theoretical speed-up {theoretical_speedup(plan, layout):.2f}x at an equal number of steps"
-    )
+    return savings(plan)
+
+
+def quality_argument(parser) -> None:
+    """--quality, of commands that say what was measured of a plan."""
+    parser.add_argument("--quality", type=Path, metavar="CSV",
+                        help="table, with its .provenance.json beside it, that has a row of the plan; default: the "
+                        "tables of the committed reference run")  # fmt: skip
+
+
+def quality(made, table: Path | None):
+    """What was measured of a plan or router, or None. Raises UserError for a table that cannot be read."""
+    from harmonica.sharing import files, measured
+
+    plan = files.plan_of(made)
+    return plan and measured.quality_of(plan, [table] if table else measured.reference_tables())
 
 
 def summary_of(compression) -> str:

@@ -5,29 +5,64 @@ from pathlib import Path
 import numpy as np
 
 from harmonica.cli import _shared
+from harmonica.utils import file_hash
 
-HELP = "Print a plan's actions and savings, or a compression's layers and savings."
+HELP = "Print what a plan or router is and what was measured of it; or a compression's layers and savings."
 EXAMPLE = "harmonica show hc.safetensors"
 LETTERS = ".rdotfF"  # by action
 
 
 def add_arguments(parser) -> None:
-    parser.add_argument("file", type=Path, metavar="FILE")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("file", type=Path, nargs="?", metavar="FILE")
+    what.add_argument("--shipped", action="store_true", help="list the plans of the shipped models, with their files")
+    _shared.quality_argument(parser)
 
 
 def run(args) -> None:
     from harmonica.compression.file import Compression, is_compression
     from harmonica.plan import Plan
+    from harmonica.sharing import facts, files
 
+    if args.shipped:
+        _show_shipped()
+        return
     if is_compression(args.file):
         _show_compression(Compression.load(args.file))
         return
-    plan = Plan.load(args.file)
-    p, o = plan.protocol, plan.origin
-    print(
-        f"{o.method} for {p.model}, {p.sampler}, {plan.steps} steps, guidance scale {p.cfg:g}: {_shared.summary(plan)}"
-    )
-    _about(o)
+    made = files.load(args.file)
+    print(facts.headline(made))
+    _about(made.origin)
+    print(f"sha256: {file_hash(args.file)}")
+    _quality(_shared.quality(made, args.quality))
+    if isinstance(made, Plan):
+        _actions(made)
+
+
+def _show_shipped() -> None:
+    from harmonica.plan import Plan
+    from harmonica.sharing import facts, shipped_plans
+
+    for path in shipped_plans.paths():
+        print(f"{path}: {facts.headline(Plan.load(path))}")
+
+
+def _about(origin) -> None:
+    from harmonica.sharing import facts
+
+    for name, text in facts.facts(origin):
+        print(f"{name}: {text}")
+
+
+def _quality(quality) -> None:
+    if quality is None:
+        print("quality: not measured, no table at hand has a row of exactly this plan")
+        return
+    print("quality: " + ", ".join(f"{name} {value}" for name, value in quality.rows()))
+    print(f"measured: {quality.conditions()}")
+
+
+def _actions(plan) -> None:
     if plan.rule:
         about = ", ".join(f"{k} = {v}" for k, v in plan.rule.to_json().items() if v not in (None, [], {}))
         print(f"rule: {about}; below it a step skips, else it computes all, for every image and half by itself")
@@ -46,12 +81,6 @@ def _weights(plan, s: int) -> str:
         return ""
     different = np.unique(plan.weights[s][plan.weights[s].any(axis=1)], axis=0)
     return "  " + " ".join(f"{x:.3g}" for x in different[0]) if len(different) == 1 else ""
-
-
-def _about(origin) -> None:
-    for what in ("settings", "notes", "cost"):
-        if getattr(origin, what):
-            print(f"{what}: " + ", ".join(f"{k} = {v}" for k, v in getattr(origin, what).items()))
 
 
 def _show_compression(compression) -> None:

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+from harmonica.sharing.measured import REFERENCE
+
 HELP = "The plan to use for a model and a speed-up, from a measured table."
 EXAMPLE = "harmonica recommend --model pocket-dit --speedup 3"
 AGAINST = {"uncached": "PSNR", "converged": "PSNR_converged"}
-NEAR = 0.93  # of the requested speed-up; numbers of steps are whole
 SHOWN = 4  # rivals that are printed
 
 
@@ -24,23 +25,15 @@ def add_arguments(parser) -> None:
 
 def run(args) -> None:
     from harmonica.models import get_model
-    from harmonica.utils import UserError
+    from harmonica.sharing import measured, shipped_plans
 
-    path = args.table or _default()
-    found = measured(path)
-    title = get_model(args.model).title
-    of_model = found[found.model == title]
-    steps = args.steps or (int(of_model.uncached_steps.iloc[0]) if len(of_model) else 0)
-    rows = of_model[(of_model.uncached_steps == steps) & (of_model.name != "full")]
-    rows = rows[rows.theoretical_speedup >= NEAR * args.speedup]
-    metric = AGAINST[args.against]
-    rows = rows.dropna(subset=[metric]).sort_values(metric, ascending=False).drop_duplicates("arguments")
-    if rows.empty:
-        raise UserError(
-            f"{path} has no row of {args.model} with {steps} steps that saves {args.speedup:g}x: lower --speedup, or "
-            "measure one (`snakemake results/frontier.csv`)"
-        )
-    print(text(rows, of_model, metric, args.against, path))
+    path, metric = args.table or _default(), AGAINST[args.against]
+    found = measured.read(path)
+    rows = measured.ranked(found, args.model, args.speedup, args.steps, metric, path)
+    print(text(rows, found[found.model == get_model(args.model).title], metric, args.against, path))
+    shipped = shipped_plans.of_row(rows.iloc[0].slugs, measured.provenance(path))
+    if shipped:
+        print(f"this very plan is shipped: {shipped}")
 
 
 def text(rows, of_model, metric: str, against: str, path: Path) -> str:
@@ -77,34 +70,6 @@ def _interval(row, metric: str, digits: int) -> str:
     return f"{row[metric]:.{digits}f}" + ("" if half != half else f" ±{half:.{digits}f}")
 
 
-def measured(path: Path):
-    """A table of images with what its provenance knows of every line: name of the method, arguments for `harmonica
-    plan`, steps of the uncached run. Raises UserError if either file is missing or they do not belong together."""
-    import pandas as pd
-
-    from harmonica.experiments import config as configuration
-    from harmonica.utils import UserError, read_json
-
-    if not path.is_file():
-        raise UserError(f"{path} does not exist: run `snakemake results/{path.stem}.csv`")
-    try:
-        table = pd.read_csv(path)
-    except (ValueError, OSError) as e:
-        raise UserError(f"{path} is not a table ({type(e).__name__})") from None
-    provenance = read_json(path.with_suffix(".provenance.json"), "the provenance of a table")
-    lines = configuration.by_method(configuration.rows(provenance["config"]))
-    if len(lines) != len(table) or "theoretical_speedup" not in table:
-        raise UserError(f"{path} and its provenance do not belong together: make the table again")
-    experiments = [line[0].experiment for line in lines]
-    return table.copy().assign(
-        name=[e.name for e in experiments],
-        arguments=[line[0].arguments for line in lines],
-        uncached_steps=[e.protocol.steps for e in experiments],
-    )
-
-
 def _default() -> Path:
-    from harmonica.utils import ROOT
-
     own = Path("results/pocket/frontier.csv")
-    return own if own.is_file() else ROOT / "results" / "reference" / "pocket" / "frontier.csv"
+    return own if own.is_file() else REFERENCE / "frontier.csv"

@@ -3,6 +3,7 @@
 import pandas as pd
 import pytest
 
+from harmonica.sharing import measured
 from harmonica.utils import ROOT, UserError
 from paper_tables.commands import recommend
 
@@ -24,7 +25,7 @@ def test_the_best_of_the_rows_that_save_enough(capsys, against, speedup):
     lines = recommended(capsys, "--steps", "20", "--speedup", str(speedup), "--against", against)
     table, metric = pd.read_csv(TABLE), recommend.AGAINST[against]
     rivals = table[table.case.astype(str).str.startswith("20") & (table.method != "Full")]
-    rivals = rivals[rivals.theoretical_speedup >= recommend.NEAR * speedup]
+    rivals = rivals[rivals.theoretical_speedup >= measured.NEAR * speedup]
     best = rivals.loc[rivals[metric].idxmax()]
     assert lines[0].startswith(f"{best.method}, {best.theoretical_speedup:.2f}x") and "20 uncached steps" in lines[0]
     assert lines[1].startswith("  harmonica plan ") and "--steps 20" in lines[1]
