@@ -46,9 +46,9 @@ def protocol_of(args):
 def pipeline_arguments(parser, required: bool = False) -> None:
     """--pipeline and how it is called."""
     parser.add_argument("--pipeline", metavar="FOLDER", required=required,
-                        help="a diffusers pipeline, folder or hub repository, in place of a model of the suite")  # fmt: skip
+                        help="a diffusers pipeline, folder or hub repository, instead of a model")  # fmt: skip
     parser.add_argument("--prompts", type=Path, metavar="FILE", required=required,
-                        help="prompts for the pipeline, one per line, or class labels; .csv: the column `caption`")  # fmt: skip
+                        help="prompts or class labels, one per line; .csv: column `caption`")  # fmt: skip
     parser.add_argument("--call", action="append", default=[], metavar="KEY=VALUE",
                         help="an argument of every call of the pipeline, such as height=512; repeatable")  # fmt: skip
     parser.add_argument("--offload", action="store_true",
@@ -132,17 +132,13 @@ def save_plan(plan, router, path: Path) -> None:
 
 
 def layout_of(plan):
-    """The branch layout of the model of a plan; of one that was made on a pipeline it is in the plan."""
+    """The branch layout of the model of a plan. Raises UserError for one that was made on a pipeline."""
     from harmonica.models import get_model
-    from harmonica.plan import BranchLayout
 
     name = plan.protocol.model
-    if not plan.protocol.scheduler:
-        return get_model(name).layout
-    try:
-        return BranchLayout.from_json(name, plan.origin.notes["layout"])
-    except (KeyError, TypeError, ValueError, AttributeError) as e:
-        raise UserError(f"the plan for {name} does not say what its branches cost ({type(e).__name__}: {e})") from None
+    if plan.protocol.scheduler:
+        raise UserError(f"the plan was made on a pipeline of {name}: run it there, with harmonica.enable_cache")
+    return get_model(name).layout
 
 
 def summary(plan) -> str:

@@ -10,7 +10,7 @@ from harmonica.utils import UserError
 HELP = "Make (or train) the caching plan of a method."
 EXAMPLE = (
     "harmonica plan harmonica --steps 10 --set target_cur=22.86 -o hc.safetensors\n"
-    "  harmonica plan step_search --pipeline FOLDER --prompts prompts.txt --steps 28 --set target_cur=60 -o p.safetensors"
+    "  harmonica plan step_search --pipeline FOLDER --prompts prompts.txt --steps 28 -o searched.safetensors"
 )
 
 

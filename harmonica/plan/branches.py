@@ -56,8 +56,9 @@ class BranchLayout:
         branches = tuple(str(b) for b in about["branches"])
         if macs.shape != (len(branches),):
             raise ValueError(f"{len(branches)} branches have {macs.shape} MACs")
-        numbers = {k: int(about[k]) for k in ("stream_elements", "tokens", "parameters")}
-        return BranchLayout(name, branches, macs, float(about["other_macs"]), **numbers)
+        elements, tokens, parameters = (int(about[k]) for k in ("stream_elements", "tokens", "parameters"))
+        return BranchLayout(name, branches, macs, float(about["other_macs"]), elements, tokens=tokens,
+                            parameters=parameters)  # fmt: skip
 
 
 def dit_layout(name: str, config: dict) -> BranchLayout:

@@ -70,12 +70,11 @@ def _use(name: str, repository: str, made: Plan | Router) -> str:
     if isinstance(made, Router):
         return f"**Use**\n\n{pull}```\n\n`harmonica.Router.load({name!r}).plan(threshold)` is its plan."
     p = made.protocol
-    lines = [f"{pull}harmonica sample {name} --images 64 -o samples/ --grid grid.png\n```"]
+    run = "" if p.scheduler else f"harmonica sample {name} --images 64 -o samples/ --grid grid.png\n"
+    lines = [f"{pull}{run}```"]
     model = MODELS.get(p.model)
     call = PIPELINES.get(model.kind) if model else None
-    if made.rule:
-        lines.append("It decides at run time, and does not run on diffusers' pipelines.")
-    elif model and not call:
+    if model and not call:
         lines.append(f"diffusers has no pipeline of {model.title}.")
     else:
         lines.append(_snippet(name, p, model, call))
@@ -92,7 +91,7 @@ def _snippet(name: str, p: Protocol, model: Model | None, call: str | None) -> s
     else:
         about = f"{model.title}, {model.resolution} pixels" if model else p.model
         lines.append(f"pipe = ...  # diffusers' pipeline of {about}")
-    if model is None or p.sampler != model.sampler:
+    if not p.scheduler and (model is None or p.sampler != model.sampler):
         lines.append(f"pipe.scheduler = ...  # of {p.sampler}")
     lines.append(f'harmonica.enable_cache(pipe, "{name}")')
     lines.append(f"images = pipe({call or '...'}, num_inference_steps={p.steps}, guidance_scale={p.cfg:g}).images")

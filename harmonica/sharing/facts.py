@@ -40,7 +40,8 @@ def savings(plan: Plan) -> str:
 
 def facts(origin: Origin) -> list[tuple[str, str]]:
     """Where it comes from: names, and values in words. What is empty is left out."""
-    found = [(k, listed(getattr(origin, k))) for k in ("settings", "notes", "cost", "hardware", "versions")]
+    about = vars(origin) | {"notes": {k: v for k, v in origin.notes.items() if k != "layout"}}  # a long list of MACs
+    found = [(k, listed(about[k])) for k in ("settings", "notes", "cost", "hardware", "versions")]
     return [("seed", str(origin.seed)), *((k, text) for k, text in found if text)]
 
 

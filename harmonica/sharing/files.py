@@ -27,6 +27,8 @@ def plan_of(made: Plan | Router) -> Plan | None:
 def layout_of(made: Plan | Router) -> BranchLayout | None:
     """The layout of the model that it is for; None for a model that is not known here. Raises UserError if it has other
     branches."""
+    if made.protocol.scheduler:
+        return _of_pipeline(made)
     model = MODELS.get(made.protocol.model)
     if model is None:
         return None
@@ -37,3 +39,15 @@ def layout_of(made: Plan | Router) -> BranchLayout | None:
             f"the router has {made.logits.shape[1]} branches, but {model.layout.name} has {len(model.layout.branches)}"
         )
     return model.layout
+
+
+def _of_pipeline(made: Plan | Router) -> BranchLayout:
+    """The layout that a plan made on a pipeline has in its notes. Raises UserError if it is not one of its branches."""
+    name = made.protocol.model
+    try:
+        layout = BranchLayout.from_json(name, made.origin.notes["layout"])
+    except (KeyError, TypeError, ValueError, AttributeError) as e:
+        raise UserError(f"the plan for {name} does not say what its branches cost ({type(e).__name__}: {e})") from None
+    if isinstance(made, Plan):
+        made.check_layout(layout)
+    return layout

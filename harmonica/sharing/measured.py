@@ -4,12 +4,13 @@ which row is of a plan, whatever its file is called."""
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harmonica.models import MODELS, get_model
 from harmonica.plan import Plan, macs
+from harmonica.plan.origin import to_json
 from harmonica.utils import ROOT, UserError, read_json
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ def reference_tables() -> list[Path]:
 
 def slugs_of(plan: Plan, about: dict[str, Any]) -> list[str]:
     """The rows of a table, by their slugs, whose plan this is, from the table's provenance."""
-    own = json.loads(json.dumps({"protocol": asdict(plan.protocol), "origin": asdict(plan.origin)}))
+    own = json.loads(json.dumps(to_json(plan.protocol, plan.origin)))
     protocols, origins = about.get("protocols", {}), about.get("origins", {})
     return [
         slug
