@@ -8,6 +8,7 @@ above or below a hook stays in place; a hook that it took away is put back befor
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -115,6 +116,7 @@ class Trajectory:
         self.new, self.begun = new, begun
         self.all: list[Evaluations] = []
         self.latents: Tensor | None = None  # after the last step
+        self._times: list[Any] = []  # of the first evaluation, and the end of the last step
         self._place = 0  # of the next evaluation in its step
 
     @property
@@ -128,6 +130,7 @@ class Trajectory:
         """An evaluation begins, at the first block."""
         if not self.all:
             self.begun()
+            self._times = [_now()]
         if self._place == len(self.all):
             self.all.append(self.new())
         self._place += 1
@@ -136,6 +139,16 @@ class Trajectory:
         """The scheduler made its step, and returned `out`."""
         self._place = 0
         self.latents = out[0] if isinstance(out, tuple) else out.prev_sample
+        self._times[1:] = [_now()]
+
+    @property
+    def seconds(self) -> float:
+        """From the first evaluation to the end of the last step: without text encoder and decoder."""
+        first, last = self._times
+        if isinstance(first, float):
+            return last - first
+        last.synchronize()
+        return first.elapsed_time(last) / 1000
 
     def finish(self) -> None:
         """Raise UserError unless the call went as planned."""
@@ -143,6 +156,15 @@ class Trajectory:
             raise lost("no block was called under the plan")
         for evaluations in self.all:
             evaluations.finish()
+
+
+def _now() -> Any:
+    """A mark in time, on a GPU one among the work that is queued there."""
+    if not torch.cuda.is_available():
+        return time.perf_counter()
+    mark = torch.cuda.Event(enable_timing=True)
+    mark.record()
+    return mark
 
 
 def lost(what: str) -> UserError:

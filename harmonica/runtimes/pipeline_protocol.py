@@ -51,12 +51,19 @@ def identity(transformer: Any) -> str:
     about: list[Any] = [[k, str(v)] for k, v in sorted(transformer.config.items()) if not k.startswith("_")]
     for name, module in transformer.named_modules():
         for own, weight in module.named_parameters(recurse=False):
-            if weight.is_meta:  # accelerate keeps what it offloads in a map
-                weight = module._hf_hook.weights_map[own]
+            if weight.is_meta:
+                weight = _offloaded(module, own)
             sample = weight.detach().flatten()[:: max(1, weight.numel() // 64)]
             text = sample.to("cpu", torch.bfloat16).view(torch.int16).tolist()
             about.append([name.replace("_orig_mod.", ""), own, list(weight.shape), text])
     return f"{type(transformer).__name__}-{digest(about)[:8]}"
+
+
+def _offloaded(module: Any, name: str) -> torch.Tensor:
+    """A weight that accelerate offloaded: it keeps them in maps of its hooks."""
+    hook = module._hf_hook
+    maps = (getattr(h, "weights_map", None) for h in getattr(hook, "hooks", [hook]))
+    return next(m for m in maps if m is not None)[name]
 
 
 def scheduler_settings(scheduler: Any) -> str:

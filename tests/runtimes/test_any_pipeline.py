@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from accelerate import cpu_offload
 from tiny_pipelines import BUILDERS, STEPS, Tiny, tiny
 
 import harmonica
@@ -250,3 +251,33 @@ def test_the_settings_of_the_scheduler_count(tmp_path):
         family(guidance_scale=5.0)
     with pytest.raises(UserError, match="for 6 steps"):
         family(num_inference_steps=5)
+
+
+@pytest.mark.parametrize("name", ["flux", "wan", "sd3"])
+def test_compiled_blocks(name):
+    family = BUILDERS[name]()
+    family.pipe.set_progress_bar_config(disable=True)
+    p, before = plan(family, REUSE), family()
+    with harmonica.cached(family.pipe, p):
+        expected = family()
+    for block in blocks_of(family.pipe.transformer):
+        block.module.compile(backend="eager")
+    torch.testing.assert_close(family(), before)
+    with harmonica.cached(family.pipe, p):
+        torch.testing.assert_close(family(), expected)
+    torch.testing.assert_close(family(), before)
+
+
+@pytest.mark.parametrize("name", ["flux", "wan", "sana"])
+def test_offloaded(name):
+    """Weights come from accelerate's map, also for the identity of the model."""
+    family = BUILDERS[name]()
+    family.pipe.set_progress_bar_config(disable=True)
+    p, before = plan(family, REUSE), family()
+    with harmonica.cached(family.pipe, p):
+        expected = family()
+    cpu_offload(family.pipe.transformer, execution_device=torch.device("cpu"))
+    assert calls(family).protocol == p.protocol
+    with harmonica.cached(family.pipe, p):
+        assert torch.equal(family(), expected)
+    assert torch.equal(family(), before)
