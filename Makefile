@@ -6,7 +6,7 @@ BIN := .venv/bin
 TABLES := table1 table2 table3 table4 table5 table6 transfer frontier sweep ablations
 POCKET := results/pocket
 
-.PHONY: setup $(TABLES) figures report test reference bench bench-gpu lint clean clean-paper
+.PHONY: setup $(TABLES) figures report docs test reference bench bench-gpu lint clean clean-paper
 
 setup: .venv/.done
 
@@ -32,6 +32,10 @@ figures: setup
 report: setup
 	$(BIN)/snakemake --cores $(CORES) all
 	$(BIN)/snakemake all --report report.html
+
+# the documentation, in site/
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 test: setup
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile

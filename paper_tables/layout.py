@@ -378,13 +378,18 @@ def _block(block: pd.DataFrame, heads: dict[str, str], published: bool = False) 
             rows.append([f"*{under}*", *[""] * (len(heads) - 1)])
         cells = []
         for k in heads:
-            text = _cell(k, row[k]) + (_spread_of_cur(row) if k == "CUR" else _half_width(k, row))
+            text = formatted(k, row)
             found = row.get(f"best_{k}", row[k] == best[k] if k in best else False)
             is_best = not pd.isna(found) and bool(found)
             text = f"**{text}**" if i and is_best else text
             cells.append(text + beside[i].get(k, ""))
         rows.append(cells)
     return rows_of_table(heads.values(), rows)
+
+
+def formatted(column: str, row: pd.Series) -> str:
+    """A cell as tables print it, with half of its interval; the CUR of a rule with its spread over images."""
+    return _cell(column, row[column]) + (_spread_of_cur(row) if column == "CUR" else _half_width(column, row))
 
 
 def _half_width(column: str, row: pd.Series) -> str:

@@ -18,7 +18,7 @@ class Project:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        ignore = shutil.ignore_patterns(".*", "results", "tests", "__pycache__", "*.egg-info", "checkpoints")
+        ignore = shutil.ignore_patterns(".*", "results", "tests", "__pycache__", "*.egg-info", "checkpoints", "site")
         shutil.copytree(ROOT, folder, ignore=ignore)
         self.write()
 
