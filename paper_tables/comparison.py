@@ -29,16 +29,15 @@ def metric(table: pd.DataFrame) -> str:
 
 
 def formatted(table: pd.DataFrame) -> pd.DataFrame:
-    """The table as it is printed, values with half of their 95 % interval; the best of each requested speed-up has a
-    star."""
-    by = metric(table)
-    best = table.loc[table.groupby("requested_speedup")[by].transform("max") == table[by]].index
+    """The table as it is printed, values with half of their 95 % interval; the best of each requested speed-up, and
+    those that images do not tell from it, have a star."""
     out = pd.DataFrame({title: table[k].map(_short) for k, title in COLUMNS.items() if k in table})
     for k in ("PSNR", "latent_PSNR"):
         if k in table:
             half = (table[f"{k}_high"] - table[k]).map(lambda x: "" if np.isnan(x) else f" ±{x:.2f}")
             out[COLUMNS[k]] = table[k].map(lambda x: "–" if np.isnan(x) else f"{x:.2f}") + half
-    out.loc[best, "Method"] = table.loc[best, "method"] + " *"
+    starred = table.tied & (table.name != "full")
+    out.loc[starred, "Method"] = table.loc[starred, "method"] + " *"
     return out
 
 
@@ -52,16 +51,17 @@ def text(table: pd.DataFrame) -> str:
 
 
 def advice(table: pd.DataFrame) -> list[str]:
-    """For every requested speed-up, the row that is closest to the uncached images, and by how much."""
+    """For every requested speed-up, the row that is closest to the uncached images, and those that do not differ from
+    it."""
     by, out = metric(table), []
     for x, rows in table[table.name != "full"].groupby("requested_speedup"):
-        rows = rows.sort_values(by, ascending=False)
-        first = rows.iloc[0]
-        line = f"{x:g}x fewer MACs: {first.method}, {first[by]:.2f} dB"
-        if len(rows) > 1:
-            second = rows.iloc[1]
-            overlap = first[f"{by}_low"] <= second[f"{by}_high"]
-            line += f"; then {second.method}, {second[by]:.2f} dB" + (" (intervals overlap)" if overlap else "")
+        first, *others = rows.sort_values(by, ascending=False).itertuples()
+        line = f"{x:g}x fewer MACs: {first.method}, {getattr(first, by):.2f} dB"
+        tied = [f"{r.method} ({getattr(r, by):.2f})" for r in others if r.tied]
+        if tied:
+            line += f"; not told apart from it by these images: {', '.join(tied)}"
+        elif others:
+            line += f"; next {others[0].method} ({getattr(others[0], by):.2f})"
         out.append(line)
     return out
 
@@ -73,7 +73,7 @@ def page(calls: Any, table: pd.DataFrame, found: list[Any]) -> str:
         f"{p.model}, {p.sampler}, {p.steps} steps, guidance scale {p.cfg:g}; {len(found[0].seconds)} images, none of "
         f"which a method learned from; {provenance.device()}. PSNR is to the uncached pipeline's images of the same "
         "seeds, ± half of a 95 % interval. Real × is the ratio of median seconds without text encoder and decoder, "
-        "all rows interleaved."
+        "all rows interleaved. Stars: the best at each requested speed-up, and what these images do not tell from it."
     )
     parts = [
         f"<h1>Caching on {html.escape(type(calls.pipe).__name__)}</h1>", f"<p>{html.escape(about)}</p>",

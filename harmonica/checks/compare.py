@@ -129,22 +129,16 @@ def _picture(out: Any) -> np.ndarray:
 
 def rows(calls: Any, found: list[Candidate]) -> list[dict[str, Any]]:
     """A table's rows, the uncached pipeline first: distances to its images with 95 % intervals, speed-ups, and what the
-    plan's making took."""
-    from harmonica.training.closed_loop import decibels
-
+    plan's making took. `tied` are the rows that images do not tell from the best of their requested speed-up, by the
+    interval of the paired difference."""
     full = found[0]
-    out = []
+    out, distances = [], []
     for c in found:
         row: dict[str, Any] = {"method": c.label, "name": c.method, "requested_speedup": c.requested, "steps": c.steps}
-        own = None if c is full else [float(decibels(a, b)) for a, b in zip(c.latents, full.latents, strict=True)]
-        row |= _with_interval("latent_PSNR", own)
-        if full.pictures:
-            own = (
-                None
-                if c is full
-                else [float(psnr(a[None], b[None])[0]) for a, b in zip(c.pictures, full.pictures, strict=True)]
-            )
-            row |= _with_interval("PSNR", own)
+        by = _distances(c, full)
+        for name, values in by.items():
+            row |= _with_interval(name, None if c is full else values)
+        distances.append(by.get("PSNR", by["latent_PSNR"]))
         row["theoretical_speedup"] = full.steps * calls.layout.macs / _macs(calls, c)
         row["speedup"], row["speedup_q1"], row["speedup_q3"] = speedup(full.seconds, c.seconds)
         row["seconds"] = float(np.median(c.seconds))
@@ -152,14 +146,30 @@ def rows(calls: Any, found: list[Candidate]) -> list[dict[str, Any]]:
         cost = c.plan.origin.cost if c.plan else {}
         row["tuning_s"], row["tuning_images"] = cost.get("training_s", 0.0), cost.get("generation_passes", 0)
         out.append(row)
+    for x in {c.requested for c in found}:
+        alike = [k for k, c in enumerate(found) if c.requested == x]
+        best = max(alike, key=lambda k: distances[k].mean())
+        for k in alike:
+            gap = distances[best] - distances[k]
+            out[k]["tied"] = k == best or bool(Estimate(float(gap.mean()), gap).interval()[0] <= 0)
     return out
 
 
-def _with_interval(name: str, values: list[float] | None) -> dict[str, float]:
+def _distances(c: Candidate, full: Candidate) -> dict[str, np.ndarray]:
+    """PSNR (n,) of images to those of the uncached pipeline."""
+    from harmonica.training.closed_loop import decibels
+
+    out = {"latent_PSNR": [float(decibels(a, b)) for a, b in zip(c.latents, full.latents, strict=True)]}
+    if full.pictures:
+        out["PSNR"] = [float(psnr(a[None], b[None])[0]) for a, b in zip(c.pictures, full.pictures, strict=True)]
+    return {k: np.array(v) for k, v in out.items()}
+
+
+def _with_interval(name: str, values: np.ndarray | None) -> dict[str, float]:
     if values is None:
         return {k: float("nan") for k in (name, f"{name}_low", f"{name}_high")}
-    mean = float(np.mean(values))
-    low, high = Estimate(mean, np.array(values)).interval() if len(values) > 1 else (float("nan"),) * 2
+    mean = float(values.mean())
+    low, high = Estimate(mean, values).interval() if len(values) > 1 else (float("nan"),) * 2
     return {name: mean, f"{name}_low": low, f"{name}_high": high}
 
 

@@ -79,7 +79,7 @@ def load_calls(
     from harmonica.utils.precision import dtype_of
 
     read = read_captions(prompts)
-    pipe = load_pipeline(folder, torch_dtype=dtype_of(precision))
+    pipe = load_pipeline(folder, dtype=dtype_of(precision))
     device = default_device()
     if offload and device.type == "cuda":
         pipe.enable_model_cpu_offload()
