@@ -205,10 +205,10 @@ def test_rows_of_a_table_in_a_docstring(hooks):
 
 def test_a_row_is_on_the_page_of_the_method_that_made_it(hooks):
     """As the provenance of the runs has it; the label of a row is all that older runs have."""
-    from paper_tables.commands.recommend import measured
+    from harmonica.sharing import measured
 
     for table in ("frontier", "table1"):
-        own = measured(ROOT / "results/reference/pocket" / f"{table}.csv")
+        own = measured.read(ROOT / "results/reference/pocket" / f"{table}.csv")
         for name in known_methods():
             assert list(hooks.rows_of(name, table).method) == list(own[own.name == name].method), (name, table)
 
