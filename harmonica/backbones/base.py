@@ -74,9 +74,13 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def set_constants(self) -> None:
-        """Make the buffers, also of a model built without data (on the meta device)."""
-        for name, value in self.constants().items():
-            self.register_buffer(name, value, persistent=False)
+        """Make the buffers, also of a model built without data (on the meta device). They are computed on the CPU: equal
+        everywhere, and on the meta device they would take torch's compiler."""
+        device = torch.get_default_device()
+        with torch.device("cpu"):
+            constants = self.constants()
+        for name, value in constants.items():
+            self.register_buffer(name, value.to(device), persistent=False)
 
     def load_weights(self, state: dict[str, Tensor]) -> Self:
         """Take over the tensors of a state dict of diffusers' class or the original, ready for inference. Raises

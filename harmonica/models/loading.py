@@ -1,6 +1,7 @@
 """Loading weights: backbones, autoencoders, text encoders, on the GPU if there is one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def load_backbone(model: Model, precision: str = "float32") -> Backbone:
         require_gpu(model.title)
     check_schedule(model.folder("transformer").parent, model)
     try:
-        with torch.device("meta"):  # the weights are taken over, not copied into random ones
+        with torch.device("meta"), without_initial_values():  # the weights are taken over
             backbone = new_backbone(model, config)
     except (KeyError, TypeError, ValueError, RuntimeError, ArithmeticError, AttributeError) as e:
         raise UserError(f"{path} is not the configuration of {model.title} ({type(e).__name__}: {e})") from None
@@ -55,6 +56,21 @@ def load_backbone(model: Model, precision: str = "float32") -> Backbone:
     if model.captions:
         backbone.conditioning = embedded(model)
     return in_precision(backbone, dtype_of(precision))
+
+
+@contextmanager
+def without_initial_values() -> Iterator[None]:
+    """Within this context, layers are made without values: on the meta device these take torch's compiler, whose import
+    is most of a short process."""
+    names = [n for n in dir(torch.nn.init) if n.endswith("_") and not n.startswith("_")]
+    before = {n: getattr(torch.nn.init, n) for n in names}
+    try:
+        for n in names:
+            setattr(torch.nn.init, n, lambda tensor, *args, **more: tensor)
+        yield
+    finally:
+        for n, function in before.items():
+            setattr(torch.nn.init, n, function)
 
 
 def check_schedule(pipeline: Path, model: Model) -> None:
