@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Self
 
@@ -74,13 +75,13 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def set_constants(self) -> None:
-        """Make the buffers, also of a model built without data (on the meta device). They are computed on the CPU: equal
-        everywhere, and on the meta device they would take torch's compiler."""
-        device = torch.get_default_device()
-        with torch.device("cpu"):
+        """Make the buffers, also of a model built without data (on the meta device), for which they are computed all
+        the same: operations there take torch's compiler, whose import is most of a short process."""
+        meta = torch.get_default_device().type == "meta"
+        with torch.device("cpu") if meta else nullcontext():
             constants = self.constants()
         for name, value in constants.items():
-            self.register_buffer(name, value.to(device), persistent=False)
+            self.register_buffer(name, value.to("meta") if meta else value, persistent=False)
 
     def load_weights(self, state: dict[str, Tensor]) -> Self:
         """Take over the tensors of a state dict of diffusers' class or the original, ready for inference. Raises
