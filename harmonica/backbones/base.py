@@ -77,7 +77,7 @@ class Backbone(nn.Module):
     def set_constants(self) -> None:
         """Make the buffers, also of a model built without data (on the meta device), for which they are computed all
         the same: operations there take torch's compiler, whose import is most of a short process."""
-        meta = torch.get_default_device().type == "meta"
+        meta = torch.empty(0).is_meta
         with torch.device("cpu") if meta else nullcontext():
             constants = self.constants()
         for name, value in constants.items():
