@@ -13,6 +13,7 @@ from harmonica.utils.errors import UserError
 PACKAGE = Path(__file__).resolve().parent.parent
 ROOT = PACKAGE.parent
 POCKET = PACKAGE / "pocket"  # the shipped models
+WORKFLOW = ROOT / "workflow"  # beside the packages, in a checkout as where they are installed
 LARGEST_JSON = 1 << 28  # bytes; a parsed file takes several times as many
 SAMPLING = ("plan", "samplers", "backbones", "execution")  # the packages that, with the weights, affect pixels
 

@@ -12,8 +12,6 @@ from snakemake.exceptions import WorkflowError
 ROOT = HERE.parent
 sys.path.insert(0, str(ROOT))
 
-import yaml
-
 from harmonica.checks import estimate, published
 from harmonica.evaluation import generate
 from harmonica.evaluation.features import clip, lpips, networks
@@ -24,31 +22,11 @@ from harmonica.methods.registry import source_file
 from harmonica.models import downloads, get_model
 from harmonica.training import LearnedSettings
 from harmonica.training.settings import SOURCES as TRAINING
-from harmonica.utils import UserError, files, job_log, run_lock, unknown
-
-
-def load_config() -> dict:
-    """The configuration of every table, checked."""
-    scale = str(config.setdefault("scale", "pocket"))
-    path = ROOT / "workflow" / "config" / f"{scale}.yaml"
-    if scale == "config" or not path.is_file():
-        raise unknown("scale", scale, ["pocket", "paper"])
-    schema = yaml.safe_load(
-        (ROOT / "workflow" / "schemas" / "config.schema.yaml").read_text("utf-8")
-    )
-    tables = configuration.tables(yaml.safe_load(path.read_text("utf-8")), config)
-    for about in tables.values():
-        configuration.check(about, schema)
-        for case in about["cases"]:
-            if not case.replace("@", "").replace("-", "").isalnum():
-                raise UserError(
-                    f"the case {case!r} must consist of letters, digits, `-` and `@`: it names files"
-                )
-    return tables
-
+from harmonica.utils import UserError, files, job_log, run_lock
 
 try:
-    TABLES = load_config()
+    SCALE = str(config.setdefault("scale", "pocket"))
+    TABLES = configuration.of_scale(SCALE, config)
     ROWS = {table: configuration.rows(about) for table, about in TABLES.items()}
     CONVERGED = {
         table: [] if about.get("costs") else configuration.converged(about)
@@ -73,7 +51,6 @@ shell.prefix(
     f'export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"; '
 )  # the rules' `harmonica` is this environment's
 
-SCALE = config["scale"]
 OUT = f"results/{SCALE}"
 SAMPLES = os.environ.get("HARMONICA_SAMPLES", f"{OUT}/samples/images")
 GPU = int(SCALE == "paper")
@@ -129,7 +106,7 @@ wildcard_constraints:
     experiment="[A-Za-z0-9._-]+",
     compressed="[A-Za-z0-9._-]+",
     group="[A-Za-z0-9._@-]+",
-    table="[a-z0-9]+",
+    table="[A-Za-z0-9-]+",
     case="[A-Za-z0-9@-]+",
     shard=r"\d+",
     part=r"\d+",

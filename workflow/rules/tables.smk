@@ -10,7 +10,8 @@ TABLE_CODE = files.content_hash(*TABLE_SOURCES) + files.source_hash(
 )
 
 
-# Every table is laid out by one command; its own choices are in paper_tables/tables/<table>.py.
+# Every table is laid out by one command; its own choices are in paper_tables/tables/<table>.py, those of
+# a table that is like another in that one's file.
 rule table:
     input:
         plans=lambda w: plans_of(w.table),
@@ -51,7 +52,7 @@ rule table:
     log:
         f"{OUT}/logs/table/{{table}}.log",
     benchmark:
-        f"{OUT}/benchmarks/{{table}}.tsv"
+        f"{OUT}/benchmarks/table/{{table}}.tsv"
     wildcard_constraints:
         table=OF_IMAGES,
     conda:
@@ -91,7 +92,7 @@ rule costs:
     log:
         f"{OUT}/logs/table/{{table}}.log",
     benchmark:
-        f"{OUT}/benchmarks/{{table}}.tsv"
+        f"{OUT}/benchmarks/table/{{table}}.tsv"
     wildcard_constraints:
         table=COSTS,
     conda:
