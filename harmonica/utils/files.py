@@ -19,8 +19,10 @@ SAMPLING = ("plan", "samplers", "backbones", "execution")  # the packages that, 
 
 
 def weights_folder() -> Path:
-    """Where downloaded weights, and files computed once from them, are stored: `weights/` or $HARMONICA_WEIGHTS."""
-    return Path(os.environ.get("HARMONICA_WEIGHTS", ROOT / "weights"))
+    """Where downloaded weights, and files computed once from them, are stored: $HARMONICA_WEIGHTS, or `weights/` in the
+    checkout, or of an installed package in the current folder."""
+    here = ROOT if (ROOT / "pyproject.toml").is_file() else Path.cwd()
+    return Path(os.environ.get("HARMONICA_WEIGHTS", here / "weights"))
 
 
 def digest(obj: Any) -> str:

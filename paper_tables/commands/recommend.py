@@ -107,4 +107,5 @@ def _default() -> Path:
     from harmonica.utils import ROOT
 
     own = Path("results/pocket/frontier.csv")
-    return own if own.is_file() else ROOT / "results" / "reference" / "pocket" / "frontier.csv"
+    reference = ROOT / "results" / "reference" / "pocket" / "frontier.csv"  # of a checkout
+    return reference if reference.is_file() and not own.is_file() else own

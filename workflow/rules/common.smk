@@ -10,7 +10,10 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 ROOT = HERE.parent
-sys.path.insert(0, str(ROOT))
+if (
+    str(ROOT) not in sys.path
+):  # the code of a checkout goes before that of an installed package
+    sys.path.insert(0, str(ROOT))
 
 from harmonica.checks import estimate, published
 from harmonica.evaluation import generate
@@ -51,6 +54,8 @@ shell.prefix(
     f'export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"; '
 )  # the rules' `harmonica` is this environment's
 
+# of a checkout, which it installs; an installed workflow runs in the environment that it is in
+ENVIRONMENT = "../../environment.yml" if (ROOT / "environment.yml").is_file() else ""
 OUT = f"results/{SCALE}"
 SAMPLES = os.environ.get("HARMONICA_SAMPLES", f"{OUT}/samples/images")
 GPU = int(SCALE == "paper")

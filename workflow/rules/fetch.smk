@@ -9,7 +9,7 @@ rule fetch:
     priority: FIRST
     localrule: True
     conda:
-        "../../environment.yml"
+        ENVIRONMENT
     threads: 1
     message:
         "Fetching {wildcards.name}"
@@ -29,7 +29,7 @@ rule embed:
         f"{OUT}/benchmarks/embed/{{model}}.tsv"
     priority: FIRST
     conda:
-        "../../environment.yml"
+        ENVIRONMENT
     threads: 1
     resources:
         gpu=GPU,
@@ -56,7 +56,7 @@ rule moments:
         f"{OUT}/benchmarks/moments/{{model}}_{{part}}.tsv"
     priority: lambda w: priority("moments", w.model, w.part)
     conda:
-        "../../environment.yml"
+        ENVIRONMENT
     threads: 8
     resources:
         gpu=GPU,
@@ -88,7 +88,7 @@ rule reference:
     benchmark:
         f"{OUT}/benchmarks/reference/{{side}}_{{name}}.tsv"
     conda:
-        "../../environment.yml"
+        ENVIRONMENT
     threads: 1
     resources:
         gpu=GPU,

@@ -56,7 +56,7 @@ rule table:
     wildcard_constraints:
         table=OF_IMAGES,
     conda:
-        "../../environment.yml"
+        ENVIRONMENT
     threads: 1
     params:
         out=lambda w, output: Path(output.csv).parent,
@@ -96,7 +96,7 @@ rule costs:
     wildcard_constraints:
         table=COSTS,
     conda:
-        "../../environment.yml"
+        ENVIRONMENT
     threads: 1
     params:
         out=lambda w, output: Path(output.csv).parent,
@@ -125,7 +125,7 @@ rule publish:
         table=one_of(list(TABLES)),
     localrule: True
     conda:
-        "../../environment.yml"
+        ENVIRONMENT
     threads: 1
     message:
         f"results/{{wildcards.table}}.csv is that of the scale {SCALE}"
