@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Collection
 from typing import Any
 
-from harmonica.models import MODELS
+from harmonica.models import known
 from harmonica.plan import Plan
 from harmonica.samplers import make_sampler
 from harmonica.samplers.ddim import DDIM
@@ -44,9 +44,9 @@ def check(found: dict[str, str], plan: Plan, allow: Collection[str]) -> None:
 def model_difference(plan: Plan, transformer: Any) -> dict[str, str]:
     """How a transformer differs from the plan's model in its shape."""
     name = plan.protocol.model
-    if name not in MODELS:
+    model = known(name)
+    if model is None:
         return {"model": f"the plan's model {name} is not known here"}
-    model = MODELS[name]
     kind = "dit" if type(transformer).__name__.startswith("DiT") else "pixart"
     if model.kind != kind:
         return {"model": f"{name} is a {model.kind}, the pipeline's transformer a {type(transformer).__name__}"}
@@ -84,7 +84,7 @@ def scheduler_difference(plan: Plan, scheduler: Any) -> dict[str, str]:
 
 
 def _schedule(plan: Plan) -> str:
-    model = MODELS.get(plan.protocol.model)
+    model = known(plan.protocol.model)
     return model.schedule if model else "linear"
 
 

@@ -34,7 +34,10 @@ def content_hash(*files: str | Path) -> str:
     """Twelve hex digits over names and contents of files, in any order."""
     h = hashlib.sha256()
     for path in sorted(map(Path, files)):
-        h.update(path.name.encode() + b"\0" + path.read_bytes())
+        h.update(path.name.encode() + b"\0")
+        with open(path, "rb") as f:
+            while block := f.read(1 << 22):  # weights may be larger than what is free of memory
+                h.update(block)
     return h.hexdigest()[:12]
 
 

@@ -26,6 +26,7 @@ def table() -> str:
     lines = ["| key | meaning |", "|---|---|"]
     for name, about in keys(schema):
         assert about.get("description"), f"{name} has no description in the schema"
+        assert None not in about.values(), f"the description of {name} has a comma: quote it"
         lines.append(f"| `{name}` | {' '.join(about['description'].split())} |")
     return "\n".join(lines)
 

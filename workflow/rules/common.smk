@@ -45,6 +45,10 @@ try:
         for table, rows in ROWS.items():
             for row in rows:
                 configuration.precision(TABLES[table], job, row.experiment.model)
+    for table, rows in ROWS.items():
+        for model in {r.experiment.protocol.model for r in rows}:
+            if not TABLES[table].get("costs"):
+                networks.check_model(get_model(model))
 except UserError as e:
     raise WorkflowError(str(e)) from None
 
@@ -61,6 +65,11 @@ SAMPLES = os.environ.get("HARMONICA_SAMPLES", f"{OUT}/samples/images")
 GPU = int(SCALE == "paper")
 RECORDS = ("evaluation/records.py", "utils/records.py")  # the form of results
 BY_SLUG = {r.slug: r for t in TABLES for r in [*CONVERGED[t], *ROWS[t]]}
+REFERENCES = {
+    m.name: m
+    for m in (r.experiment.model for r in BY_SLUG.values())
+    if Path(m.reference).is_absolute()
+}  # of users' models
 COMPRESSED = {
     on.slug: on
     for r in BY_SLUG.values()
@@ -430,8 +439,33 @@ def case_model(table: str, case: str):
 def reference_of(table: str, case: str) -> list[str]:
     """The reference of a case's metrics, if the extractor has none of its own."""
     model = case_model(table, case)
-    path = f"{OUT}/reference/{model.resolution}/{model.reference}"
-    return [path] if model.reference else []
+    name = model.name if Path(model.reference).is_absolute() else model.reference
+    return [f"{OUT}/reference/{model.resolution}/{name}"] if model.reference else []
+
+
+def reference_file(name: str) -> str:
+    """The file or folder of pictures that a reference is made from: in the weights folder, or a user's own."""
+    return (
+        REFERENCES[name].reference
+        if name in REFERENCES
+        else str(files.weights_folder() / name)
+    )
+
+
+def reference_options(name: str) -> str:
+    """The network of a user's own reference, and the name of its pictures."""
+    model = REFERENCES.get(name)
+    about = ["--extractor", model.extractor, "--data", model.data_set] if model else []
+    return shlex.join(about)
+
+
+def reference_needs(name: str) -> list[str]:
+    """What a reference is made with, if it is not shipped."""
+    model = REFERENCES.get(name)
+    network = model.extractor not in networks.SHIPPED if model else True
+    return [n for n in (name,) if n in downloads.FILES] + (
+        [networks.INCEPTION_WEIGHTS] if network else []
+    )
 
 
 def captions_of(*models: str) -> list[str]:
