@@ -43,6 +43,7 @@ class CostTable:
             moves = float(np.mean([p.origin.notes["beta_moves"] for p in plans]))
             title = e.method.label()
             beside = e.model.scale == "pocket" or (e.model.title, e.model.resolution) == ("DiT-XL/2", 256)
+            beside = beside and not e.model.own
             paper = lookup("table6_training_cost", method=title) if beside else {}
             out.append({
                 "scale": measured.scale, "model": e.model.title, "case": line[0].case, "method": title,

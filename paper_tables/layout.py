@@ -92,7 +92,7 @@ class Table:
         timed = measured.latency.plans
         full, own = timed[base.slug]["rounds_s"], [timed[r.slug]["rounds_s"] for r in line]
         cur, cur_sd = float(np.mean([measured.cur(r) for r in line])), measured.cur_sd(line)
-        paper = self.published(e, plan.steps) if published else {}
+        paper = self.published(e, plan.steps) if published and not model.own else {}
         paper = paper if caches_as_much(paper, cur) else {}
         return {
             "scale": measured.scale, "model": model.title, "resolution": model.resolution,
@@ -205,7 +205,8 @@ class Table:
             if "clip_model" in table
             else ""
         )
-        source = f" The paper's columns are {self.source}, {_condition(table, scale)}" if self.source else ""
+        beside = self.source and any(str(k).startswith("paper_") for k in table)
+        source = f" The paper's columns are {self.source}, {_condition(table, scale)}" if beside else ""
         parts = [
             f"# {self.title}, {scale} scale",
             f"{first['samples']} images per row, guidance scale {first.cfg:g}. {', '.join(features)}: in the features "

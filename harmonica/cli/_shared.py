@@ -5,6 +5,7 @@ from pathlib import Path
 
 from harmonica.utils import UserError
 
+MODEL = "a name, or the folder of a model of your own"
 loaded_at: float | None = None
 
 
@@ -27,7 +28,7 @@ def load_plans(paths: list[Path]) -> dict:
 
 def protocol_arguments(parser) -> None:
     """--model, --sampler, --steps and --cfg, of commands that make something for a trajectory."""
-    parser.add_argument("--model", default="pocket-dit", help="default: %(default)s")
+    parser.add_argument("--model", default="pocket-dit", help=f"{MODEL}; default: %(default)s")
     parser.add_argument("--sampler", help="default: the model's")
     parser.add_argument("--steps", type=int, default=50, help="T, sampling steps; default: %(default)s")
     parser.add_argument("--cfg", type=float, help="guidance scale; default: the model's")
@@ -40,7 +41,7 @@ def protocol_of(args):
 
     model = get_model(args.model)
     cfg = model.cfg if args.cfg is None else args.cfg
-    return Protocol(args.model, args.sampler or model.sampler, args.steps, cfg)
+    return Protocol(model.name, args.sampler or model.sampler, args.steps, cfg)
 
 
 def pipeline_arguments(parser, required: bool = False) -> None:

@@ -4,7 +4,7 @@ import sys
 from functools import cache
 from pathlib import Path
 
-from harmonica.utils import UserError, unknown
+from harmonica.utils import unknown
 
 HELP = "Estimate tables' cost before they are made: hours, disk and peak memory of every rule."
 EXAMPLE = "harmonica estimate table1 --scale paper --device h100 --gpus 4"
@@ -29,27 +29,18 @@ def add_arguments(parser) -> None:
 
 
 def run(args) -> None:
-    import yaml
-
     from harmonica.checks import estimate, published
     from harmonica.experiments import config
-    from harmonica.utils import ROOT
 
-    path = ROOT / "workflow" / "config" / f"{args.scale}.yaml"
-    if not path.is_file():
-        raise UserError(f"{path} is missing: an estimate needs a checkout of the project")
     given = {} if args.configfile is None else config.from_yaml(args.configfile)
     given |= config.from_text(args.config) if args.config else {}
     given |= {"scale": args.scale} | ({} if args.images is None else {"images": args.images})
-    known = config.tables(yaml.safe_load(path.read_text("utf-8")), given)
+    known = config.of_scale(args.scale, given)
     names = [Path(t).stem for t in args.targets]
     for name in names:
         if name not in known:
             raise unknown("table", name, known)
     tables = {n: known[n] for n in names}
-    schema = yaml.safe_load((ROOT / "workflow" / "schemas" / "config.schema.yaml").read_text("utf-8"))
-    for about in tables.values():
-        config.check(about, schema)
     if not args.measure and args.scale == "paper":
         device = args.device or tables[names[0]]["device"]
         gpu = published.get_gpu(device)

@@ -10,7 +10,7 @@ EXAMPLE = "harmonica guidance --model pocket-dit --steps 20 --scales 1 1.25 1.5 
 
 
 def add_arguments(parser) -> None:
-    parser.add_argument("--model", default="pocket-dit", help="default: %(default)s")
+    parser.add_argument("--model", default="pocket-dit", help=f"{_shared.MODEL}; default: %(default)s")
     parser.add_argument("--sampler", help="default: the model's")
     parser.add_argument("--steps", type=int, default=20, help="T, sampling steps; default: %(default)s")
     parser.add_argument("--scales", type=float, nargs="+", metavar="CFG", default=[1, 1.15, 1.25, 1.35, 1.5, 2],
@@ -36,7 +36,7 @@ def run(args) -> None:
     model = get_model(args.model)
     reference = get_reference(model.extractor, args.reference, model)
     rows = scan(
-        args.model, args.sampler or model.sampler, args.steps, args.scales, args.images,
+        model.name, args.sampler or model.sampler, args.steps, args.scales, args.images,
         get_extractor(model.extractor), reference, args.seed,
     )  # fmt: skip
     found = list(tqdm(rows, total=len(args.scales), desc="guidance", unit="scale"))

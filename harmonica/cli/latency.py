@@ -52,12 +52,15 @@ def run(args) -> None:
 
 def _precisions(given: list[str], models: list[str]) -> dict[str, str]:
     """By model. Raises UserError for an unknown model or precision."""
+    from harmonica.models import known
     from harmonica.utils import unknown
     from harmonica.utils.precision import check_precision
 
     found = {}
     for item in given:
-        model, _, precision = item.partition("=")
+        name, _, precision = item.rpartition("=")
+        about = known(name)
+        model = about.name if about else name
         if model not in models:
             raise unknown("model of these plans", model, models)
         found[model] = check_precision(precision)

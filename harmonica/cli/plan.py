@@ -53,7 +53,7 @@ def run(args) -> None:
     for path in args.sources:
         source = Plan.load(path)
         sampler, steps = e.source
-        source.check_fits(model=args.model, sampler=sampler, steps=steps, layout=_shared.layout_of(source))
+        source.check_fits(model=p.model, sampler=sampler, steps=steps, layout=_shared.layout_of(source))
         sources[source.origin.method] = source
     _shared.loaded()
     if several:

@@ -19,7 +19,7 @@ def add_arguments(parser) -> None:
 
 
 def run(args) -> None:
-    from harmonica.evaluation.features.networks import fingerprint, get_extractor
+    from harmonica.evaluation.features.networks import channels, fingerprint, get_extractor
     from harmonica.evaluation.references import adm_reference, folder_reference
 
     extract = get_extractor(args.extractor)
@@ -30,7 +30,7 @@ def run(args) -> None:
         )
     about = {"network": fingerprint(args.extractor), "data": args.data or args.source.name}
     if args.source.is_dir():
-        made = folder_reference(args.source, extract, args.side, **about)
+        made = folder_reference(args.source, extract, args.side, **about, channels=channels(args.extractor))
     else:
         made = adm_reference(args.source, extract, **about)
     made.save(args.out)

@@ -18,7 +18,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("--batch", type=int, help="images per forward pass; default: 25, on a GPU as many as fit")
     parser.add_argument("--chunk", type=int, default=250, help="images per file; default: %(default)s")
     _shared.compute_arguments(parser)
-    parser.add_argument("--model", help="refuse plans for another model")
+    parser.add_argument("--model", help=f"refuse plans for another model; {_shared.MODEL}")
     parser.add_argument("--sampler", help="refuse plans for another sampler")
     parser.add_argument("--steps", type=int, help="refuse plans for another number of steps")
     _shared.network_arguments(parser)
@@ -34,13 +34,15 @@ def run(args) -> None:
 
     from harmonica.evaluation import generate
     from harmonica.evaluation.records import Manifest
+    from harmonica.models import get_model
     from harmonica.utils.memory import budget
     from harmonica.utils.precision import products
 
+    model = get_model(args.model).name if args.model else None  # a folder is found anew, wherever its plan was made
     plans, compressions = _shared.load_runs(args)
     for plan in plans.values():
-        required = {k: getattr(plan.protocol, k) if getattr(args, k) is None else getattr(args, k)
-                    for k in ("model", "sampler", "steps")}  # fmt: skip
+        given = {"model": model, "sampler": args.sampler, "steps": args.steps}
+        required = {k: getattr(plan.protocol, k) if v is None else v for k, v in given.items()}
         plan.check_fits(**required, layout=_shared.layout_of(plan))
     memory = budget(args.memory)
     batches = {name: generate.batch_size(plan, args.batch, args.precision, memory) for name, plan in plans.items()}

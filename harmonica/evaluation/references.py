@@ -102,12 +102,18 @@ def adm_reference(
 
 
 def folder_reference(
-    folder: Path, extract: Callable[[np.ndarray], Features], side: int, network: str, data: str, chunk: int = 250
+    folder: Path,
+    extract: Callable[[np.ndarray], Features],
+    side: int,
+    network: str,
+    data: str,
+    chunk: int = 250,
+    channels: int = 3,
 ) -> Reference:
     """The reference of a folder's pictures: short side resized to `side` pixels, centre crop, ordered by name.
 
-    Features of 10 000 evenly spaced ones are kept; `network` and `data` are for its identity. Raises UserError for
-    fewer than two pictures, or a damaged one.
+    A network of one channel gets them in grey. Features of 10 000 evenly spaced ones are kept; `network` and `data` are
+    for its identity. Raises UserError for fewer than two pictures, or a damaged one.
     """
     from PIL import Image, ImageOps
     from tqdm import tqdm
@@ -117,7 +123,8 @@ def folder_reference(
         raise UserError(f"{folder} has {len(files)} pictures ({', '.join(PICTURES)}); a reference needs at least 2")
 
     def read(path: Path) -> np.ndarray:
-        return np.asarray(ImageOps.fit(read_picture(path), (side, side), Image.Resampling.BICUBIC))
+        picture = read_picture(path) if channels == 3 else read_picture(path).convert("L")
+        return np.asarray(ImageOps.fit(picture, (side, side), Image.Resampling.BICUBIC))
 
     starts = tqdm(range(0, len(files), chunk), desc="reference", mininterval=5)
     parts = (extract(np.stack([read(p) for p in files[i : i + chunk]])) for i in starts)
@@ -143,7 +150,7 @@ def get_reference(name: str, path: Path | None, model: Model) -> Reference:
             f"{where} was made by {about.network or 'a network that it does not name'}, not by {name}: distances "
             f"between features of two networks mean nothing; {again} --extractor {name}`"
         )
-    if about.data != model.data_set:
+    if about.data != model.data_set and (model.data_set or not model.own):
         raise UserError(
             f"{where} is of {about.data}, and the images of {model.name} are compared with {model.data_set}: their "
             f"distance would mean nothing; {again} --data {model.data_set}` of pictures of that data set"

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -13,7 +14,7 @@ from harmonica.experiments.experiment import Experiment
 from harmonica.models import Model
 from harmonica.plan import Plan, Protocol
 from harmonica.samplers import make_sampler
-from harmonica.utils import UserError, digest, unknown
+from harmonica.utils import WORKFLOW, UserError, digest, unknown
 
 MOST_VALUES = 100_000
 MERGED = ("precision", "sampling", "training", "latency", "converged")  # sections of the configuration
@@ -36,6 +37,21 @@ class Row:
         """This experiment for the command line `harmonica plan`."""
         e = self.experiment
         return identity.arguments(e.name, e.protocol, e.seed, self.given)
+
+
+def of_scale(scale: str, given: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The configuration of every table at a scale, checked. Raises UserError for the first thing that is wrong."""
+    known = sorted(p.stem for p in (WORKFLOW / "config").glob("*.yaml") if p.stem != "config")
+    if scale not in known:
+        raise unknown("scale", scale, known)
+    found = tables(from_yaml(WORKFLOW / "config" / f"{scale}.yaml"), given | {"scale": scale})
+    schema = from_yaml(WORKFLOW / "schemas" / "config.schema.yaml")
+    for about in found.values():
+        check(about, schema)
+        for case in about["cases"]:
+            if not case.replace("@", "").replace("-", "").isalnum():
+                raise UserError(f"the case {case!r} must consist of letters, digits, `-` and `@`: it names files")
+    return found
 
 
 def check(config: dict[str, Any], schema: dict[str, Any]) -> None:
@@ -99,7 +115,8 @@ def tables(shipped: dict[str, Any], given: dict[str, Any]) -> dict[str, dict[str
     """The configuration of every table, from the scale's file and what the user gave.
 
     Keys beside `tables` apply to all tables; the user's values override the shipped ones, key by key, also within
-    MERGED. Raises UserError for a table that is not shipped.
+    MERGED. A table that is not shipped is `like` another one, whose keys it overrides in the same way; its `like` is
+    then the name of the shipped one. Raises UserError for a table that is neither, or likenesses that lead nowhere.
     """
 
     def common(config: dict) -> dict:
@@ -109,21 +126,82 @@ def tables(shipped: dict[str, Any], given: dict[str, Any]) -> dict[str, dict[str
     own = given.get("tables") or {}
     if not isinstance(own, dict) or not all(isinstance(about or {}, dict) for about in own.values()):
         raise UserError("configuration: `tables` must have the names of tables, and below each its keys")
-    for name in own:
-        if name not in shipped["tables"]:
-            raise unknown("table", name, shipped["tables"])
+    if "like" in given:
+        raise UserError("configuration: `like` says what one table is like: put it below the table's name")
+    own = {str(name): about or {} for name, about in own.items()}
     out = {}
-    for name, about in shipped["tables"].items():
+    for name in dict.fromkeys([*shipped["tables"], *own]):
+        first, *others = _likenesses(name, shipped["tables"], own)
         flat: dict[str, Any] = {}
-        for layer in (common(shipped), about, common(given), own.get(name) or {}):
-            for key, value in layer.items():
-                value = _typed(value)
-                merges = key in MERGED and isinstance(value, dict) and isinstance(flat.get(key), dict)
-                flat[key] = flat[key] | value if merges else value
-        if isinstance(flat["cases"], dict):
-            flat["cases"] = {str(case): value for case, value in flat["cases"].items()}
-        out[name] = flat
+        layers = [shipped["tables"][first], common(given), *(own.get(n, {}) for n in (first, *others))]
+        for layer in (common(shipped), *layers):
+            flat = _over(flat, layer)
+        out[name] = flat | ({"like": first} if others else {})
     return out
+
+
+def _likenesses(name: str, shipped: dict[str, Any], own: dict[str, Any]) -> list[str]:
+    """From a shipped table to the table of that name, each like the one before. Raises UserError if there is no such
+    way, or the table's name cannot be one of files."""
+    chain = [name]
+    while chain[0] not in shipped:
+        first = chain[0]
+        if first not in own:
+            raise unknown("table", first, [*shipped, *own])
+        like = own[first].get("like")
+        if like is None:
+            raise UserError(f"{unknown('table', first, shipped)}; a table of your own says which one it is `like`")
+        if not re.fullmatch("[A-Za-z0-9][A-Za-z0-9-]*", first):
+            raise UserError(f"the table {first!r} must consist of letters, digits and `-`: it names files")
+        if str(like) in chain:
+            raise UserError(f"the tables {', '.join(sorted(chain))} are like each other, and none like a shipped one")
+        chain.insert(0, str(like))
+    if "like" in own.get(chain[0], {}):
+        raise UserError(f"{chain[0]} is a shipped table: only a table of your own can be like another")
+    return chain
+
+
+def _over(under: dict[str, Any], layer: dict[str, Any]) -> dict[str, Any]:
+    """The keys of a table with those of a layer over them. The cases of the layer are all there are; one that was there
+    before keeps what the layer does not say of it. Methods that the layer does not give are left to these cases."""
+    out = dict(under)
+    for key, value in layer.items():
+        value, before = _typed(value), out.get(key)
+        if key == "cases" and isinstance(value, dict):
+            value = _cases_over(before if isinstance(before, dict) else {}, value)
+            if "methods" not in layer and isinstance(out.get("methods"), list):
+                out["methods"] = [x for entry in out["methods"] if (x := _left_to(entry, value)) is not None]
+        merges = key in MERGED and isinstance(value, dict) and isinstance(before, dict)
+        out[key] = before | value if merges else value
+    return out
+
+
+def _cases_over(before: dict[str, Any], given: dict[Any, Any]) -> dict[str, Any]:
+    """Given cases, each over the one of its name."""
+    out = {}
+    for case, about in given.items():
+        known, own = before.get(str(case)), about or {}
+        out[str(case)] = known | own if isinstance(known, dict) and isinstance(own, dict) else about
+    return out
+
+
+def _left_to(entry: Any, cases: dict[str, Any]) -> Any:
+    """An entry of a table's methods without what it says of other cases; None if it is for others only."""
+    if not isinstance(entry, dict) or not entry or not all(isinstance(v, dict) for v in entry.values()):
+        return entry
+    name, given = _named(entry)
+    settings = {}
+    for key, value in given.items():
+        if key == "cases" and isinstance(value, (list, dict)):
+            value = [case for case in map(str, value) if case in cases]
+            if not value:
+                return None
+        elif key != "compression" and isinstance(value, dict):
+            value = {str(case): v for case, v in value.items() if str(case) in cases}
+            if not value:
+                continue
+        settings[key] = value
+    return {name: settings}
 
 
 def _check_size(given: dict[str, Any]) -> None:

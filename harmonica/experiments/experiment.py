@@ -36,12 +36,12 @@ class Experiment:
         model: str, sampler: str, steps: int, cfg: float, name: str, settings: dict[str, Any], seed: int = 0
     ) -> "Experiment":
         """Check every name and value. Raises UserError for the first that is wrong."""
-        kind, cls = get_model(model).kind, get_method(name)
-        if cls.kinds and kind not in cls.kinds:
-            raise UserError(f"{name} is for {' and '.join(cls.kinds)}, and {model} is a {kind}")
-        protocol = Protocol(model, sampler, steps, cfg)
+        about, cls = get_model(model), get_method(name)
+        if cls.kinds and about.kind not in cls.kinds:
+            raise UserError(f"{name} is for {' and '.join(cls.kinds)}, and {model} is a {about.kind}")
+        protocol = Protocol(about.name, sampler, steps, cfg)
         identity.check_protocol(protocol)
-        blocks = len(get_model(model).layout.blocks)
+        blocks = len(about.layout.blocks)
         limits = {"steps": steps, "blocks": blocks, "half the blocks": (blocks - 1) // 2}
         e = Experiment(protocol, name, parse(cls, name, settings, limits), seed)
         e.method.check(e.protocol)

@@ -73,7 +73,7 @@ class Released:
         }
         notes = {"file": self.path.name, "sha256": file_hash(self.path)}
         scale = about.cfg if cfg is None else cfg
-        protocol = Protocol(model, about.sampler, steps, scale)
+        protocol = Protocol(about.name, about.sampler, steps, scale)
         return Router(logits, protocol, Origin(method, settings, notes=notes))
 
 

@@ -1,8 +1,14 @@
-"""The models by name, with their official protocols."""
+"""The models by name, with their official protocols, those of other packages, and users' own."""
 
+import sys
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import cache
+
+from harmonica.models import own
 from harmonica.models.captions import CaptionList
 from harmonica.models.spec import Model
-from harmonica.utils import POCKET, unknown
+from harmonica.utils import POCKET, UserError, plugins, unknown
 
 CLASS_CONDITIONAL, TEXT_TO_IMAGE, LONG_SKIPS = (
     POCKET / "fashion-mnist",
@@ -80,8 +86,49 @@ MODELS = {
 }  # fmt: skip
 
 
+@cache
+def offered() -> dict[str, Model]:
+    """The models of other packages by name: an entry point of `harmonica.models` is a Model, some of them, or a
+    function that gives either. One that cannot be used is left out, and said so."""
+    found: dict[str, Model] = {}
+    for point in plugins.entry_points("harmonica.models"):
+        try:
+            for model in _of_entry_point(point):
+                if model.name in MODELS:
+                    raise plugins.refused(point, f"offers {model.name!r}, a name that is taken")
+                plugins.take(found, model.name, replace(model, own=True), point)
+        except plugins.Refused as e:
+            print(f"harmonica: {e}", file=sys.stderr)
+    return found
+
+
+def _of_entry_point(point) -> list[Model]:
+    try:
+        given = point.load()
+        given = given() if callable(given) else given
+        models = [given] if isinstance(given, Model) else list(given) if isinstance(given, Iterable) else []
+    except Exception as e:  # any mistake in somebody else's package
+        raise plugins.refused(point, f"cannot be used ({type(e).__name__}: {e})") from None
+    if not models or not all(isinstance(m, Model) for m in models):
+        raise plugins.refused(point, "offers no harmonica.models.Model")
+    return models
+
+
 def get_model(name: str) -> Model:
-    """The model of that name. Raises UserError for an unknown one."""
-    if name not in MODELS:
-        raise unknown("model", name, MODELS)
-    return MODELS[name]
+    """The model of that name, or in that folder (see `own`). Raises UserError for an unknown one."""
+    if name in MODELS:
+        return MODELS[name]
+    if name in offered():
+        return offered()[name]
+    found = own.find(name)
+    if found is None:
+        raise unknown("model", name, [*MODELS, *offered()])
+    return found
+
+
+def known(name: str) -> Model | None:
+    """The model of that name; None if it is unknown, or no longer where it was."""
+    try:
+        return get_model(name)
+    except UserError:
+        return None

@@ -13,6 +13,7 @@ from harmonica.backbones.dit import DiT
 from harmonica.backbones.layers import in_precision
 from harmonica.backbones.pixart import PixArt
 from harmonica.backbones.uvit import UViT
+from harmonica.models.convert import original_to_diffusers
 from harmonica.models.embeddings import embedded
 from harmonica.models.shipped import verified, verified_folder
 from harmonica.models.spec import Model
@@ -51,7 +52,9 @@ def load_backbone(model: Model, precision: str = "float32") -> Backbone:
             backbone = new_backbone(model, config)
     except (KeyError, TypeError, ValueError, RuntimeError, ArithmeticError, AttributeError) as e:
         raise UserError(f"{path} is not the configuration of {model.title} ({type(e).__name__}: {e})") from None
-    backbone = load_weights(backbone, model.folder("transformer"), model.title, default_device())
+    original = Path(model.original)
+    checkpoint = original if original.is_absolute() else None  # of a model of one's own
+    backbone = load_weights(backbone, model.folder("transformer"), model.title, default_device(), checkpoint)
     backbone = backbone.to(default_device())
     if model.captions:
         backbone.conditioning = embedded(model)
@@ -93,17 +96,22 @@ def _require(path: Path, title: str) -> Path:
     return path
 
 
-def load_weights(backbone: Backbone, folder: Path, title: str, device: torch.device | str = "cpu") -> Backbone:
-    """Load a backbone's weights from a `transformer/` folder to a device. Raises UserError if they are missing, damaged
-    or do not fit."""
-    files = weight_files(folder)
+def load_weights(
+    backbone: Backbone, folder: Path, title: str, device: torch.device | str = "cpu", checkpoint: Path | None = None
+) -> Backbone:
+    """Load a backbone's weights from a `transformer/` folder, or from an original checkpoint, to a device. Raises
+    UserError if they are missing, damaged or do not fit."""
+    files = [checkpoint] if checkpoint else weight_files(folder)
     if not files:
         raise UserError(f"{folder / NAMES[0]} is missing; {title} needs it")
     for file in files:
         verified(file)
     weights = files[0] if len(files) == 1 else folder
     try:
-        loaded = backbone.load_weights(read_state(folder, device))
+        state = read_state(checkpoint or folder, device)
+        if checkpoint and isinstance(backbone, DiT):
+            state = original_to_diffusers(state)
+        loaded = backbone.load_weights(state)
     except (KeyError, RuntimeError) as e:
         raise UserError(f"{weights} does not contain the weights that its config.json describes ({brief(e)})") from None
     for name, x in loaded.named_parameters():

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from harmonica.models.captions import SHARD, TRAINING_CAPTIONS, CaptionList
 from harmonica.plan.branches import BranchLayout, dit_layout, pixart_layout, uvit_layout
-from harmonica.utils import UserError, content_hash, digest, read_json, weights_folder
+from harmonica.utils import UserError, content_hash, digest, file_hash, read_json, weights_folder
 
 # of Stable Diffusion's autoencoder in float32, counted on fake tensors (tests/gpu); decoding is per pixel
 AUTOENCODER_BYTES, DECODING_BYTES = 335_000_000, 3400
+CHECKPOINTS = (".pt", ".pth", ".ckpt")  # of a user's model, as training code writes them
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Model:
     revision: str = "main"  # of the hub repository
     reference: str = ""  # file of reference statistics, if the extractor has none of its own
     data: str = ""  # the data set that its images are compared with, if no reference names it
+    own: bool = False  # a user's, or another package's: no published numbers are beside it
 
     @property
     def hub(self) -> bool:
@@ -79,7 +81,7 @@ class Model:
     @property
     def autoencoder_bytes(self) -> int:
         """Bytes of the autoencoder's weights, float32; 0 for a small one."""
-        return AUTOENCODER_BYTES if self.hub else 0
+        return AUTOENCODER_BYTES if self.hub or (self.own and self.resolution >= 128) else 0
 
     @property
     def decoding_bytes(self) -> int:
@@ -96,7 +98,9 @@ class Model:
         """Twelve hex digits that change with weights and captions. A hub model is hashed by name."""
         weights = self.source
         if not self.hub:
-            weights = content_hash(*(p for part in ("transformer", "vae") for p in self.folder(part).iterdir()))
+            weights = content_hash(*(p for part in ("transformer", "vae") for p in contents(self.folder(part))))
+            if Path(self.original).is_absolute():
+                weights = digest([weights, file_hash(self.original)])
         about = [weights, bool(self.original)]
         if self.captions:
             about.append(self.captions.name if self.hub else embeddings_folder(self).name)
@@ -115,9 +119,7 @@ class Model:
         """Changes with the text encoder, as `fingerprint` does with the rest."""
         if self.hub:
             return self.companion or self.source
-        return content_hash(
-            *(p for part in ("text_encoder", "tokenizer") for p in (Path(self.source) / part).iterdir())
-        )
+        return content_hash(*(p for part in ("text_encoder", "tokenizer") for p in contents(self.folder(part))))
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -147,6 +149,12 @@ class Model:
     def repository(self, part: str) -> str:
         """The hub repository, or local folder, of a component."""
         return self.companion if self.companion and part != "transformer" else self.source
+
+
+def contents(folder: Path) -> list[Path]:
+    """The files of a component's folder, without hidden ones, notes and original checkpoints."""
+    files = (p for p in sorted(folder.iterdir()) if p.is_file() and not p.name.startswith("."))
+    return [p for p in files if p.suffix not in (".md", *CHECKPOINTS)]
 
 
 def embeddings_folder(model: Model) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from harmonica.models import MODELS
+from harmonica.models import known
 from harmonica.plan import Plan, Protocol
 from harmonica.samplers import make_sampler
 from harmonica.samplers.ddim import DDIM
@@ -79,9 +79,9 @@ def model_difference(plan: Plan, transformer: Any) -> dict[str, str]:
     if plan.protocol.scheduler:
         found = identity(transformer)
         return {} if found == name else {"model": f"the pipeline's transformer is {found}, not {name}"}
-    if name not in MODELS:
+    model = known(name)
+    if model is None:
         return {"model": f"the plan's model {name} is not known here"}
-    model = MODELS[name]
     kind = KINDS.get(type(transformer).__name__)
     if model.kind != kind:
         return {"model": f"{name} is a {model.kind}, the pipeline's transformer a {type(transformer).__name__}"}
@@ -130,7 +130,7 @@ def _other_settings(p: Protocol, scheduler: Any) -> dict[str, str]:
 
 
 def _schedule(plan: Plan) -> str:
-    model = MODELS.get(plan.protocol.model)
+    model = known(plan.protocol.model)
     return model.schedule if model else "linear"
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from harmonica.models import MODELS, Model
+from harmonica.models import Model, known
 from harmonica.plan import Plan, Protocol, Router
 from harmonica.sharing.facts import facts, headline, local_paths
 from harmonica.sharing.measured import Quality
@@ -47,7 +47,7 @@ def readme(sections: dict[str, str], protocols: Iterable[Protocol], old: str | N
 
 def _front(protocols: Iterable[Protocol]) -> str:
     """Front matter, title, and what the repository is."""
-    models = [MODELS[p.model] for p in protocols if p.model in MODELS]
+    models = [m for p in protocols if (m := known(p.model))]
     about: dict = {"library_name": "harmonica-bench", "tags": TAGS}
     base = sorted({m.source for m in models if m.hub and m.source})
     if base:
@@ -72,7 +72,7 @@ def _use(name: str, repository: str, made: Plan | Router) -> str:
     p = made.protocol
     run = "" if p.scheduler else f"harmonica sample {name} --images 64 -o samples/ --grid grid.png\n"
     lines = [f"{pull}{run}```"]
-    model = MODELS.get(p.model)
+    model = known(p.model)
     call = PIPELINES.get(model.kind) if model else None
     if model and not call:
         lines.append(f"diffusers has no pipeline of {model.title}.")

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from harmonica.models import MODELS
+from harmonica.models import known
 from harmonica.plan import Plan, Router
 from harmonica.plan.branches import BranchLayout
 from harmonica.plan.io import opened
@@ -29,7 +29,7 @@ def layout_of(made: Plan | Router) -> BranchLayout | None:
     branches."""
     if made.protocol.scheduler:
         return _of_pipeline(made)
-    model = MODELS.get(made.protocol.model)
+    model = known(made.protocol.model)
     if model is None:
         return None
     if isinstance(made, Plan):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harmonica.models import MODELS, get_model
+from harmonica.models import get_model
 from harmonica.plan import Plan, macs
 from harmonica.plan.origin import to_json
 from harmonica.utils import ROOT, UserError, read_json
@@ -162,7 +162,7 @@ def _in_table(plan: Plan, path: Path) -> Quality | None:
 
 def _same_macs(plan: Plan, gmacs: float) -> bool:
     """Whether a table's GMACs, of both guidance halves, are the plan's; those of a rule were measured."""
-    own = macs(plan, MODELS[plan.protocol.model].layout) * (1 if plan.protocol.cfg == 1 else 2) / 1e9
+    own = macs(plan, get_model(plan.protocol.model).layout) * (1 if plan.protocol.cfg == 1 else 2) / 1e9
     return plan.rule is not None or math.isclose(own, gmacs, rel_tol=1e-4)
 
 

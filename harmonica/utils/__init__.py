@@ -6,6 +6,7 @@ from harmonica.utils.files import (
     POCKET,
     ROOT,
     SAMPLING,
+    WORKFLOW,
     content_hash,
     digest,
     file_hash,
@@ -19,7 +20,7 @@ from harmonica.utils.files import (
 from harmonica.utils.settings import described, parse, setting, spelled
 
 __all__ = [
-    "POCKET", "ROOT", "SAMPLING", "UserError", "content_hash", "described", "digest",
+    "POCKET", "ROOT", "SAMPLING", "UserError", "WORKFLOW", "content_hash", "described", "digest",
     "file_hash", "guarded", "parse", "read_json", "refuse_pointer", "setting", "source_hash", "spelled",
     "unknown", "weights_folder", "write_atomic", "write_json",
 ]  # fmt: skip

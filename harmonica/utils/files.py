@@ -13,13 +13,16 @@ from harmonica.utils.errors import UserError
 PACKAGE = Path(__file__).resolve().parent.parent
 ROOT = PACKAGE.parent
 POCKET = PACKAGE / "pocket"  # the shipped models
+WORKFLOW = ROOT / "workflow"  # beside the packages, in a checkout as where they are installed
 LARGEST_JSON = 1 << 28  # bytes; a parsed file takes several times as many
 SAMPLING = ("plan", "samplers", "backbones", "execution")  # the packages that, with the weights, affect pixels
 
 
 def weights_folder() -> Path:
-    """Where downloaded weights, and files computed once from them, are stored: `weights/` or $HARMONICA_WEIGHTS."""
-    return Path(os.environ.get("HARMONICA_WEIGHTS", ROOT / "weights"))
+    """Where downloaded weights, and files computed once from them, are stored: $HARMONICA_WEIGHTS, or `weights/` in the
+    checkout, or of an installed package in the current folder."""
+    here = ROOT if (ROOT / "pyproject.toml").is_file() else Path.cwd()
+    return Path(os.environ.get("HARMONICA_WEIGHTS", here / "weights"))
 
 
 def digest(obj: Any) -> str:
@@ -31,7 +34,10 @@ def content_hash(*files: str | Path) -> str:
     """Twelve hex digits over names and contents of files, in any order."""
     h = hashlib.sha256()
     for path in sorted(map(Path, files)):
-        h.update(path.name.encode() + b"\0" + path.read_bytes())
+        h.update(path.name.encode() + b"\0")
+        with open(path, "rb") as f:
+            while block := f.read(1 << 22):  # weights may be larger than what is free of memory
+                h.update(block)
     return h.hexdigest()[:12]
 
 

@@ -25,6 +25,8 @@ def commit() -> str:
             ["git", *args], cwd=ROOT, capture_output=True, encoding="utf-8", check=True
         ).stdout.strip()
 
+    if not (ROOT / ".git").exists():  # installed packages may be in a folder of somebody else's repository
+        return "unknown"
     try:
         return git("rev-parse", "--short=12", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.CalledProcessError):

@@ -11,7 +11,7 @@ TOLERANCES = {"FID": 0.10, "IS": 0.05, "CLIP": 0.03}
 
 def add_arguments(parser) -> None:
     parser.add_argument("metrics", type=Path, help="of the uncached row, made by `harmonica metrics`")
-    parser.add_argument("--table", required=True, help="a file in paper_tables/tables")
+    parser.add_argument("--table", required=True, help="a file in paper_tables/tables, or a name of your own")
     parser.add_argument("--case", required=True, help="of the table's configuration")
     parser.add_argument("--config", required=True, help="the table's configuration, JSON or a file with it")
     parser.add_argument("--force", action="store_true", help="report a difference, but succeed")
@@ -22,7 +22,7 @@ def run(args) -> None:
     from harmonica.evaluation.records import Metrics
     from harmonica.experiments import config as configuration
     from harmonica.utils import UserError, write_json
-    from paper_tables.tables import get_table
+    from paper_tables.tables import of_config
 
     config = configuration.from_text(args.config)
     row = configuration.uncached(configuration.rows(config), args.case)
@@ -30,7 +30,8 @@ def run(args) -> None:
     if row.slug not in metrics.rows:
         raise UserError(f"{args.metrics} has no metrics of {row.slug}")
     measured = metrics.rows[row.slug]
-    published = get_table(args.table).published(row.experiment, row.experiment.protocol.steps)
+    e = row.experiment
+    published = {} if e.model.own else of_config(args.table, config).published(e, e.protocol.steps)
     gaps = compared(measured, published)
     needed = PROTOCOL_IMAGES[bool(row.experiment.model.captions)]
     comparable = measured["N"] == needed

@@ -72,4 +72,5 @@ def _interval(row, metric: str, digits: int) -> str:
 
 def _default() -> Path:
     own = Path("results/pocket/frontier.csv")
-    return own if own.is_file() else REFERENCE / "frontier.csv"
+    reference = REFERENCE / "frontier.csv"  # of a checkout
+    return reference if reference.is_file() and not own.is_file() else own

@@ -19,7 +19,8 @@ article td:first-child, article th:first-child {{ text-align: left; }}</style></
 
 
 def add_arguments(parser) -> None:
-    parser.add_argument("table", help="a file in paper_tables/tables")
+    parser.add_argument("table", help="a file in paper_tables/tables, or a name of your own and in its configuration "
+                        "`like`, one of those")  # fmt: skip
     parser.add_argument("--config", required=True, help="the table's configuration, JSON or a file with it")
     parser.add_argument("--plans", type=Path, nargs="+", required=True)
     parser.add_argument("--routers", type=Path, nargs="*", default=[], help="of the learned rows, for the figure")
@@ -38,10 +39,10 @@ def run(args) -> None:
     from harmonica.plan import Plan
     from harmonica.utils import UserError, provenance
     from paper_tables.measured import Measured
-    from paper_tables.tables import get_table
+    from paper_tables.tables import of_config
 
-    about = get_table(args.table)
     config = configuration.from_text(args.config)
+    about = of_config(args.table, config)
     rows = configuration.rows(config)
     plans = {p.stem: Plan.load(p) for p in args.plans if not p.name.endswith(".router.safetensors")}
     configuration.check_plans(rows, plans)

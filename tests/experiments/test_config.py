@@ -64,6 +64,57 @@ def test_what_a_user_gives_goes_first():
         config.tables(shipped, {"tables": {"b": {}}})
 
 
+def test_a_table_of_ones_own_is_like_another():
+    """It starts from that one's keys, as the user changed them; its cases are all there are."""
+    given = {
+        "images": 24,
+        "tables": {
+            "mine-2": {"like": "mine", "cfg": 3},
+            "mine": {"like": "table1", "sampling": {"chunk": 8},
+                     "cases": {20: {}, "new": {"model": "pocket-dit", "steps": 5}}},
+            "table1": {"seed": 7},
+        },
+    }  # fmt: skip
+    found = config.of_scale("pocket", given)
+    mine, table1 = found["mine"], found["table1"]
+    assert "like" not in table1 and list(found)[-2:] == ["mine-2", "mine"]
+    assert mine["cases"] == {"20": {"model": "pocket-dit", "steps": 20}, "new": {"model": "pocket-dit", "steps": 5}}
+    assert (mine["like"], mine["seed"], mine["images"]) == ("table1", 7, 24)
+    assert mine["sampling"] == table1["sampling"] | {"chunk": 8}
+    assert found["mine-2"] == mine | {"cfg": 3}  # `like` is the shipped one
+    rows = [r for r in config.rows(mine) if r.case == "20"]
+    of_table1 = [r for r in config.rows(table1) if r.case == "20"]
+    assert [r.slug for r in rows] == [r.slug for r in of_table1]  # its methods as there, less those of other cases
+    assert {r.experiment.name for r in config.rows(mine) if r.case == "new"} >= {"full", "harmonica", "fora"}
+
+
+@pytest.mark.parametrize(
+    ("tables", "says"),
+    [
+        ({"tabel1": {}}, "did you mean 'table1'?; a table of your own says which one it is `like`"),
+        ({"mine": {"like": "tabel1"}}, "unknown table 'tabel1'; did you mean 'table1'?"),
+        ({"a": {"like": "b"}, "b": {"like": "a"}}, "the tables a, b are like each other"),
+        ({"a": {"like": "a"}}, "the tables a are like each other"),
+        ({"table1": {"like": "table2"}}, "table1 is a shipped table"),
+        ({"my table": {"like": "table1"}}, "'my table' must consist of letters, digits and `-`"),
+        ({"../x": {"like": "table1"}}, "'../x' must consist of letters"),
+        ({"mine": {"like": "table1", "cases": {"4": {"steps": 4}}}}, "'model' is a required property"),
+        ({"mine": {"like": "table1", "cases": {"a b": {"model": "pocket-dit", "steps": 4}}}}, "the case 'a b' must"),
+        ({"mine": {"like": "table1", "imges": 8}}, "did you mean 'images'?"),
+        ({"mine": {"like": ["table1"]}}, "unknown table \"['table1']\""),
+    ],
+)  # fmt: skip
+def test_tables_of_ones_own_that_are_wrong(tables, says):
+    with pytest.raises(UserError) as e:
+        config.of_scale("pocket", {"tables": tables})
+    assert says in str(e.value)
+
+
+def test_like_is_below_a_table():
+    with pytest.raises(UserError, match="put it below the table's name"):
+        config.of_scale("pocket", {"like": "table1"})
+
+
 @pytest.mark.parametrize("scale", ["pocket", "paper"])
 def test_shipped_configurations(scale):
     for about in config.tables(read_scale(scale), {"scale": scale}).values():

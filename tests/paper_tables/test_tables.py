@@ -6,6 +6,7 @@ import pytest
 
 from harmonica.cli import main
 from harmonica.experiments import config as configuration
+from harmonica.utils import UserError
 from paper_tables import tables
 from paper_tables.measured import Measured
 
@@ -46,3 +47,12 @@ def test_rows_of_mixed_devices_are_named():
         metrics[r.case][r.slug] = {"images_made_on": [{"device": d, "precision": "tf32"} for d in made_on[r.case]]}
     measured = Measured("pocket", rows, {}, "H100", {}, metrics, {}, {})
     assert measured.mixed() == {"A100 and H100": [r for r in rows if r.case == "a"]}
+
+
+def test_a_table_of_ones_own_is_laid_out_as_the_one_it_is_like():
+    shown, own = tables.get_table("table1"), tables.of_config("mine", {"like": "table1"})
+    assert own.title == "mine, laid out as table 1"
+    assert (own.published, own.metrics, own.figure) == (shown.published, shown.metrics, shown.figure)
+    assert tables.of_config("table1", {}) is shown
+    with pytest.raises(UserError, match="unknown table 'mine'"):
+        tables.of_config("mine", {})

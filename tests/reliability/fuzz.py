@@ -147,6 +147,7 @@ def _images() -> Iterator[Target]:
 
 def _records() -> Iterator[Target]:
     from harmonica.evaluation.records import Drift, Latency, Manifest, Metrics
+    from harmonica.models.own import Found
 
     row = {"FID": 1.25, "N": 24, "N_pairs": 24, "blocks": {"FID": [0.1, -0.2]}, "extractor": "cnn"}
     records = {
@@ -154,6 +155,7 @@ def _records() -> Iterator[Target]:
         "metrics": Metrics("cpu", [{"device": "cpu"}], {"side": 32}, {"a": row, "b": row | {"PSNR": 30.0}}),
         "latency": Latency("cpu", "float32", 8, 2, 1, {"a": {"latency_s": 0.1, "rounds_s": [0.1, 0.2], "batch": 8}}),
         "drift": Drift("cpu", "float32", 8, {"a": [0.0, 0.5]}),
+        "model-note": Found("/models/mine", {"/models/mine/transformer/config.json": [489, 1795933474828696465]}),
     }
     for name, record in records.items():
         yield Target(name, record.save, type(record).load)

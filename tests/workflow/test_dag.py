@@ -11,6 +11,7 @@ import sys
 
 import pandas as pd
 import pytest
+import yaml
 from PIL import Image
 from project import Project
 
@@ -211,6 +212,29 @@ def test_tables_of_costs_and_of_single_choices(project):
     t = pd.read_csv(project.folder / "results" / "ablations.csv")
     assert t.case.tolist() == ["lambda"] * 3 + ["threshold"] * 3
     assert t[t.method == "HarmoniCa"].groupby("case").FID.first().nunique() == 1  # one experiment in two blocks
+
+
+def test_a_table_of_ones_own(project):
+    """Its rows are those of table 1 where they are the same: nothing is trained or generated again but what is new."""
+    config = yaml.safe_load((project.folder / "micro.yaml").read_text("utf-8"))
+    methods = ["full", {"fora": {"interval": 2}}, {"harmonica": {"beta": 1.0, "rounds": 2, "batch": 2, "lr": 1.5}}]
+    config["tables"] |= {"my-own": {"like": "table1", "methods": [*methods, "toy"], "cases": {"4": {}}}}
+    (project.folder / "baselines" / "toy.py").write_text(TOY)
+    try:
+        (project.folder / "micro.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+        planned = {rule for rule, _ in project.planned(table="my-own")}
+        assert "train" not in planned and {"sample", "table"} <= planned
+        status, out = project.snakemake("results/my-own.csv", "results/pocket/figures/my-own-speedup.png")
+        assert status == 0, out + "\n".join(f.read_text() for f in project.folder.rglob("logs/**/*.log"))
+    finally:
+        (project.folder / "baselines" / "toy.py").unlink()
+        project.write()
+    t = pd.read_csv(project.folder / "results" / "my-own.csv")
+    assert t.method.tolist() == ["Full", "FORA", "HarmoniCa", "Toy"] and (t.case == 4).all() and (t.samples == 24).all()
+    assert "my-own, laid out as table 1, pocket scale" in (project.folder / "results" / "my-own.md").read_text("utf-8")
+    assert (project.folder / "results" / "pocket" / "figures" / "my-own-samples.png").is_file()
+    record = json.loads((project.folder / "results" / "pocket" / "my-own.provenance.json").read_text())
+    assert record["config"]["like"] == "table1"
 
 
 def test_report(project, tmp_path):

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -148,6 +149,75 @@ def test_as_a_module_of_another_workflow(tmp_path):
     own = snakefile.replace('    config: config["harmonica"]\n', "").replace('configfile: "mine.yaml"\n', "")
     (tmp_path / "Snakefile").write_text(own.replace(" as harmonica_*", ""), "utf-8")
     assert total(in_another_place(tmp_path, "-n", "mine.txt")) > total(out)  # the scale's own, not the micro one
+
+
+def own_model(folder: Path) -> Path:
+    """A copy of the pocket DiT with other weights, and pictures of its own that it is compared with."""
+    import numpy as np
+    from PIL import Image
+    from safetensors.torch import load_file, save_file
+
+    pocket, weights = ROOT / "harmonica" / "pocket" / "fashion-mnist", "transformer/diffusion_pytorch_model.safetensors"
+    for part in ("transformer", "vae", "scheduler"):
+        shutil.copytree(pocket / part, folder / part)
+    shutil.copy(pocket / "train_images.npz", folder)
+    state = load_file(folder / weights)
+    state["proj_out_2.weight"] *= 1.01
+    save_file(state, folder / weights, {"format": "pt"})
+    (folder / "pictures").mkdir()
+    with np.load(pocket / "train_images.npz") as f:
+        for k, image in enumerate(f["images"][:32]):
+            Image.fromarray(image).resize((32, 32)).save(folder / "pictures" / f"{k:02d}.png")
+    about = {"title": "my DiT", "extractor": "fashion-mnist-cnn", "reference": "pictures"}
+    (folder / "harmonica.yaml").write_text(yaml.safe_dump(about))
+    return folder
+
+
+def own_table(folder: Path, model: str) -> list[str]:
+    """The options of Snakemake for a table of a model of one's own."""
+    about = {
+        "like": "table1", "images": 8, "cases": {"3": {"model": model, "steps": 3}},
+        "methods": ["full", {"fora": {"interval": 2}}, {"harmonica": {"beta": 1.0, "rounds": 1, "batch": 2}},
+                    {"learning_to_cache": {"beta": 1.0, "rounds": 1, "batch": 2}}],
+        "sampling": {"chunk": 8, "batch": 8}, "latency": {"batch": 2, "rounds": 1, "max_rounds": 1},
+        "converged": {"steps": 6, "images": 8},
+    }  # fmt: skip
+    (folder / "mine.yaml").write_text(yaml.safe_dump({"tables": {"mine": about}}))
+    return ["results/mine.csv", "-s", str(ROOT / "workflow" / "Snakefile"), "--configfile", "mine.yaml"]
+
+
+@pytest.mark.slow
+def test_a_table_of_a_model_of_ones_own(tmp_path, monkeypatch):
+    """By its folder, relative to that of the run. Its reference is made of its own pictures."""
+    monkeypatch.setenv("HARMONICA_WEIGHTS", str(tmp_path / "weights"))
+    own_model(tmp_path / "mine")
+    options = own_table(tmp_path, "mine")
+    in_another_place(tmp_path, *options, "--cores", "2")
+    table = (tmp_path / "results" / "mine.md").read_text("utf-8")
+    assert "my DiT, 32×32" in table and "paper" not in table.split("The paper's claims")[0]
+    record = json.loads((tmp_path / "results" / "pocket" / "mine.provenance.json").read_text("utf-8"))
+    assert re.fullmatch("pictures-[0-9a-f]{8}", record["references"]["3"]["data"])
+    assert all(p["model"].startswith("dit-") for p in record["protocols"].values())
+    assert "Nothing to be done" in in_another_place(tmp_path, *options, "-n")
+    (tmp_path / "mine" / "pictures" / "00.png").unlink()
+    jobs = set(re.findall(r"^Job \d+: (\w+)", in_another_place(tmp_path, *options, "-n"), re.M))
+    assert jobs >= {"Features", "Measuring"} and not jobs & {"Training", "Generating", "Making"}
+
+
+@pytest.mark.parametrize(
+    ("about", "says"),
+    [
+        ({"extractor": "fashion"}, "unknown extractor 'fashion'"),
+        ({}, "my DiT has nothing that its images are compared with"),
+        ({"reference": "nowhere"}, "nowhere, the reference of"),
+    ],
+)
+def test_a_model_of_ones_own_that_cannot_be_measured(tmp_path, monkeypatch, about, says):
+    monkeypatch.setenv("HARMONICA_WEIGHTS", str(tmp_path / "weights"))
+    (own_model(tmp_path / "mine") / "harmonica.yaml").write_text(yaml.safe_dump({"title": "my DiT"} | about))
+    command = [sys.executable, "-m", "snakemake", "-n", *own_table(tmp_path, "mine")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode != 0 and says in done.stdout + done.stderr and "Traceback" not in done.stderr
 
 
 def test_jobs_take_the_gpus_of_the_machine(tmp_path):

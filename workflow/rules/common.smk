@@ -10,9 +10,10 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 ROOT = HERE.parent
-sys.path.insert(0, str(ROOT))
-
-import yaml
+if (
+    str(ROOT) not in sys.path
+):  # the code of a checkout goes before that of an installed package
+    sys.path.insert(0, str(ROOT))
 
 from harmonica.checks import estimate, published
 from harmonica.evaluation import generate
@@ -24,31 +25,11 @@ from harmonica.methods.registry import source_file
 from harmonica.models import downloads, get_model
 from harmonica.training import LearnedSettings
 from harmonica.training.settings import SOURCES as TRAINING
-from harmonica.utils import UserError, files, job_log, run_lock, unknown
-
-
-def load_config() -> dict:
-    """The configuration of every table, checked."""
-    scale = str(config.setdefault("scale", "pocket"))
-    path = ROOT / "workflow" / "config" / f"{scale}.yaml"
-    if scale == "config" or not path.is_file():
-        raise unknown("scale", scale, ["pocket", "paper"])
-    schema = yaml.safe_load(
-        (ROOT / "workflow" / "schemas" / "config.schema.yaml").read_text("utf-8")
-    )
-    tables = configuration.tables(yaml.safe_load(path.read_text("utf-8")), config)
-    for about in tables.values():
-        configuration.check(about, schema)
-        for case in about["cases"]:
-            if not case.replace("@", "").replace("-", "").isalnum():
-                raise UserError(
-                    f"the case {case!r} must consist of letters, digits, `-` and `@`: it names files"
-                )
-    return tables
-
+from harmonica.utils import UserError, files, job_log, run_lock
 
 try:
-    TABLES = load_config()
+    SCALE = str(config.setdefault("scale", "pocket"))
+    TABLES = configuration.of_scale(SCALE, config)
     ROWS = {table: configuration.rows(about) for table, about in TABLES.items()}
     CONVERGED = {
         table: [] if about.get("costs") else configuration.converged(about)
@@ -64,6 +45,10 @@ try:
         for table, rows in ROWS.items():
             for row in rows:
                 configuration.precision(TABLES[table], job, row.experiment.model)
+    for table, rows in ROWS.items():
+        for model in {r.experiment.protocol.model for r in rows}:
+            if not TABLES[table].get("costs"):
+                networks.check_model(get_model(model))
 except UserError as e:
     raise WorkflowError(str(e)) from None
 
@@ -73,12 +58,18 @@ shell.prefix(
     f'export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"; '
 )  # the rules' `harmonica` is this environment's
 
-SCALE = config["scale"]
+# of a checkout, which it installs; an installed workflow runs in the environment that it is in
+ENVIRONMENT = "../../environment.yml" if (ROOT / "environment.yml").is_file() else ""
 OUT = f"results/{SCALE}"
 SAMPLES = os.environ.get("HARMONICA_SAMPLES", f"{OUT}/samples/images")
 GPU = int(SCALE == "paper")
 RECORDS = ("evaluation/records.py", "utils/records.py")  # the form of results
 BY_SLUG = {r.slug: r for t in TABLES for r in [*CONVERGED[t], *ROWS[t]]}
+REFERENCES = {
+    m.name: m
+    for m in (r.experiment.model for r in BY_SLUG.values())
+    if Path(m.reference).is_absolute()
+}  # of users' models
 COMPRESSED = {
     on.slug: on
     for r in BY_SLUG.values()
@@ -129,7 +120,7 @@ wildcard_constraints:
     experiment="[A-Za-z0-9._-]+",
     compressed="[A-Za-z0-9._-]+",
     group="[A-Za-z0-9._@-]+",
-    table="[a-z0-9]+",
+    table="[A-Za-z0-9-]+",
     case="[A-Za-z0-9@-]+",
     shard=r"\d+",
     part=r"\d+",
@@ -448,8 +439,33 @@ def case_model(table: str, case: str):
 def reference_of(table: str, case: str) -> list[str]:
     """The reference of a case's metrics, if the extractor has none of its own."""
     model = case_model(table, case)
-    path = f"{OUT}/reference/{model.resolution}/{model.reference}"
-    return [path] if model.reference else []
+    name = model.name if Path(model.reference).is_absolute() else model.reference
+    return [f"{OUT}/reference/{model.resolution}/{name}"] if model.reference else []
+
+
+def reference_file(name: str) -> str:
+    """The file or folder of pictures that a reference is made from: in the weights folder, or a user's own."""
+    return (
+        REFERENCES[name].reference
+        if name in REFERENCES
+        else str(files.weights_folder() / name)
+    )
+
+
+def reference_options(name: str) -> str:
+    """The network of a user's own reference, and the name of its pictures."""
+    model = REFERENCES.get(name)
+    about = ["--extractor", model.extractor, "--data", model.data_set] if model else []
+    return shlex.join(about)
+
+
+def reference_needs(name: str) -> list[str]:
+    """What a reference is made with, if it is not shipped."""
+    model = REFERENCES.get(name)
+    network = model.extractor not in networks.SHIPPED if model else True
+    return [n for n in (name,) if n in downloads.FILES] + (
+        [networks.INCEPTION_WEIGHTS] if network else []
+    )
 
 
 def captions_of(*models: str) -> list[str]:

@@ -12,7 +12,7 @@ rule compress:
         compressed=one_of(list(COMPRESSED)),
     priority: 50  # routers that are trained on it wait
     conda:
-        "../../environment.yml"
+        ENVIRONMENT
     threads: 1
     resources:
         gpu=GPU,

@@ -9,7 +9,7 @@ rule fetch:
     priority: FIRST
     localrule: True
     conda:
-        "../../environment.yml"
+        ENVIRONMENT
     threads: 1
     message:
         "Fetching {wildcards.name}"
@@ -29,7 +29,7 @@ rule embed:
         f"{OUT}/benchmarks/embed/{{model}}.tsv"
     priority: FIRST
     conda:
-        "../../environment.yml"
+        ENVIRONMENT
     threads: 1
     resources:
         gpu=GPU,
@@ -56,7 +56,7 @@ rule moments:
         f"{OUT}/benchmarks/moments/{{model}}_{{part}}.tsv"
     priority: lambda w: priority("moments", w.model, w.part)
     conda:
-        "../../environment.yml"
+        ENVIRONMENT
     threads: 8
     resources:
         gpu=GPU,
@@ -74,13 +74,10 @@ rule moments:
 
 
 # Reference statistics of the metrics: ADM's, with features of ADM's images, or those of a folder of pictures in the
-# weights folder, at the side of the images that are compared with them.
+# weights folder or a user's own, at the side of the images that are compared with them.
 rule reference:
     input:
-        lambda w: fetched(
-            *(n for n in (w.name,) if n in downloads.FILES),
-            networks.INCEPTION_WEIGHTS,
-        ),
+        lambda w: fetched(*reference_needs(w.name)),
     output:
         f"{OUT}/reference/{{side}}/{{name}}",
     log:
@@ -88,15 +85,16 @@ rule reference:
     benchmark:
         f"{OUT}/benchmarks/reference/{{side}}_{{name}}.tsv"
     conda:
-        "../../environment.yml"
+        ENVIRONMENT
     threads: 1
     resources:
         gpu=GPU,
     params:
-        file=lambda w: str(files.weights_folder() / w.name),
+        file=lambda w: reference_file(w.name),
+        about=lambda w: reference_options(w.name),
         code=files.source_hash("evaluation/features", "evaluation/references.py"),
     message:
         "Features of the reference images in {wildcards.name}, {wildcards.side} pixels"
     shell:
-        "HARMONICA_GPUS={resources.gpu} harmonica reference {params.file:q} --side {wildcards.side} "
+        "HARMONICA_GPUS={resources.gpu} harmonica reference {params.file:q} --side {wildcards.side} {params.about} "
         "-o {output} > {log} 2>&1"

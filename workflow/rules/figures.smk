@@ -9,7 +9,7 @@ rule drift:
     benchmark:
         f"{OUT}/benchmarks/drift/{{case}}.tsv"
     conda:
-        "../../environment.yml"
+        ENVIRONMENT
     threads: 1
     resources:
         gpu=GPU,
@@ -44,7 +44,7 @@ rule figure:
     wildcard_constraints:
         figure=one_of(list(FIGURES)),
     conda:
-        "../../environment.yml"
+        ENVIRONMENT
     threads: 1
     params:
         what=lambda w: FIGURES[w.figure]["what"],

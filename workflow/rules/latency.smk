@@ -12,7 +12,7 @@ rule latency:
         f"{OUT}/benchmarks/latency/{{table}}.tsv"
     priority: lambda w: priority("latency", w.table)
     conda:
-        "../../environment.yml"
+        ENVIRONMENT
     threads: all_cores()
     resources:
         gpu=GPU,

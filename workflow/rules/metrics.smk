@@ -20,7 +20,7 @@ rule metrics:
         f"{OUT}/benchmarks/metrics/{{table}}_{{case}}_{{group}}.tsv"
     priority: lambda w: priority("metrics", w.table, w.case, w.group)
     conda:
-        "../../environment.yml"
+        ENVIRONMENT
     threads: 1
     resources:
         gpu=GPU,
@@ -64,7 +64,7 @@ rule check:
     priority: FIRST
     localrule: True
     conda:
-        "../../environment.yml"
+        ENVIRONMENT
     threads: 1
     params:
         row=lambda w: uncached_row(w.table, w.case).slug,

@@ -13,7 +13,7 @@ rule plans:
     priority: FIRST
     localrule: True
     conda:
-        "../../environment.yml"
+        ENVIRONMENT
     threads: 1
     message:
         "Making the plans of all heuristics"
@@ -40,7 +40,7 @@ rule plan:
             ]
         ),
     conda:
-        "../../environment.yml"
+        ENVIRONMENT
     threads: 1
     resources:
         gpu=0,

@@ -17,7 +17,7 @@ rule sample:
         f"{OUT}/benchmarks/sample/{{table}}_{{group}}_{{shard}}.tsv"
     priority: lambda w: priority("sample", w.table, w.group, w.shard)
     conda:
-        "../../environment.yml"
+        ENVIRONMENT
     threads: 1
     resources:
         gpu=GPU,

@@ -10,7 +10,8 @@ TABLE_CODE = files.content_hash(*TABLE_SOURCES) + files.source_hash(
 )
 
 
-# Every table is laid out by one command; its own choices are in paper_tables/tables/<table>.py.
+# Every table is laid out by one command; its own choices are in paper_tables/tables/<table>.py, those of
+# a table that is like another in that one's file.
 rule table:
     input:
         plans=lambda w: plans_of(w.table),
@@ -51,11 +52,11 @@ rule table:
     log:
         f"{OUT}/logs/table/{{table}}.log",
     benchmark:
-        f"{OUT}/benchmarks/{{table}}.tsv"
+        f"{OUT}/benchmarks/table/{{table}}.tsv"
     wildcard_constraints:
         table=OF_IMAGES,
     conda:
-        "../../environment.yml"
+        ENVIRONMENT
     threads: 1
     params:
         out=lambda w, output: Path(output.csv).parent,
@@ -91,11 +92,11 @@ rule costs:
     log:
         f"{OUT}/logs/table/{{table}}.log",
     benchmark:
-        f"{OUT}/benchmarks/{{table}}.tsv"
+        f"{OUT}/benchmarks/table/{{table}}.tsv"
     wildcard_constraints:
         table=COSTS,
     conda:
-        "../../environment.yml"
+        ENVIRONMENT
     threads: 1
     params:
         out=lambda w, output: Path(output.csv).parent,
@@ -124,7 +125,7 @@ rule publish:
         table=one_of(list(TABLES)),
     localrule: True
     conda:
-        "../../environment.yml"
+        ENVIRONMENT
     threads: 1
     message:
         f"results/{{wildcards.table}}.csv is that of the scale {SCALE}"

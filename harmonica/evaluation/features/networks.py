@@ -6,8 +6,9 @@ from functools import partial
 import numpy as np
 
 from harmonica.evaluation.features.base import Features
+from harmonica.models import Model
 from harmonica.models.catalog import CLASS_CONDITIONAL, TEXT_TO_IMAGE
-from harmonica.utils import content_hash, unknown
+from harmonica.utils import UserError, content_hash, unknown
 
 INCEPTION_WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"
 
@@ -53,6 +54,21 @@ def get_extractor(name: str) -> Callable[[np.ndarray], Features]:
     missing."""
     check_name(name)
     return EXTRACTORS[name]()
+
+
+def channels(name: str) -> int:
+    """Channels of the images that a network takes."""
+    return 1 if name == "fashion-mnist-cnn" else 3
+
+
+def check_model(model: Model) -> None:
+    """Raise UserError unless the metrics of a model's images have a network, and something to be compared with."""
+    check_name(model.extractor)
+    if not model.reference and model.extractor not in SHIPPED:
+        raise UserError(
+            f"{model.title} has nothing that its images are compared with: name a folder of pictures in the "
+            "harmonica.yaml of its folder (reference: …)"
+        )
 
 
 def check_name(name: str) -> None:
