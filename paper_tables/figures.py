@@ -20,6 +20,7 @@ def named(table: pd.DataFrame) -> pd.Series:
     return (table.method + " " + table.settings).str.strip() if "settings" in table else table.method
 
 
+WIDE = 10  # the range, as a factor, from which an axis is logarithmic
 AXES = {"theoretical_speedup": "theoretical speed-up (MACs)", "speedup": "real speed-up (measured time)"}
 
 
@@ -47,8 +48,8 @@ def speedup(table: pd.DataFrame, seeds: pd.DataFrame, metrics: tuple[str, ...], 
     known = {label: handle for ax in axes.flat for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     ordered = [name for name in look if name in known]
     figure.legend([known[n] for n in ordered], ordered, loc="outside right center", frameon=False)
-    first = table.iloc[0]
-    figure.suptitle(f"{first.model}: {first['samples']} images per point, features of {first.extractor}", fontsize=10)
+    models, images, features = (" and ".join(map(str, table[k].unique())) for k in ("model", "samples", "extractor"))
+    figure.suptitle(f"{models}: {images} images per point, features of {features}", fontsize=10)
     save(figure, path)
 
 
@@ -73,9 +74,11 @@ def _panel(
         each = every[every.name == name]
         if len(each) > len(own):
             ax.scatter(each[x], each[metric], s=9, alpha=0.7, zorder=2.5, **style)
-    if to_uncached:
+    values = shown[metric]
+    failed = METRICS[metric].better == "lower" and values.min() > 0 and values.max() > WIDE * values.min()
+    if to_uncached or failed:  # rows that fail would press all others together
         ax.set_yscale("log")
-    elif pd.notna(base[metric]):
+    if not to_uncached and pd.notna(base[metric]):
         ax.axhline(base[metric], color="0.6", lw=0.8, ls=":")
     ax.grid(color="0.92")
     ax.set_ylabel(f"{METRICS[metric].heading[:-2]} ({METRICS[metric].better} is better)", fontsize=9)

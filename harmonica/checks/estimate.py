@@ -115,7 +115,7 @@ class Estimate:
                     Job("moments", seconds, memory, disk / parts, name=f"{name}/{k}", host=2e9) for k in range(parts)
                 ]
             if model.hub and model.captions:
-                captions = max(about["images"] for about, _ in own) + TRAINING_CAPTIONS
+                captions = max(configuration.images_of(about, [r]) for about, r in own) + TRAINING_CAPTIONS
                 # the text encoder's half precision is some hundred captions a second on any of these GPUs
                 disk = captions * MEAN_TOKENS * TOKEN_BYTES
                 seconds = self.start_up_s + captions / 200
@@ -181,13 +181,15 @@ class Estimate:
         prepared: dict[str, list[Job]],
     ) -> None:
         """Sampling, metrics and latency of a table."""
-        rows, sampling, every = self.rows[table], about["sampling"], about["images"]
+        rows, sampling = self.rows[table], about["sampling"]
         once = sorted({r.slug: r for r in rows}.values(), key=lambda r: not r.experiment.uncached)
         with_features = "keep" in sampling
         solutions = list({r.slug: r for r in configuration.converged(about)}.values())
         groups = [once] if sampling["grouping"] == "all" else [[r] for r in once]
         for group in [*([solutions] if solutions else []), *groups]:  # those of uncached rows first
-            images = min(every, about["converged"]["images"]) if group is solutions else every
+            slugs = {r.slug for r in group}
+            images = configuration.images_of(about, [r for r in [*rows, *solutions] if r.slug in slugs])
+            images = min(images, about["converged"]["images"]) if group is solutions else images
             shards = shard_count(about, group, rows, images)
             name = "converged" if group is solutions else "all" if sampling["grouping"] == "all" else group[0].slug
             waits, seconds, disk, memory = [], 0.0, 0.0, 0.0

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -323,6 +324,13 @@ def _seeded(e: Experiment, on: CompressedModel | None, seed: int) -> Experiment:
         on = replace(on, seed=seed if on.compressor.seeded else 0)
         e = replace(e, compression=on)
     return replace(e, seed=seed)
+
+
+def images_of(config: dict[str, Any], group: Iterable[Row]) -> int:
+    """Images of each of the rows that one job generates: the most that a case with one of them has, its own number or
+    the table's."""
+    cases = {row.case for row in group}
+    return max(config["cases"][case].get("images", config["images"]) for case in cases)
 
 
 def _sampler_and_cfg(config: dict[str, Any], about: dict[str, Any]) -> tuple[str, float]:

@@ -147,3 +147,17 @@ def test_converged_solutions_are_of_deterministic_samplers():
     assert set(found) == {"dpm-20", "dpm-20-3x"}
     assert all((p.sampler, p.steps, p.cfg) == ("dpmsolver++", 150, about["cfg"]) for p in found.values())
     assert config.converged(about | {"converged": None}) == []
+
+
+def test_a_case_may_have_images_of_its_own():
+    """A group of rows has those of the case that has most of them."""
+    own = config.tables(read_scale("pocket"), {})["frontier"]
+    own["cases"] = {k: dict(v) for k, v in own["cases"].items() if k in ("dit-2x", "dit-3x", "pixart-2x")}
+    own["cases"]["pixart-2x"]["images"] = 30
+    own["cases"]["dit-3x"]["images"] = 500
+    own["methods"] = ["full", {"fora": {"interval": {"dit-2x": 2, "dit-3x": 3, "pixart-2x": 2}}}]
+    rows = config.rows(own)
+    shared = [r for r in rows if r.slug == rows[0].slug]
+    assert [r.case for r in shared] == ["dit-2x", "dit-3x"]
+    assert config.images_of(own, shared) == 500 and config.images_of(own, shared[:1]) == own["images"]
+    assert config.images_of(own, [r for r in rows if r.case == "pixart-2x"]) == 30

@@ -316,7 +316,9 @@ def rows_of_group(table: str, group: str) -> list[Row]:
 def sharding_of(table: str, group: str) -> tuple[int, int, int]:
     """Images, chunk and shards of a group, as harmonica.experiments.sharding takes them."""
     about, every = TABLES[table], ROWS[table]
-    images = about["images"]
+    slugs = {r.slug for r in rows_of_group(table, group)}
+    alike = [r for r in [*every, *CONVERGED[table]] if r.slug in slugs]
+    images = configuration.images_of(about, alike)
     if group == SOLUTIONS:
         images = min(images, about["converged"]["images"])
         every = CONVERGED[table]
