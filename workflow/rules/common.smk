@@ -464,10 +464,8 @@ def reference_options(name: str) -> str:
 def reference_needs(name: str) -> list[str]:
     """What a reference is made with, if it is not shipped."""
     model = REFERENCES.get(name)
-    network = model.extractor not in networks.SHIPPED if model else True
-    return [n for n in (name,) if n in downloads.FILES] + (
-        [networks.INCEPTION_WEIGHTS] if network else []
-    )
+    network = model.extractor if model else "inception-2015-12-05"
+    return [n for n in (name,) if n in downloads.FILES] + [*networks.downloads(network)]
 
 
 def captions_of(*models: str) -> list[str]:
@@ -513,12 +511,10 @@ def features_while_sampling(table: str) -> bool:
 
 def networks_while_sampling(table: str, rows: list[Row]) -> list[str]:
     """The feature networks that a sampling job downloads; shipped ones need nothing."""
-    needed = {r.experiment.model.extractor for r in rows} - set(networks.SHIPPED)
-    return (
-        fetched(networks.INCEPTION_WEIGHTS)
-        if needed and features_while_sampling(table)
-        else []
-    )
+    if not features_while_sampling(table):
+        return []
+    needed = dict.fromkeys(r.experiment.model.extractor for r in rows)
+    return fetched(*dict.fromkeys(f for n in needed for f in networks.downloads(n)))
 
 
 def network_options(table: str, case: str) -> str:
