@@ -5,6 +5,8 @@ All are stored in one folder: `weights/` in the checkout, or $HARMONICA_WEIGHTS.
 `weights/<model>.pt` (or .pth, .bin, .safetensors).
 """
 
+import os
+import shutil
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
@@ -13,8 +15,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from harmonica.models import Model
+from harmonica.models.own import repository_folder
 from harmonica.utils import UserError, file_hash, unknown, weights_folder
 
+PARTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")  # of a pipeline
 _ADM = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batches/imagenet"
 _LTC = "https://raw.githubusercontent.com/horseee/learning-to-cache/23d80454a9ff42f8eec55a68db83ec88cf859c62/DiT/ckpt"
 _LTC_UVIT = (
@@ -152,6 +156,30 @@ def fetch_model(model: Model) -> list[Path]:
         if missing:
             raise _missing_model(model, missing, "are not in the repository")
     return [model.folder(part) for part in model.parts]
+
+
+def fetch_repository(name: str) -> Path:
+    """The folder of a diffusers pipeline of the hub, OWNER/NAME, downloaded if it is missing: a model like any folder
+    of one's own. An interrupted download is resumed. Raises UserError if it cannot be downloaded."""
+    from huggingface_hub import HfApi
+
+    folder = repository_folder(name)
+    if folder.is_dir():
+        return folder
+    part = folder.with_name(f"{folder.name}.part")
+    api = HfApi(os.environ.get("HF_ENDPOINT") or None)
+    try:
+        api.snapshot_download(name, local_dir=part, allow_patterns=[f"{p}/*" for p in PARTS])
+    except Exception as e:  # the hub's client raises many kinds, of several packages
+        raise UserError(
+            f"{name} could not be downloaded here ({type(e).__name__}): put the folders {', '.join(PARTS)} of that "
+            f"repository into {folder}, or pass a folder that has them"
+        ) from None
+    shutil.rmtree(part / ".cache", ignore_errors=True)
+    if not (part / "transformer").is_dir():
+        raise UserError(f"{name} is not a diffusers pipeline with a transformer: it has no folder transformer/")
+    part.rename(folder)
+    return folder
 
 
 def _missing_parts(model: Model) -> list[str]:

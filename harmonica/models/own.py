@@ -20,6 +20,7 @@ from harmonica.utils.records import Record
 DESCRIPTION = "harmonica.yaml"
 SAMPLER = {"dit": "ddim", "pixart": "dpmsolver++", "uvit": "dpm-solver"}
 SCHEDULE = {"dit": "linear", "pixart": "linear", "uvit": "scaled_linear"}
+REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")  # of the hub: OWNER/NAME
 NAME = re.compile(r"(dit|pixart|uvit)-[0-9a-f]{8}")
 
 
@@ -75,9 +76,19 @@ def find(name: str) -> Model | None:
     note = weights_folder() / "models" / f"{name}.json"
     if NAME.fullmatch(name) and note.is_file():
         return _noted(name, note)
+    if REPOSITORY.fullmatch(name):
+        folder = repository_folder(name)
+        if folder.is_dir():
+            return of_folder(folder)
+        raise UserError(f"{name} is not a folder; if it is a repository of the hub, run `harmonica fetch {name}`")
     if "/" in name:
         raise UserError(f"{name} is not a folder: a model is a known name, or a folder with transformer/ and vae/")
     return None
+
+
+def repository_folder(name: str) -> Path:
+    """Where `harmonica fetch OWNER/NAME` puts a pipeline of the hub."""
+    return weights_folder() / "hub" / name.replace("/", "--")
 
 
 def _is_folder(name: str) -> bool:

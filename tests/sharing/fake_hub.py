@@ -67,8 +67,8 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *args):
         pass
 
-    def _reply(self, status: int, body: bytes | dict = b"", **headers: str) -> None:
-        data = json.dumps(body).encode() if isinstance(body, dict) else body
+    def _reply(self, status: int, body: bytes | dict | list = b"", **headers: str) -> None:
+        data = json.dumps(body).encode() if isinstance(body, (dict, list)) else body
         self.send_response(status)
         for name, value in ({"Content-Length": str(len(data))} | headers).items():
             self.send_header(name.replace("_", "-"), value)
@@ -113,7 +113,9 @@ class Handler(BaseHTTPRequestHandler):
         parts = self._begin()
         if parts is None:
             return
-        if parts[:2] == ["api", "models"]:
+        if parts[:2] == ["api", "models"] and parts[4:5] == ["tree"]:
+            self._tree("/".join(parts[2:4]), parts[5])
+        elif parts[:2] == ["api", "models"]:
             self._info("/".join(parts[2:4]), parts[5] if parts[4:5] == ["revision"] else "main")
         elif parts[2:3] == ["resolve"]:
             self._file("/".join(parts[:2]), parts[3], "/".join(parts[4:]))
@@ -126,6 +128,13 @@ class Handler(BaseHTTPRequestHandler):
             repository, sha = found
             files = [{"rfilename": k, "size": len(v)} for k, v in repository.commits[sha].items()]
             self._reply(200, {"id": name, "sha": sha, "private": repository.private, "siblings": files})
+
+    def _tree(self, name: str, revision: str) -> None:
+        found = self._found(name, revision)
+        if found:
+            files = found[0].commits[found[1]].items()
+            entry = {"type": "file"}
+            self._reply(200, [entry | {"path": k, "size": len(v), "oid": _git_hash(v)} for k, v in files])
 
     def _file(self, name: str, revision: str, file: str) -> None:
         found = self._found(name, revision)
