@@ -90,7 +90,7 @@ class Plan:
         if self.rule is not None:
             raise UserError(
                 f"the plan of {self.origin.method} decides at run time what it skips: it does not run as {what}, only "
-                "with `harmonica sample`, `latency` and `drift`"
+                "with `harmonica sample`, `latency` and `drift`, and on diffusers' pipelines"
             )
 
     def check_layout(self, layout: BranchLayout) -> None:
