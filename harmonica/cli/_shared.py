@@ -44,27 +44,6 @@ def protocol_of(args):
     return Protocol(model.name, args.sampler or model.sampler, args.steps, cfg)
 
 
-def pipeline_arguments(parser, required: bool = False) -> None:
-    """--pipeline and how it is called."""
-    parser.add_argument("--pipeline", metavar="FOLDER", required=required,
-                        help="a diffusers pipeline, folder or hub repository, instead of a model")  # fmt: skip
-    parser.add_argument("--prompts", type=Path, metavar="FILE", required=required,
-                        help="prompts or class labels, one per line; .csv: column `caption`")  # fmt: skip
-    parser.add_argument("--call", action="append", default=[], metavar="KEY=VALUE",
-                        help="an argument of every call of the pipeline, such as height=512; repeatable")  # fmt: skip
-    parser.add_argument("--offload", action="store_true",
-                        help="keep the pipeline's parts on the GPU only while they run")  # fmt: skip
-
-
-def calls_of(args):
-    """The calls of the pipeline that those arguments, --steps, --cfg and --precision name."""
-    from harmonica.experiments.pipelines import load_calls
-
-    if args.prompts is None:
-        raise UserError("--pipeline needs --prompts FILE")
-    return load_calls(args.pipeline, args.prompts, args.steps, args.cfg, args.call, args.precision, args.offload)
-
-
 def settings_argument(parser, what: str) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
                         help=f"a setting of the {what}; repeatable")  # fmt: skip
@@ -72,22 +51,9 @@ def settings_argument(parser, what: str) -> None:
 
 def settings_of(args) -> dict:
     """The values of --set. Raises UserError for one that is not KEY=VALUE."""
-    given = {}
-    for item in args.set:
-        key, equals, value = item.partition("=")
-        if not equals:
-            raise UserError(f"--set takes KEY=VALUE, got {item!r}")
-        given[key] = _number(value)
-    return given
+    from harmonica.utils.settings import assigned
 
-
-def _number(text: str):
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            pass
-    return text
+    return assigned("--set", args.set)
 
 
 def compression_argument(parser) -> None:

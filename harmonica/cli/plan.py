@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from harmonica.cli import _shared
+from harmonica.experiments import pipelines
 from harmonica.utils import UserError
 
 HELP = "Make (or train) the caching plan of a method."
@@ -26,7 +27,7 @@ def add_arguments(parser) -> None:
                         help="that share a training, each with a GPU; default: this one")  # fmt: skip
     parser.add_argument("--compression", type=Path, metavar="FILE",
                         help="made by `harmonica compress`: a router is trained on it")  # fmt: skip
-    _shared.pipeline_arguments(parser)
+    pipelines.add_arguments(parser)
     _shared.compute_arguments(parser)
     parser.add_argument(
         "-o", "--out", type=Path, required=True, help="plan file; a trained router is written beside it"
@@ -77,11 +78,10 @@ def run(args) -> None:
 
 
 def _on_pipeline(args) -> None:
-    from harmonica.experiments.pipelines import plan_on_pipeline
-
     if args.sampler or args.sources or args.compression or args.processes > 1:
         raise UserError("--sampler, --from, --compression and --processes do not go together with --pipeline")
-    plan = plan_on_pipeline(_shared.calls_of(args), args.method, _shared.settings_of(args), args.seed, _shared.loaded)
+    calls, given = pipelines.calls_of(args), _shared.settings_of(args)
+    plan = pipelines.plan_on_pipeline(calls, args.method, given, args.seed, _shared.loaded)
     plan.save(args.out)
     cost = "".join(f", {k} = {v:g}" for k, v in plan.origin.cost.items())
     print(f"{args.method} for {plan.protocol.model}: {_shared.summary(plan)}{cost}")

@@ -58,6 +58,25 @@ def _plain(value: Any) -> bool:
     return value is None or isinstance(value, (str, int, float, bool))
 
 
+def add_arguments(parser: Any, required: bool = False) -> None:
+    """Those of a command on a pipeline, besides --steps, --cfg and --precision."""
+    parser.add_argument("--pipeline", metavar="FOLDER", required=required,
+                        help="a diffusers pipeline, folder or hub repository, instead of a model")  # fmt: skip
+    parser.add_argument("--prompts", type=Path, metavar="FILE", required=required,
+                        help="prompts or class labels, one per line; .csv: column `caption`")  # fmt: skip
+    parser.add_argument("--call", action="append", default=[], metavar="KEY=VALUE",
+                        help="an argument of every call of the pipeline, such as height=512; repeatable")  # fmt: skip
+    parser.add_argument("--offload", action="store_true",
+                        help="keep the pipeline's parts on the GPU only while they run")  # fmt: skip
+
+
+def calls_of(args: Any) -> Any:
+    """The calls of the pipeline that those arguments name. Raises UserError if there are no prompts."""
+    if args.prompts is None:
+        raise UserError("--pipeline needs --prompts FILE")
+    return load_calls(args.pipeline, args.prompts, args.steps, args.cfg, args.call, args.precision, args.offload)
+
+
 def load_calls(
     folder: str,
     prompts: Path,

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from harmonica.utils.errors import UserError, unknown
@@ -136,3 +136,23 @@ def _typed(owner: str, key: str, value: Any, hint: Any):
             continue
     names = " or ".join(getattr(k, "__name__", str(k)) for k in options if k is not type(None))
     raise UserError(f"{owner}: {key} = {value!r} is not {names}")
+
+
+def assigned(option: str, items: Iterable[str]) -> dict[str, Any]:
+    """What `option` KEY=VALUE on a command line assigns, numbers as such. Raises UserError for another form."""
+    given = {}
+    for item in items:
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise UserError(f"{option} takes KEY=VALUE, got {item!r}")
+        given[key] = _number(value)
+    return given
+
+
+def _number(text: str) -> int | float | str:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text

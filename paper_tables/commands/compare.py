@@ -8,9 +8,10 @@ EXAMPLE = "harmonica compare --pipeline FOLDER --prompts prompts.txt --steps 28 
 
 def add_arguments(parser) -> None:
     from harmonica.checks.compare import METHODS
-    from harmonica.cli import _shared
+    from harmonica.experiments import pipelines
+    from harmonica.utils.precision import PRECISIONS
 
-    _shared.pipeline_arguments(parser, required=True)
+    pipelines.add_arguments(parser, required=True)
     parser.add_argument("--steps", type=int, default=28, help="of the uncached run; default: %(default)s")
     parser.add_argument("--cfg", type=float, help="guidance scale; default: that of the pipeline's call")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), metavar="METHOD",
@@ -22,7 +23,8 @@ def add_arguments(parser) -> None:
                         help="a setting of a method; repeatable")  # fmt: skip
     parser.add_argument("--latents", action="store_true", help="do not decode: compare final latents only")
     parser.add_argument("--seed", type=int, default=0, help="of images and searches; default: %(default)s")
-    _shared.compute_arguments(parser)
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32",
+                        help="of the pipeline's weights; default: %(default)s")  # fmt: skip
     parser.add_argument("-o", "--out", type=Path, required=True, help="folder: compare.csv, compare.html, plans/")
 
 
@@ -30,15 +32,15 @@ def run(args) -> None:
     import pandas as pd
 
     from harmonica.checks import compare
-    from harmonica.cli import _shared
+    from harmonica.experiments import pipelines
     from harmonica.utils import UserError, write_atomic
+    from harmonica.utils.settings import assigned
     from paper_tables import comparison
 
     if args.images < 1 or any(x <= 1 for x in args.speedups):
         raise UserError("--images must be at least 1, and every one of --speedups above 1")
-    calls = _shared.calls_of(args)
-    _shared.loaded()
-    settings = _by_method(_shared.settings_of(args), args.methods)
+    calls = pipelines.calls_of(args)
+    settings = _by_method(assigned("--set", args.set), args.methods)
     found = compare.candidates(calls, args.methods, args.speedups, args.out / "plans", settings, args.seed)
     pictures = not args.latents and getattr(calls.pipe, "vae", None) is not None
     compare.measure(calls, found, args.images, pictures, args.seed)
