@@ -139,8 +139,13 @@ def slugs_of(plan: Plan, about: dict[str, Any]) -> list[str]:
     return [
         slug
         for slug, origin in origins.items()
-        if protocols.get(slug) == own["protocol"] and _identity(origin) == _identity(own["origin"])
+        if _without_empty(protocols.get(slug)) == own["protocol"] and _identity(origin) == _identity(own["origin"])
     ]
+
+
+def _without_empty(protocol: dict[str, Any] | None) -> dict[str, Any] | None:
+    """A protocol as plan files have it, without the scheduler's settings if it has none."""
+    return protocol and {k: v for k, v in protocol.items() if k != "scheduler" or v}
 
 
 def _identity(origin: dict[str, Any]) -> dict[str, Any]:
