@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,9 @@ def measure(calls: Any, found: list[Candidate], images: int, pictures: bool, see
         for k in (None, *range(images)):
             rng.shuffle(order)
             for c in order:
-                own, trajectory = calls.run(k or 0, _new(calls, c), seed, steps=c.steps, **kind)
+                own, trajectory = calls.run(
+                    k or 0, partial(calls.evaluations, c.plan, c.steps), seed, steps=c.steps, **kind
+                )
                 bar.update()
                 if k is None:
                     continue
@@ -106,16 +109,6 @@ def measure(calls: Any, found: list[Candidate], images: int, pictures: bool, see
                     c.skipped.append(np.concatenate([e.decisions.skipped.numpy() for e in trajectory.all]))
                 if pictures:
                     c.pictures.append(_picture(own))
-
-
-def _new(calls: Any, c: Candidate) -> Callable[[], Any]:
-    """What makes the evaluations of a candidate's call."""
-    from harmonica.runtimes.diffusers_pipelines import evaluations_of
-    from harmonica.runtimes.pipeline_hooks import Evaluations
-
-    if c.plan is None:
-        return lambda: Evaluations(calls.blocks, c.steps)
-    return lambda: evaluations_of(calls.blocks, c.plan)  # type: ignore[arg-type]
 
 
 def _picture(out: Any) -> np.ndarray:

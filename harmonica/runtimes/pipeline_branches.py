@@ -127,6 +127,11 @@ def _parameters(cls: type) -> list[str]:
     return list(inspect.signature(cls.forward).parameters)[1:]  # type: ignore[attr-defined]
 
 
+def first_tensor(args: Sequence[Any], more: dict[str, Any]) -> Tensor:
+    """What a branch computes from, among the arguments of its call."""
+    return next(x for x in (*args, *more.values()) if isinstance(x, Tensor))
+
+
 def pack(parts: Sequence[Tensor]) -> Tensor:
     """Tensors (B, …) of one branch or of the streams as one: the only one as it is, several flattened to (B, F)."""
     return parts[0] if len(parts) == 1 else torch.cat([p.flatten(1) for p in parts], 1)

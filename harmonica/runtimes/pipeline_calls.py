@@ -119,7 +119,7 @@ class Calls:
             self.check(plan)
         out = []
         for k in images:
-            _, trajectory = self.run(k, lambda: self._evaluations(plan), seed, stream)
+            _, trajectory = self.run(k, lambda: self.evaluations(plan), seed, stream)
             assert trajectory.latents is not None
             x = trajectory.latents.float().cpu()[:1]  # DiT's pipeline keeps both guidance halves
             if not torch.isfinite(x).all():
@@ -132,7 +132,7 @@ class Calls:
         self.check(plan)
         out = []
         for k in images:
-            _, trajectory = self.run(k, lambda: self._evaluations(plan), seed, stream)
+            _, trajectory = self.run(k, lambda: self.evaluations(plan), seed, stream)
             out.append(skipped_by([e for e in trajectory.all if isinstance(e, Ruled)]))
         return torch.cat(out)
 
@@ -141,9 +141,10 @@ class Calls:
         plan.check_layout(self.layout)
         check_spans(plan, self.blocks)
 
-    def _evaluations(self, plan: Plan | None) -> Evaluations:
+    def evaluations(self, plan: Plan | None, steps: int | None = None) -> Evaluations:
+        """What runs the blocks under a plan, or computes all of them, at so many steps."""
         if plan is None:
-            return Evaluations(self.blocks, self.protocol.steps)
+            return Evaluations(self.blocks, steps or self.protocol.steps)
         return evaluations_of(self.blocks, plan)
 
     @cached_property

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harmonica.runtimes.pipeline_branches import Block, Output, pack
+from harmonica.runtimes.pipeline_branches import Block, Output, first_tensor, pack
 from harmonica.runtimes.pipeline_hooks import Evaluations, Streams
 
 
@@ -41,7 +41,7 @@ class Recorder(Evaluations):
 
     def before_branch(self, i: int, args: tuple, more: dict[str, Any]) -> Any:
         if i == 0 and "inputs" in self.what:
-            self.inputs.append(_kept(next(x for x in (*args, *more.values()) if isinstance(x, Tensor))))
+            self.inputs.append(_kept(first_tensor(args, more)))
         return None
 
     def after_branch(self, i: int, out: Any) -> Any:

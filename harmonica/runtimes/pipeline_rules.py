@@ -16,7 +16,7 @@ from torch import Tensor
 from harmonica.execution.rules import Decisions
 from harmonica.plan import Plan
 from harmonica.plan.rule import span_of
-from harmonica.runtimes.pipeline_branches import Block, pack, unpack
+from harmonica.runtimes.pipeline_branches import Block, first_tensor, pack, unpack
 from harmonica.runtimes.pipeline_hooks import Evaluations, Streams
 
 
@@ -82,7 +82,7 @@ class Ruled(Evaluations):
 
     def before_branch(self, i: int, args: tuple, more: dict[str, Any]) -> Any:
         if self._probing:
-            raise _Found(next(x for x in (*args, *more.values()) if isinstance(x, Tensor)))
+            raise _Found(first_tensor(args, more))
         return None
 
 

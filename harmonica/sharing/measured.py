@@ -4,13 +4,12 @@ which row is of a plan, whatever its file is called."""
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harmonica.models import get_model
-from harmonica.plan import Plan, macs
-from harmonica.plan.origin import to_json
+from harmonica.plan import Plan, Protocol, macs
 from harmonica.utils import ROOT, UserError, read_json
 
 if TYPE_CHECKING:
@@ -134,18 +133,13 @@ def reference_tables() -> list[Path]:
 
 def slugs_of(plan: Plan, about: dict[str, Any]) -> list[str]:
     """The rows of a table, by their slugs, whose plan this is, from the table's provenance."""
-    own = json.loads(json.dumps(to_json(plan.protocol, plan.origin)))
+    own = json.loads(json.dumps(asdict(plan.origin)))
     protocols, origins = about.get("protocols", {}), about.get("origins", {})
     return [
         slug
         for slug, origin in origins.items()
-        if _without_empty(protocols.get(slug)) == own["protocol"] and _identity(origin) == _identity(own["origin"])
+        if slug in protocols and Protocol(**protocols[slug]) == plan.protocol and _identity(origin) == _identity(own)
     ]
-
-
-def _without_empty(protocol: dict[str, Any] | None) -> dict[str, Any] | None:
-    """A protocol as plan files have it, without the scheduler's settings if it has none."""
-    return protocol and {k: v for k, v in protocol.items() if k != "scheduler" or v}
 
 
 def _identity(origin: dict[str, Any]) -> dict[str, Any]:
