@@ -23,13 +23,12 @@ from harmonica.runtimes.diffusers_pipelines import evaluations_of, is_cache_enab
 from harmonica.runtimes.pipeline_branches import WHOLE, Block, blocks_of, transformer_of
 from harmonica.runtimes.pipeline_hooks import Evaluations, Hooks, Streams, Trajectory
 from harmonica.runtimes.pipeline_plans import check_spans
-from harmonica.runtimes.pipeline_protocol import check_evaluations, guidance_of, identity, scheduler_settings
+from harmonica.runtimes.pipeline_protocol import GUIDANCE, check_evaluations, guidance_of, identity, scheduler_settings
 from harmonica.runtimes.pipeline_rules import Ruled
 from harmonica.runtimes.pipeline_rules import skipped as skipped_by
 from harmonica.utils import UserError
 
 CALIBRATION = 1  # the stream of seeds of images that methods learn from; that of others is 0
-GUIDANCE = ("guidance_scale", "true_cfg_scale")
 CONDITIONS = ("prompt", "class_labels")  # the argument of a call that a prompt is given to
 
 

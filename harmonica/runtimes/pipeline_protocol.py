@@ -18,6 +18,7 @@ from harmonica.samplers.schedules import get_schedule
 from harmonica.utils import UserError, digest, unknown
 
 MAY_DIFFER = ("model", "scheduler", "guidance")
+GUIDANCE = ("guidance_scale", "true_cfg_scale")  # names of the scale in a call, the first that has a value
 SHAPE = ("num_layers", "num_attention_heads", "attention_head_dim", "patch_size", "in_channels", "sample_size")
 # settings of a scheduler that change nothing here: ranges of what is off, and the variance, which follows the model
 WITHOUT_EFFECT = ("clip_sample_range", "dynamic_thresholding_ratio", "sample_max_value", "variance_type", "flow_shift",
@@ -178,7 +179,7 @@ def timestep_difference(plan: Plan, scheduler: Any) -> dict[str, str]:
 
 def guidance_of(arguments: dict[str, Any]) -> float | None:
     """The guidance scale among the arguments of a call; None if it has none. A scale below 1 is without guidance."""
-    given = [arguments.get(k) for k in ("guidance_scale", "true_cfg_scale")]
+    given = [arguments.get(k) for k in GUIDANCE]
     return next((max(float(x), 1.0) for x in given if x is not None), None)
 
 
