@@ -146,6 +146,11 @@ class CacheState(Cache):
         self.weights = None if self._weights is None else self._weights[s]
         return self.plan.program[s]
 
+    def resume(self, s: int, tensors: dict[Key, Tensor], reused: int) -> None:
+        """Continue a trajectory before step `s`, with the tensors that were cached and no long skips."""
+        self.tensors, self.skips, self.reused, self.steps_done = tensors, {}, reused, s
+        self._held = self.peak_bytes = sum(v.nbytes for v in tensors.values())
+
     def _drop(self, key: Key) -> Tensor:
         stored = super()._drop(key)
         self._held -= stored.nbytes

@@ -116,6 +116,21 @@ def carried_skips(program: tuple[Ops, ...], skips: tuple[tuple[int, int], ...]) 
     return tuple(reversed(after))
 
 
+def live_keys(program: tuple[Ops, ...]) -> list[frozenset[Key]]:
+    """The tensors that are cached before every step, since it or a later one takes them; and after the last, none."""
+    before: list[frozenset[Key]] = []
+    keys: set[Key] = set()
+    for ops in program:
+        before.append(frozenset(keys))
+        for start, op in sorted(ops.items()):
+            keys -= {(*history(op.action, start, op.stop), age) for age in op.drop}
+            for keep in ((op.keep,) if op.keep else ()) + op.closes:
+                keys -= {(*keep.history, age) for age in keep.older}
+                keys |= {(*keep.history, age + 1) for age in keep.older}
+                keys |= {(*keep.history, 0)} if keep.store else set()
+    return [*before, frozenset(keys)]
+
+
 def independent_steps(program: tuple[Ops, ...], s: int) -> range:
     """The steps from `s` on whose outputs do not depend on the latents: those in a row that begin with the same reused
     timed span, where only time and label tokens differ, and compute the rest. Otherwise only `s`."""

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from harmonica.execution import Planned, Policy, Run
 from harmonica.plan import COMPUTE, FORECASTS, Plan, Protocol, all_compute
 from harmonica.samplers import make_sampler
+from harmonica.training.prefixes import BYTES, Prefixes
 from harmonica.training.starts import Start, random_starts
 from harmonica.training.views import View
 from harmonica.utils import UserError
@@ -51,13 +52,11 @@ class ClosedLoop:
             protocol = Protocol(protocol.model, sampler, steps, protocol.cfg)
         full = all_compute(protocol, len(task.layout.branches))
         self.targets = [self._run(full, start)(start.noise, start.seeds) for start in self.starts]
+        self.prefixes = [Prefixes(self.backbone, start, BYTES / len(self.starts)) for start in self.starts]
 
     def value(self, plan: Plan) -> float:
         """Mean PSNR of the images' final latents, in dB; larger is better. Minus infinity if they are not finite."""
-        found = [
-            decibels(self._run(plan, start)(start.noise, start.seeds), target)
-            for start, target in zip(self.starts, self.targets, strict=True)
-        ]
+        found = [decibels(p.latents(plan), target) for p, target in zip(self.prefixes, self.targets, strict=True)]
         db = float(torch.cat(found).mean())
         return db if np.isfinite(db) else -np.inf
 

@@ -91,9 +91,9 @@ def searched(task, settings: SearchSettings, count: int = 1) -> list[Plan]:
 
     begun: list[tuple[float, str, int, Keys]] = []
     for form in FORMS if settings.form == "best" else [settings.form]:
-        count = _count(task, settings, protocol, form)
+        number = _count(task, settings, protocol, form)
         for order in ORDERS if settings.order is None else [settings.order]:
-            judged = {keys: value(form, order, keys) for keys in starts(protocol.steps, count, stages)}
+            judged = {keys: value(form, order, keys) for keys in starts(protocol.steps, number, stages)}
             keys = max(judged, key=lambda k: judged[k])
             begun.append((judged[keys], form, order, keys))
     begun.sort(key=lambda x: -x[0])

@@ -9,6 +9,7 @@ from harmonica.models import get_model
 from harmonica.plan import COMPUTE, SPAN_FORECAST, Origin, Plan, Protocol, all_compute, macs, macs_at
 from harmonica.plan.forecast import extrapolation
 from harmonica.training.closed_loop import ClosedLoop
+from harmonica.training.step_search import SearchSettings, searched
 from harmonica.utils import UserError
 
 STEPS = 8
@@ -61,6 +62,13 @@ def test_a_search_keeps_its_budget_says_what_it_cost_and_is_repeatable():
     assert abs(macs(plan, layout) - macs_at(60, STEPS, layout)) < 0.55 * layout.macs
     assert plan.origin.cost["training_s"] > 0 and plan.origin.hardware["precision"] == "float32"
     assert plan.origin.notes["keys"][0] == 0
+
+
+def test_no_more_plans_than_asked_for(task):
+    settings = SearchSettings(evaluations=12, images=1, target_cur=40, form="last", order=1)
+    found = searched(task, settings, 3)
+    assert len(found) == 3 and found[0].origin.notes["dB"] >= found[1].origin.notes["dB"] >= found[2].origin.notes["dB"]
+    assert len({p.actions.tobytes() for p in found}) == 3
 
 
 def test_a_fine_grid_of_another_sampler():
