@@ -116,16 +116,18 @@ class _Passing(Sampler):
         self._held |= new.keys()
         self.left -= sum(new.values())
 
+    def alpha_bar(self, s):
+        return self.sampler.alpha_bar(s)
+
     def step(self, s, output, state, seeds=None):
         state = self.sampler.step(s, output, state, seeds)
         if self.left > 0:
             cache, ops = self.policy.cache, self.policy.plan.program[s]
-            dropped = {}
-            for key, tensor in self.points[-1].tensors.items():
-                *of, age = key
-                age += provides(ops, tuple(of))
+            dropped: dict[Key, Tensor] = {}
+            for (action, first, stop, age), tensor in self.points[-1].tensors.items():
+                age += provides(ops, (action, first, stop))
                 if age < self.outputs:
-                    dropped[*of, age] = tensor
+                    dropped[action, first, stop, age] = tensor
             self.points.append(Point(state, dropped | cache.tensors, cache.reused))
             self._count(self.points[-1])
         return state

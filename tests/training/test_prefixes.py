@@ -44,8 +44,10 @@ def test_random_plans_one_after_another(model):
     rng = np.random.default_rng(0)
     keys, plans = [0, 3, 5], 16
     for _ in range(plans):
-        moved = sorted({0, keys[1], int(rng.integers(1, STEPS))} if rng.random() < 0.7 else {0, int(rng.integers(1, 4))})
-        plan = plan_of(protocol, branches, int(rng.choice([REUSE, FORECAST, SPAN_FORECAST])), int(rng.integers(3)), moved)
+        far = rng.random() < 0.3
+        moved = sorted({0, int(rng.integers(1, 4))} if far else {0, keys[1], int(rng.integers(1, STEPS))})
+        form, order = int(rng.choice([REUSE, FORECAST, SPAN_FORECAST])), int(rng.integers(3))
+        plan = plan_of(protocol, branches, form, order, moved)
         assert torch.equal(known.latents(plan), whole(known, plan))
         keys = moved if len(moved) == 3 else keys
     assert plans < known.steps_run < plans * STEPS - plans  # less than whole runs
