@@ -9,6 +9,7 @@ import os
 import shutil
 import urllib.error
 import urllib.request
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -160,16 +161,15 @@ def fetch_model(model: Model) -> list[Path]:
 
 def fetch_repository(name: str) -> Path:
     """The folder of a diffusers pipeline of the hub, OWNER/NAME, downloaded if it is missing: a model like any folder
-    of one's own. An interrupted download is resumed. Raises UserError if it cannot be downloaded."""
-    from huggingface_hub import HfApi
-
+    of one's own. An interrupted download is resumed. Raises UserError if it cannot be downloaded, or came damaged."""
     folder = repository_folder(name)
     if folder.is_dir():
         return folder
     part = folder.with_name(f"{folder.name}.part")
-    api = HfApi(os.environ.get("HF_ENDPOINT") or None)
     try:
-        api.snapshot_download(name, local_dir=part, allow_patterns=[f"{p}/*" for p in PARTS])
+        _download_parts(name, None, part, PARTS)
+    except UserError:
+        raise
     except Exception as e:  # the hub's client raises many kinds, of several packages
         raise UserError(
             f"{name} could not be downloaded here ({type(e).__name__}): put the folders {', '.join(PARTS)} of that "
@@ -187,16 +187,30 @@ def _missing_parts(model: Model) -> list[str]:
 
 
 def _download_part(model: Model, part: str) -> None:
-    from huggingface_hub import snapshot_download
-
     try:
-        snapshot_download(
-            model.repository(part), revision=model.revision, local_dir=model.place(part).parent,
-            allow_patterns=[f"{part}/*"],
-        )  # fmt: skip
+        _download_parts(model.repository(part), model.revision, model.place(part).parent, [part])
+    except UserError:
+        raise
     except Exception as e:  # the hub's client raises many kinds, of several packages
         why = f"could not be downloaded here ({type(e).__name__})"
         raise _missing_model(model, _missing_parts(model), why) from None
+
+
+def _download_parts(repository: str, revision: str | None, folder: Path, parts: Collection[str]) -> None:
+    """Download folders of a repository of the hub. Raises UserError if a large file came with another sha256 than the
+    hub says, since its client compares sizes only; the file is deleted then."""
+    from huggingface_hub import HfApi, snapshot_download
+
+    endpoint = os.environ.get("HF_ENDPOINT") or None
+    patterns = [f"{part}/*" for part in parts]
+    snapshot_download(repository, revision=revision, local_dir=folder, allow_patterns=patterns, endpoint=endpoint)
+    for file in HfApi(endpoint).list_repo_tree(repository, recursive=True, revision=revision):
+        path, lfs = folder / file.path, getattr(file, "lfs", None)
+        if lfs and file.path.split("/")[0] in parts and path.is_file() and file_hash(path) != lfs.sha256:
+            path.unlink()
+            raise UserError(
+                f"{path} was damaged on the way: its sha256 is not the hub's; it was deleted, fetch it again"
+            )
 
 
 def _whole(folder: Path) -> bool:

@@ -45,6 +45,7 @@ class Hub:
         self.objects: dict[str, bytes] = {}
         self.lfs: tuple[str, ...] = ()
         self.status = 0
+        self.damaged: dict[str, bytes] = {}  # what comes in place of a file
         self.requests: list[str] = []
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (Handler,), {"hub": self}))
         self.endpoint = f"http://127.0.0.1:{self.server.server_port}"
@@ -133,8 +134,13 @@ class Handler(BaseHTTPRequestHandler):
         found = self._found(name, revision)
         if found:
             files = found[0].commits[found[1]].items()
-            entry = {"type": "file"}
-            self._reply(200, [entry | {"path": k, "size": len(v), "oid": _git_hash(v)} for k, v in files])
+            self._reply(200, [self._entry(k, v) for k, v in files])
+
+    def _entry(self, file: str, data: bytes) -> dict:
+        entry = {"type": "file", "path": file, "size": len(data), "oid": _git_hash(data)}
+        if file.endswith(self.hub.lfs or ("/",)):
+            entry["lfs"] = {"oid": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 134}
+        return entry
 
     def _file(self, name: str, revision: str, file: str) -> None:
         found = self._found(name, revision)
@@ -144,6 +150,7 @@ class Handler(BaseHTTPRequestHandler):
         if data is None:
             self._fail(404, "EntryNotFound")
             return
+        data = self.hub.damaged.get(file, data)
         tag = f'"{hashlib.sha256(data).hexdigest() if file.endswith(self.hub.lfs or ("/",)) else _git_hash(data)}"'
         self._reply(200, data, ETag=tag, X_Repo_Commit=found[1], X_Linked_Size=str(len(data)))
 

@@ -44,6 +44,21 @@ def test_it_is_fetched_and_named_by_its_repository(hub, capsys, tmp_path):
     assert main(["fetch", NAME]) == 0 and len(hub.requests) == asked  # it is there
 
 
+def test_weights_that_come_damaged_are_fetched_again(hub, capsys, tmp_path):
+    hub.add(NAME, files())
+    hub.lfs = (".safetensors",)
+    name = "transformer/diffusion_pytorch_model.safetensors"
+    right = files()[name]
+    hub.damaged[name] = right[:-1] + bytes([right[-1] ^ 1])
+    assert main(["fetch", NAME]) == 2
+    assert "its sha256 is not the hub's; it was deleted" in capsys.readouterr().err
+    folder = tmp_path / "weights" / "hub" / "ada--small-dit"
+    assert not folder.exists()
+    hub.damaged.clear()
+    assert main(["fetch", NAME]) == 0
+    assert (folder / name).read_bytes() == right
+
+
 @pytest.mark.parametrize("content, says", [(None, "could not be downloaded"), ({"README.md": b""}, "no folder trans")])
 def test_what_is_none(hub, content, says, capsys, tmp_path):
     if content:

@@ -124,25 +124,6 @@ def test_a_baseline_of_ones_own(project):
     assert before.items() <= {p: p.stat().st_mtime_ns for p in images.rglob("*.npz")}.items()
 
 
-def test_training_seeds(project):
-    """A learned row over two seeds is their mean; a heuristic's stays one."""
-    project.write(few)
-    status, out = project.snakemake("results/table1.csv", "--config", "seeds=[0,1]")
-    assert status == 0, out
-    t = project.table()
-    learned = t.method == "HarmoniCa"
-    assert (t.seeds == learned.map({True: 2, False: 1})).all()
-    assert t.FID_sd.notna().equals(learned)
-    record = json.loads((project.folder / "results" / "pocket" / "table1.provenance.json").read_text())
-    every = pd.DataFrame(record["by_training_seed"])
-    own = every[(every.method == "HarmoniCa") & (every.case == "4")]
-    row = t[(t.method == "HarmoniCa") & (t.case == 4)].iloc[0]
-    assert len(own) == 2 and row.FID == pytest.approx(own.FID.mean(), rel=1e-5)
-    assert row.FID_sd == pytest.approx(own.FID.std(), rel=1e-4)
-    project.write()
-    assert project.snakemake("results/table1.csv")[0] == 0
-
-
 def test_cores_do_not_change_the_table(project, tmp_path):
     """One core, from nothing and in another folder: the same numbers but for times."""
     alone = Project(tmp_path / "harmonica-bench")
@@ -215,15 +196,18 @@ def test_tables_of_costs_and_of_single_choices(project):
 
 
 def test_a_table_of_ones_own(project):
-    """Its rows are those of table 1 where they are the same: nothing is trained or generated again but what is new."""
+    """Its rows are those of table 1 where they are the same: nothing is trained or generated again but what is new.
+
+    That is another training seed: a learned row over two seeds is their mean, a heuristic's stays one."""
     config = yaml.safe_load((project.folder / "micro.yaml").read_text("utf-8"))
     methods = ["full", {"fora": {"interval": 2}}, {"harmonica": {"beta": 1.0, "rounds": 2, "batch": 2, "lr": 1.5}}]
-    config["tables"] |= {"my-own": {"like": "table1", "methods": [*methods, "toy"], "cases": {"4": {}}}}
+    own = {"like": "table1", "seeds": [0, 1], "methods": [*methods, "toy"], "cases": {"4": {}}}
+    config["tables"] |= {"my-own": own}
     (project.folder / "baselines" / "toy.py").write_text(TOY)
     try:
         (project.folder / "micro.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-        planned = {rule for rule, _ in project.planned(table="my-own")}
-        assert "train" not in planned and {"sample", "table"} <= planned
+        planned = dict(project.planned(table="my-own"))
+        assert planned["train"] == "1" and {"sample", "table"} <= planned.keys()
         status, out = project.snakemake("results/my-own.csv", "results/pocket/figures/my-own-speedup.png")
         assert status == 0, out + "\n".join(f.read_text() for f in project.folder.rglob("logs/**/*.log"))
     finally:
@@ -235,6 +219,12 @@ def test_a_table_of_ones_own(project):
     assert (project.folder / "results" / "pocket" / "figures" / "my-own-samples.png").is_file()
     record = json.loads((project.folder / "results" / "pocket" / "my-own.provenance.json").read_text())
     assert record["config"]["like"] == "table1"
+    learned = t.method == "HarmoniCa"
+    assert (t.seeds == learned.map({True: 2, False: 1})).all() and t.FID_sd.notna().equals(learned)
+    every, row = pd.DataFrame(record["by_training_seed"]), t[learned].iloc[0]
+    FID = every[every.method == "HarmoniCa"].FID
+    assert len(FID) == 2 and row.FID == pytest.approx(FID.mean(), rel=1e-5)
+    assert row.FID_sd == pytest.approx(FID.std(), rel=1e-4)
 
 
 def test_report(project, tmp_path):
