@@ -29,8 +29,8 @@ def metric(table: pd.DataFrame) -> str:
 
 
 def formatted(table: pd.DataFrame) -> pd.DataFrame:
-    """The table as it is printed, values with half of their 95 % interval; the best of each requested speed-up, and
-    those that images do not tell from it, have a star."""
+    """The table as it is printed, values with half of their 95 % interval; the best of each requested speed-up at equal
+    MACs, and those that images do not tell from it, have a star."""
     out = pd.DataFrame({title: table[k].map(_short) for k, title in COLUMNS.items() if k in table})
     for k in ("PSNR", "latent_PSNR"):
         if k in table:
@@ -51,17 +51,26 @@ def text(table: pd.DataFrame) -> str:
 
 
 def advice(table: pd.DataFrame) -> list[str]:
-    """For every requested speed-up, the row that is closest to the uncached images, and those that do not differ from
-    it."""
+    """For every requested speed-up, of the rows that have it the one that is closest to the uncached images, and those
+    that do not differ from it; the others with the speed-up that they have."""
     by, out = metric(table), []
     for x, rows in table[table.name != "full"].groupby("requested_speedup"):
-        first, *others = rows.sort_values(by, ascending=False).itertuples()
-        line = f"{x:g}x fewer MACs: {first.method}, {getattr(first, by):.2f} dB"
-        tied = [f"{r.method} ({getattr(r, by):.2f})" for r in others if r.tied]
-        if tied:
-            line += f"; not told apart from it by these images: {', '.join(tied)}"
-        elif others:
-            line += f"; next {others[0].method} ({getattr(others[0], by):.2f})"
+        ranked = list(rows.sort_values(by, ascending=False).itertuples())
+        compared = [r for r in ranked if r.compared]
+        line = f"{x:g}x fewer MACs: "
+        if compared:
+            first, *others = compared
+            line += f"{first.method}, {getattr(first, by):.2f} dB"
+            tied = [f"{r.method} ({getattr(r, by):.2f})" for r in others if r.tied]
+            if tied:
+                line += f"; not told apart from it by these images: {', '.join(tied)}"
+            elif others:
+                line += f"; next {others[0].method} ({getattr(others[0], by):.2f})"
+        missed = [
+            f"{r.method} ({getattr(r, by):.2f} at {r.theoretical_speedup:.2f}x)" for r in ranked if not r.compared
+        ]
+        if missed:
+            line += f"{'; ' if compared else ''}not at equal MACs: {', '.join(missed)}"
         out.append(line)
     return out
 
@@ -73,7 +82,8 @@ def page(calls: Any, table: pd.DataFrame, found: list[Any]) -> str:
         f"{p.model}, {p.sampler}, {p.steps} steps, guidance scale {p.cfg:g}; {len(found[0].seconds)} images, none of "
         f"which a method learned from; {provenance.device()}. PSNR is to the uncached pipeline's images of the same "
         "seeds, ± half of a 95 % interval. Real × is the ratio of median seconds without text encoder and decoder, "
-        "all rows interleaved. Stars: the best at each requested speed-up, and what these images do not tell from it."
+        "all rows interleaved. Stars: the best at each requested speed-up, of the rows within 5 % of it, and what "
+        "these images do not tell from it."
     )
     parts = [
         f"<h1>Caching on {html.escape(type(calls.pipe).__name__)}</h1>", f"<p>{html.escape(about)}</p>",

@@ -24,6 +24,7 @@ METHODS = ("fora", "taylorseer", "step_search")
 # a search that costs some tens of uncached images, since a call of a large pipeline takes seconds
 CHEAPER = {"step_search": {"images": 2, "evaluations": 40, "form": "last"}}
 FEWER = "fewer_steps"  # the pipeline's own scheduler
+NEAR = 0.05  # of the requested speed-up: rows within it have equal MACs
 MOST_VALUES = 2**24  # of a picture, or of a video's frames, that are kept for the page
 
 
@@ -122,8 +123,12 @@ def _picture(out: Any) -> np.ndarray:
 
 def rows(calls: Any, found: list[Candidate]) -> list[dict[str, Any]]:
     """A table's rows, the uncached pipeline first: distances to its images with 95 % intervals, speed-ups, and what the
-    plan's making took. `tied` are the rows that images do not tell from the best of their requested speed-up, by the
-    interval of the paired difference."""
+    plan's making took.
+
+    Those of a requested speed-up are compared if they have it, within NEAR: a fixed interval or a number of steps may
+    miss it. `tied` are the best of these, and what images do not tell from it by the interval of the paired
+    difference.
+    """
     full = found[0]
     out, distances = [], []
     for c in found:
@@ -133,6 +138,7 @@ def rows(calls: Any, found: list[Candidate]) -> list[dict[str, Any]]:
             row |= _with_interval(name, None if c is full else values)
         distances.append(by.get("PSNR", by["latent_PSNR"]))
         row["theoretical_speedup"] = full.steps * calls.layout.macs / _macs(calls, c)
+        row["compared"] = abs(row["theoretical_speedup"] / c.requested - 1) <= NEAR
         row["speedup"], row["speedup_q1"], row["speedup_q3"] = speedup(full.seconds, c.seconds)
         row["seconds"] = float(np.median(c.seconds))
         row["CUR"] = _cur(c)
@@ -141,8 +147,13 @@ def rows(calls: Any, found: list[Candidate]) -> list[dict[str, Any]]:
         out.append(row)
     for x in {c.requested for c in found}:
         alike = [k for k, c in enumerate(found) if c.requested == x]
-        best = max(alike, key=lambda k: distances[k].mean())
+        compared = [k for k in alike if out[k]["compared"]]
         for k in alike:
+            out[k]["tied"] = False
+        if not compared:
+            continue
+        best = max(compared, key=lambda k: distances[k].mean())
+        for k in compared:
             gap = distances[best] - distances[k]
             out[k]["tied"] = k == best or bool(Estimate(float(gap.mean()), gap).interval()[0] <= 0)
     return out

@@ -12,7 +12,7 @@ EXAMPLE = "harmonica estimate table1 --scale paper --device h100 --gpus 4"
 
 def add_arguments(parser) -> None:
     parser.add_argument("targets", nargs="+", metavar="TABLE", help="results/table1.csv, or table1")
-    parser.add_argument("--scale", choices=["pocket", "paper"], default="pocket", help="default: %(default)s")
+    parser.add_argument("--scale", choices=["pocket", "paper"], help="default: the configuration's, or pocket")
     parser.add_argument("--device", metavar="GPU",
                         help="h100, h200, a100 or rtx4090, by published speed; default: as configured")  # fmt: skip
     parser.add_argument("--measure", action="store_true",
@@ -34,14 +34,15 @@ def run(args) -> None:
 
     given = {} if args.configfile is None else config.from_yaml(args.configfile)
     given |= config.from_text(args.config) if args.config else {}
-    given |= {"scale": args.scale} | ({} if args.images is None else {"images": args.images})
-    known = config.of_scale(args.scale, given)
+    scale = args.scale or given.get("scale", "pocket")
+    given |= {"scale": scale} | ({} if args.images is None else {"images": args.images})
+    known = config.of_scale(scale, given)
     names = [Path(t).stem for t in args.targets]
     for name in names:
         if name not in known:
             raise unknown("table", name, known)
     tables = {n: known[n] for n in names}
-    if not args.measure and args.scale == "paper":
+    if not args.measure and scale == "paper":
         device = args.device or tables[names[0]]["device"]
         gpu = published.get_gpu(device)
         for about in tables.values():
@@ -61,9 +62,9 @@ def run(args) -> None:
     from harmonica.utils.devices import default_device
 
     on_gpu = default_device().type == "cuda"
-    if not on_gpu and args.scale == "pocket":
+    if not on_gpu and scale == "pocket":
         torch.set_num_threads(1)  # as in the workflow's jobs
-    start_up = estimate.START_UP_S if args.scale == "paper" else estimate.POCKET_START_UP_S
+    start_up = estimate.START_UP_S if scale == "paper" else estimate.POCKET_START_UP_S
     jobs = estimate.Estimate(tables, cache(Machine), start_up).jobs()
     cores = args.cores or provenance.usable_cores()
     unit = "GPU" if on_gpu else "core"

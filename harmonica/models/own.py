@@ -91,6 +91,12 @@ def repository_folder(name: str) -> Path:
     return weights_folder() / "hub" / name.replace("/", "--")
 
 
+def repository_of(model: Model) -> str:
+    """The hub's name of a model that `harmonica fetch` put where it is; "" for another."""
+    folder = Path(model.source)
+    return folder.name.replace("--", "/", 1) if folder.parent == weights_folder().resolve() / "hub" else ""
+
+
 def _is_folder(name: str) -> bool:
     try:
         return bool(name) and Path(name).is_dir()
@@ -154,6 +160,7 @@ def _described(folder: Path) -> Model:
     source = folder / about.source
     config, kind = _kind(source)
     companion = (folder / about.companion) if about.companion else source
+    images = folder / "train_images.npz"
     checkpoint = _checkpoint(source)
     reference, data = _reference(folder, about)
     model = Model(
@@ -164,7 +171,7 @@ def _described(folder: Path) -> Model:
         text_tokens=about.text_tokens if kind == "pixart" else 0,
         companion=str(companion) if about.companion else "",
         original=checkpoint or ("original" if about.original else ""), reference=reference, data=data,
-        own=True,
+        own=True, images=str(images) if images.is_file() else "",
     )  # fmt: skip
     for part in model.parts:
         if not model.folder(part).is_dir():

@@ -38,6 +38,7 @@ class Model:
     reference: str = ""  # file of reference statistics, if the extractor has none of its own
     data: str = ""  # the data set that its images are compared with, if no reference names it
     own: bool = False  # a user's, or another package's: no published numbers are beside it
+    images: str = ""  # of one's own: file of training images, if it has any
 
     @property
     def hub(self) -> bool:
@@ -110,6 +111,8 @@ class Model:
     def training_images(self) -> Path | None:
         """The images shipped with the model, or the folder of ImageNet's class folders; None for a text-to-image hub
         model, which has none."""
+        if self.images:
+            return Path(self.images)
         if self.hub:
             return None if self.captions else weights_folder() / "imagenet" / "train"
         return self.folder("vae").parent / "train_images.npz"

@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 
 from harmonica.models import Model, known
+from harmonica.models.own import repository_of
 from harmonica.plan import Plan, Protocol, Router
 from harmonica.sharing.facts import facts, headline, local_paths
 from harmonica.sharing.measured import Quality
@@ -49,7 +50,7 @@ def _front(protocols: Iterable[Protocol]) -> str:
     """Front matter, title, and what the repository is."""
     models = [m for p in protocols if (m := known(p.model))]
     about: dict = {"library_name": "harmonica-bench", "tags": TAGS}
-    base = sorted({m.source for m in models if m.hub and m.source})
+    base = sorted({r for m in models if (m.hub or m.own) and (r := _repository(m))})
     if base:
         about["base_model"] = base
     return (
@@ -84,10 +85,12 @@ def _use(name: str, repository: str, made: Plan | Router) -> str:
 def _snippet(name: str, p: Protocol, model: Model | None, call: str | None) -> str:
     """The plan on a diffusers pipeline."""
     lines = ["import harmonica", ""]
-    if model and not (model.hub and model.companion):
-        source = model.source if model.hub else str(Path(model.source).relative_to(ROOT))
-        where = "" if model.hub else "  # in a checkout of HarmoniCa-bench"
-        lines.append(f'pipe = harmonica.load_pipeline("{source}"){where}')
+    shipped = model is not None and not (model.hub or model.own)
+    if model and shipped:
+        source = Path(model.source).relative_to(ROOT)
+        lines.append(f'pipe = harmonica.load_pipeline("{source}")  # in a checkout of HarmoniCa-bench')
+    elif model and not model.companion and (name_on_hub := _repository(model)):
+        lines.append(f'pipe = harmonica.load_pipeline("{name_on_hub}")')
     else:
         about = f"{model.title}, {model.resolution} pixels" if model else p.model
         lines.append(f"pipe = ...  # diffusers' pipeline of {about}")
@@ -96,6 +99,11 @@ def _snippet(name: str, p: Protocol, model: Model | None, call: str | None) -> s
     lines.append(f'harmonica.enable_cache(pipe, "{name}")')
     lines.append(f"images = pipe({call or '...'}, num_inference_steps={p.steps}, guidance_scale={p.cfg:g}).images")
     return "```python\n" + "\n".join(lines) + "\n```"
+
+
+def _repository(model: Model) -> str:
+    """Where the hub has the model's pipeline; "" if it is not known."""
+    return model.source if model.hub else repository_of(model)
 
 
 def _table(rows: list[tuple[str, str]]) -> str:

@@ -79,6 +79,18 @@ def test_rows_of_latents(tmp_path):
     assert "1.5x fewer MACs: " in comparison.text(table)
 
 
+def test_only_rows_of_equal_macs_are_ranked(tmp_path):
+    """A fixed interval that saves far more than asked for is not worse than what saves less."""
+    own = calls()
+    found = compare.candidates(own, ["fora"], [1.2], tmp_path, {})
+    compare.measure(own, found, 2, pictures=False)
+    table = pd.DataFrame(compare.rows(own, found)).set_index("name")
+    assert table.theoretical_speedup["fora"] > 1.2 * 1.05 and not table.compared["fora"] and not table.tied["fora"]
+    assert table.compared["fewer_steps"] and table.tied["fewer_steps"]
+    (line,) = comparison.advice(table.reset_index())
+    assert line.startswith("1.2x fewer MACs: Fewer steps, ") and "not at equal MACs: FORA (" in line
+
+
 @pytest.mark.parametrize("given, says", [
     (["--speedups", "1"], "above 1"), (["--set", "images=2"], "METHOD.KEY=VALUE"), (["--call", "x"], "KEY=VALUE"),
     (["--methods", "harmonica"], "does not work on a pipeline|needs a model of this suite"),

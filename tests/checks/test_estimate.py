@@ -164,6 +164,12 @@ def test_a_device_that_is_not_known(capsys):
     assert "unknown device 'h1000'; did you mean 'h100'?" in capsys.readouterr().err
 
 
+def test_the_scale_is_that_of_the_configuration(capsys, tmp_path):
+    (tmp_path / "own.yaml").write_text("scale: paper\n")
+    assert main(["estimate", "table6", "--configfile", str(tmp_path / "own.yaml")]) == 0
+    assert "GPU-hours" in capsys.readouterr().out
+
+
 def test_a_configuration_that_is_wrong(capsys, tmp_path):
     assert main(["estimate", "table1", "--scale", "paper", "--config", '{"imges": 5}']) == 2
     assert "did you mean 'images'?" in capsys.readouterr().err

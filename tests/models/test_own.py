@@ -126,6 +126,9 @@ def test_what_a_folder_says_of_its_model(folder, tmp_path):
     model = get_model(str(tmp_path / "about"))
     assert (model.title, model.extractor, model.cfg) == ("Mine", "inception-2015-12-05", 2.0)
     assert model.reference == str(tmp_path / "about" / "pictures") and model.name == get_model(str(folder)).name
+    assert model.training_images.resolve() == (folder / "train_images.npz").resolve()
+    (tmp_path / "about" / "train_images.npz").touch()  # where a user may write
+    assert get_model(str(tmp_path / "about")).training_images == tmp_path / "about" / "train_images.npz"
     before = model.data_set
     (tmp_path / "about" / "pictures" / "a.png").write_bytes(b"x")
     assert get_model(str(tmp_path / "about")).data_set != before

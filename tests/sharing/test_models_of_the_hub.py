@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import pytest
-from fake_hub import Hub
+import yaml
+from fake_hub import TOKEN, Hub
+from huggingface_hub import constants
 
 from harmonica.cli import main
 from harmonica.models import MODELS, own
@@ -42,6 +44,31 @@ def test_it_is_fetched_and_named_by_its_repository(hub, capsys, tmp_path):
     assert Plan.load("p.safetensors").protocol.model == own.of_folder(folder).name
     asked = len(hub.requests)
     assert main(["fetch", NAME]) == 0 and len(hub.requests) == asked  # it is there
+
+
+@pytest.mark.parametrize("where", ["the hub", "a folder"])
+def test_the_card_of_a_plan_for_it(where, hub, capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
+    model = NAME
+    if where == "the hub":
+        hub.add(NAME, files())
+        assert main(["fetch", NAME]) == 0
+    else:
+        model = "./mine"
+        for name, data in files().items():
+            (tmp_path / "mine" / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "mine" / name).write_bytes(data)
+    assert main(["plan", "fora", "--model", model, "--steps", "4", "-o", "p.safetensors"]) == 0
+    assert main(["push", "p.safetensors", "ada/plans"]) == 0
+    card = hub.repositories["ada/plans"].files()["README.md"].decode()
+    if where == "the hub":
+        assert f'harmonica.load_pipeline("{NAME}")' in card and yaml.safe_load(card.split("---\n")[1])[
+            "base_model"
+        ] == [NAME]
+    else:
+        assert "pipe = ...  # diffusers' pipeline of mine, 32 pixels" in card and str(tmp_path) not in card
+    assert main(["show", "p.safetensors"]) == 0 and "fora for " in capsys.readouterr().out
 
 
 def test_weights_that_come_damaged_are_fetched_again(hub, capsys, tmp_path):
