@@ -42,8 +42,13 @@ def of_case(name: str, e: Experiment, steps: int, method: str | None, resolution
     t["of"] = t.steps.where(is_uncached).ffill() if is_uncached.any() else t.steps
     found = _first(t, {"method": method, "resolution": resolution, "sampler": SAMPLERS[e.protocol.sampler],
                        "steps": steps, "of": e.protocol.steps})  # fmt: skip
-    other_guidance = e.model.scale == "paper" and found.get("cfg", e.model.cfg) != e.protocol.cfg
-    return {} if other_guidance else found
+    return of_guidance(found, e)
+
+
+def of_guidance(found: dict, e: Experiment) -> dict:
+    """A row of the paper, or {} at the paper scale under another guidance scale than its own."""
+    other = e.model.scale == "paper" and found.get("cfg", e.model.cfg) != e.protocol.cfg
+    return {} if other else found
 
 
 def caches_as_much(found: dict, cur: float) -> bool:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from harmonica.backbones.base import Backbone
 from harmonica.compression import CompressionTask, Layer
 from harmonica.compression.calibration import Step, trajectory
+from harmonica.compression.learning import finite
 from harmonica.compression.linear import QuantLinear
 from harmonica.compression.numerics import bounds, fake
 from harmonica.compression.places import linear_of, replace
@@ -92,7 +93,7 @@ def reconstruct(
         errors["before"] = _error(model, block, inputs, targets)
         for name, layer in learning.items():
             replace(model, name, layer)
-        _fit(model, block, inputs, targets, learning, iterations, g)
+        _fit(task, model, block, inputs, targets, learning, iterations, g)
         for name, layer in learning.items():
             parts[name] |= layer.decided()
             replace(model, name, as_integers(name))
@@ -133,7 +134,7 @@ def _error(model: Backbone, block: tuple[int, int], inputs: list[tuple], targets
     return error / sum(float(t.square().sum()) for t in targets)
 
 
-def _fit(model, block, inputs, targets, learning: dict[str, AdaRound], iterations: int, g: torch.Generator) -> None:
+def _fit(task, model, block, inputs, targets, learning: dict[str, AdaRound], iterations: int, g) -> None:
     """Find the roundings and input scales of a block."""
     layers = list(learning.values())
     optimiser = torch.optim.Adam([
@@ -149,5 +150,5 @@ def _fit(model, block, inputs, targets, learning: dict[str, AdaRound], iteration
         if done >= 0:
             loss = loss + WEIGHT * sum(layer.undecided(last + (first - last) * (1 - done)) for layer in layers)
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        finite(loss, task).backward()
         optimiser.step()

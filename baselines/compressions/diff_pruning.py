@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from harmonica.compression import Compression, CompressionTask, Compressor
 from harmonica.plan import Protocol
-from harmonica.utils import UserError, setting
+from harmonica.utils import setting
 
 ALIGNED = 8  # hidden channels are kept in multiples of it
 LABEL_DROPOUT = 0.1
@@ -34,9 +34,11 @@ class DiffPruning(Compressor):
     )
     threshold: float = setting(0.05, "of the largest loss, at which the walk over timesteps ends", above=0, below=1)
     stride: int = setting(10, "timesteps from one gradient to the next", at_least=1)
-    updates: int | None = setting(None, "of the training after pruning; default: 100 000, at the pocket scale 600")
-    batch: int | None = setting(None, "images of an update; default: 128, at the pocket scale 64")
-    lr: float = setting(2e-4, "of AdamW")
+    updates: int | None = setting(
+        None, "of the training after pruning; default: 100 000, at the pocket scale 600", at_least=1
+    )
+    batch: int | None = setting(None, "images of an update; default: 128, at the pocket scale 64", at_least=1)
+    lr: float = setting(2e-4, "of AdamW", above=0)
 
     def recipe(self, scale: str) -> tuple[int, int]:
         """Updates after pruning, and images of each."""
@@ -67,7 +69,7 @@ class DiffPruning(Compressor):
         def macs(left: tuple[int, int]) -> float:
             return sum(changed(*left)["branch_macs"]) + layout.other_macs
 
-        self._accumulate(model, data, batch)
+        self._accumulate(task, model, data, batch)
         scores = importance(model, heads)
         hidden = next(len(v) for (_, kind), v in scores.items() if kind == "hidden")
         if self.ratio is None:
@@ -94,15 +96,17 @@ class DiffPruning(Compressor):
         channels = round(hidden * (1 - ratio) / ALIGNED) * ALIGNED
         return max(1, round(heads * (1 - ratio))), max(min(ALIGNED, hidden), min(hidden, channels))
 
-    def _accumulate(self, model, data: Images, batch: int) -> None:
+    def _accumulate(self, task, model, data: Images, batch: int) -> None:
         """Gradients of the noise loss, added up until the loss is below the threshold."""
         import torch
+
+        from harmonica.compression.learning import finite
 
         model.requires_grad_(True)
         x0, labels = data.draw(batch, dropout=0.0)
         noise, largest = data.noise(batch), 0.0
         for t in range(0, 1000, self.stride):
-            loss = data.loss(model, x0, labels, noise, torch.full((batch,), t))
+            loss = finite(data.loss(model, x0, labels, noise, torch.full((batch,), t)), task)
             largest = max(largest, float(loss.detach()))
             if float(loss.detach()) < self.threshold * largest:
                 break
@@ -112,6 +116,8 @@ class DiffPruning(Compressor):
         """Train the pruned model, which then has the average of its weights; returns the last loss."""
         import torch
         from tqdm import tqdm
+
+        from harmonica.compression.learning import finite
 
         model.requires_grad_(True)
         for p in model.parameters():
@@ -123,15 +129,13 @@ class DiffPruning(Compressor):
         for _ in tqdm(range(updates), desc=task.name, mininterval=5):
             x0, labels = data.draw(batch, LABEL_DROPOUT)
             t = torch.randint(1000, (batch,), generator=data.g)
-            loss = data.loss(model, x0, labels, data.noise(batch), t)
+            loss = finite(data.loss(model, x0, labels, data.noise(batch), t), task)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()
             with torch.no_grad():
                 for k, p in model.named_parameters():
                     average[k].lerp_(p, 1 - decay)
-        if not torch.isfinite(loss):
-            raise UserError(f"{task.name}: the loss is {float(loss)}: latents or learning rate are wrong")
         with torch.no_grad():
             for k, p in model.named_parameters():
                 p.copy_(average[k])

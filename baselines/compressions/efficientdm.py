@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from harmonica.compression import Compression, CompressionTask, Quantiser
 from harmonica.plan import Protocol
-from harmonica.utils import UserError, setting
+from harmonica.utils import setting
 
 UPDATES, SHARE = 16_000, 1 / 2500  # as published
 SHORTEST = 400  # updates of a training, below which rates rise no further
@@ -54,6 +54,7 @@ class EfficientDM(Quantiser):
 
         from harmonica.compression.assemble import tensors_of
         from harmonica.compression.calibration import noise_of, trajectory
+        from harmonica.compression.learning import finite
         from harmonica.execution import Guided, Plain
 
         rank, trajectories, batch = self.recipe(task.model.scale, task.protocol.steps)
@@ -70,14 +71,12 @@ class EfficientDM(Quantiser):
                     # the keys of captions are quantised, too, so the condition is computed at every update
                     guided = Guided.by(task.protocol, student.backbone, step.labels)
                     output = guided(step.latents, step.t, Plain(student.backbone))
-                    loss = noise_of(task, output - step.output).square().sum()
+                    loss = finite(noise_of(task, output - step.output).square().sum(), task)
                     optimiser.zero_grad(set_to_none=True)
                     loss.backward()
                     optimiser.step()
                     decay.step()
                     bar.update()
-        if not torch.isfinite(loss):
-            raise UserError(f"{task.name}: the loss is {float(loss)}: weights or learning rate are wrong")
         tensors = tensors_of(task.backbone, student.parts())
         cost = {"images": 0, "updates": updates, "rounds": trajectories}
         return task.compression(tensors, student.described, timesteps=tuple(map(float, task.sampler.timesteps)),

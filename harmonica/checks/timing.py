@@ -3,12 +3,12 @@ when inputs were there and what failed."""
 
 import base64
 import json
-import os
 import re
 from collections import Counter
 from pathlib import Path
 
 from harmonica.utils import UserError
+from harmonica.utils.provenance import usable_cores
 
 
 def report(folder: Path) -> str:
@@ -57,7 +57,7 @@ def report(folder: Path) -> str:
         out.append(f"  imports and loading in the jobs: {100 * start / busy:.1f} %")
         return "\n".join(out)
     alone = sum(t["total_s"] for name, t in jobs if name == "latency")  # has all cores
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     idle = wall * cores - busy - alone * (cores - 1)
     out.append(f"the workflow's last run: {wall:.0f} s on {cores} cores, {wall * cores:.0f} core-seconds; of these")
     out.append(f"  imports and loading in the jobs: {100 * start / (wall * cores):.1f} %")

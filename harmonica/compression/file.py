@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from harmonica.backbones.base import Backbone
 
-FORMAT = "harmonica-compression-1"
+FORMAT = "harmonica-compression-2"
 COMMAND = "harmonica compress"
 FULL_BITS = 32  # of a number that is not quantised, in bit operations
 
@@ -79,7 +79,8 @@ class Compression:
         return replace(layout, **changes)
 
     def save(self, path: str | Path) -> Compression:
-        """Write the file, atomically; returns what `load` reads from it."""
+        """Write the file, atomically; returns what `load` reads from it. Raises UserError for what is not finite."""
+        import torch
         from safetensors.torch import save
 
         from harmonica.compression.numerics import pack
@@ -88,6 +89,8 @@ class Compression:
         for name, value in self.tensors.items():
             owner, _, part = name.rpartition(".")
             value = value.detach().cpu().contiguous()
+            if value.is_floating_point() and not torch.isfinite(value.float()).all():
+                raise UserError(f"{name} of the compression by {self.origin.method} is not finite: it was not saved")
             if part == "integers" and self.layers[owner].weight_bits <= 4:
                 tensors[f"{owner}.packed"] = pack(value)
             else:
@@ -96,14 +99,19 @@ class Compression:
             "layers": {k: v.__dict__ for k, v in self.layers.items()},
             "kept": self.kept, "layout": self.layout, "timesteps": list(self.timesteps),
         }  # fmt: skip
-        text = json.dumps(about, sort_keys=True)
-        metadata = {"format": FORMAT, "about": text, "checksum": _checksum(text, tensors)}
+        try:
+            text = json.dumps(about, sort_keys=True, allow_nan=False)
+        except ValueError:
+            raise UserError(f"the compression by {self.origin.method} says a number that is not finite") from None
+        metadata = {"format": FORMAT, "about": text, "about_checksum": _hash(text)}
+        metadata["checksum"] = _checksum(text, tensors)
         write_atomic(path, save(tensors, metadata=metadata))
         return Compression.load(path)
 
     @staticmethod
     def load(path: str | Path) -> Compression:
-        """Read what a file says; its tensors are read, and their checksum compared, when they are first used.
+        """Read what a file says, by a checksum of its own; tensors are read, and theirs compared, when they are first
+        used.
 
         Raises UserError if it is missing, damaged, or no compression.
         """
@@ -116,6 +124,8 @@ class Compression:
             raise UserError(
                 f"{path} is not a compression: the format in its metadata is {metadata.get('format')!r}, not {FORMAT!r}"
             )
+        if _hash(metadata.get("about", "")) != metadata.get("about_checksum"):
+            raise UserError(f"{path} is damaged: what its metadata says does not have the checksum in it")
         try:
             about = json.loads(metadata["about"])
             protocol, origin = from_json(about)
@@ -150,7 +160,11 @@ def _checksum(about: str, tensors: dict[str, Tensor]) -> str:
     """sha256 of what a file says and of its tensors."""
     from harmonica.utils.torch_files import of_tensors
 
-    return hashlib.sha256(f"{about} {of_tensors(tensors)}".encode()).hexdigest()
+    return _hash(f"{about} {of_tensors(tensors)}")
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _read(path: Path, about: str, checksum: str, layers: dict[str, Layer]) -> dict[str, Tensor]:

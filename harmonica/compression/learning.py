@@ -10,6 +10,14 @@ from torch import Tensor, nn
 
 from harmonica.compression.assemble import integers_of
 from harmonica.compression.numerics import fake, from_grid, min_max, to_grid
+from harmonica.utils import UserError
+
+
+def finite(loss: Tensor, task) -> Tensor:
+    """The loss (). Raises UserError if it is not finite: what comes after would be lost time."""
+    if not torch.isfinite(loss):
+        raise UserError(f"{task.name}: the loss is {loss.item()}: weights, latents or learning rate are wrong")
+    return loss
 
 
 class LoRALinear(nn.Module):

@@ -61,9 +61,15 @@ def read_captions(path: Path) -> list[str]:
     if path.suffix != ".csv":  # a caption may have any other separator of lines, such as U+2028
         return [line for line in text.split("\n") if line.strip()]
     rows = csv.DictReader(io.StringIO(text, newline=""))
-    if "caption" not in (rows.fieldnames or ()):
-        raise UserError(f"{path} has no column `caption`")
-    return [row["caption"] for row in rows]
+    try:
+        if "caption" not in (rows.fieldnames or ()):
+            raise UserError(f"{path} has no column `caption`")
+        found = [row["caption"] for row in rows]
+    except csv.Error as e:
+        raise UserError(f"{path} is not CSV (line {rows.line_num}: {e})") from None
+    if None in found:
+        raise UserError(f"{path} has no caption in row {found.index(None) + 1}: the row ends before that column")
+    return found
 
 
 def write_coco(annotations: Path, out: Path, seed: int = 0) -> int:

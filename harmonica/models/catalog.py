@@ -1,5 +1,6 @@
 """The models by name, with their official protocols, those of other packages, and users' own."""
 
+import re
 import sys
 from collections.abc import Iterable
 from dataclasses import replace
@@ -86,6 +87,9 @@ MODELS = {
 }  # fmt: skip
 
 
+NAME = re.compile(r"[A-Za-z0-9][\w.-]*")  # of a model: it names files
+
+
 @cache
 def offered() -> dict[str, Model]:
     """The models of other packages by name: an entry point of `harmonica.models` is a Model, some of them, or a
@@ -111,6 +115,9 @@ def _of_entry_point(point) -> list[Model]:
         raise plugins.refused(point, f"cannot be used ({type(e).__name__}: {e})") from None
     if not models or not all(isinstance(m, Model) for m in models):
         raise plugins.refused(point, "offers no harmonica.models.Model")
+    for m in models:
+        if not NAME.fullmatch(m.name):
+            raise plugins.refused(point, f"offers {m.name!r}: a name has letters, digits, `-`, `_` and `.`")
     return models
 
 

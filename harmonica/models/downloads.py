@@ -18,6 +18,7 @@ from tqdm import tqdm
 from harmonica.models import Model
 from harmonica.models.own import repository_folder
 from harmonica.utils import UserError, file_hash, unknown, weights_folder
+from harmonica.utils.errors import of_the_disk
 
 PARTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")  # of a pipeline
 _ADM = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batches/imagenet"
@@ -92,6 +93,8 @@ def fetch(name: str) -> Path:
     try:
         _download(f.url, part)
     except (urllib.error.URLError, OSError) as e:
+        if of_the_disk(e):
+            raise
         reason = getattr(e, "reason", None) or e
         raise _missing(f, f"it could not be downloaded here ({reason}); run this again with network") from None
     try:
@@ -171,6 +174,8 @@ def fetch_repository(name: str) -> Path:
     except UserError:
         raise
     except Exception as e:  # the hub's client raises many kinds, of several packages
+        if of_the_disk(e):
+            raise
         raise UserError(
             f"{name} could not be downloaded here ({type(e).__name__}): put the folders {', '.join(PARTS)} of that "
             f"repository into {folder}, or pass a folder that has them"
@@ -192,6 +197,8 @@ def _download_part(model: Model, part: str) -> None:
     except UserError:
         raise
     except Exception as e:  # the hub's client raises many kinds, of several packages
+        if of_the_disk(e):
+            raise
         why = f"could not be downloaded here ({type(e).__name__})"
         raise _missing_model(model, _missing_parts(model), why) from None
 

@@ -1,5 +1,6 @@
 """Loading weights: backbones, autoencoders, text encoders, on the GPU if there is one."""
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -111,13 +112,26 @@ def load_weights(
         state = read_state(checkpoint or folder, device)
         if checkpoint and isinstance(backbone, DiT):
             state = original_to_diffusers(state)
+        _check_blocks(state, backbone, weights)
         loaded = backbone.load_weights(state)
     except (KeyError, RuntimeError) as e:
         raise UserError(f"{weights} does not contain the weights that its config.json describes ({brief(e)})") from None
-    for name, x in loaded.named_parameters():
+    _check_finite(loaded, weights)
+    return loaded
+
+
+def _check_blocks(state: dict[str, torch.Tensor], backbone: Backbone, weights: Path) -> None:
+    """Raise UserError for weights of more blocks than the configuration says: the model would lack its last ones."""
+    found = {int(m[1]) for key in state if (m := re.match(r"transformer_blocks\.(\d+)\.", key))}
+    depth = len(backbone.layout.blocks)
+    if found and len(found) > depth:
+        raise UserError(f"{weights} has {len(found)} blocks, and its config.json says {depth}")
+
+
+def _check_finite(module: torch.nn.Module, weights: Path) -> None:
+    for name, x in module.named_parameters():
         if not torch.isfinite(x).all():
             raise UserError(f"{weights} has weights that are not finite numbers (in {name}): it is damaged")
-    return loaded
 
 
 def load_autoencoder(model: Model):
@@ -136,9 +150,15 @@ def _pretrained(cls: Any, folder: Path, **more: Any) -> Any:
     if not is_complete(folder):
         raise UserError(f"{folder} has no complete weights, which {cls.__name__} needs")
     try:
-        return cls.from_pretrained(folder, **more)
+        loaded, about = cls.from_pretrained(folder, output_loading_info=True, **more)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as e:
         raise UserError(f"{folder} is damaged, or not {cls.__name__} ({type(e).__name__}: {brief(e)})") from None
+    absent = sorted(map(str, [*about["missing_keys"], *about["mismatched_keys"]]))
+    if absent:  # they would be random
+        raise UserError(f"{folder} lacks {len(absent)} of the weights of {cls.__name__}, or has them in another shape: "
+                        f"{absent[0]}")  # fmt: skip
+    _check_finite(loaded, folder)
+    return loaded
 
 
 def load_decoder(model: Model, memory: float | None = None) -> Callable:

@@ -223,9 +223,10 @@ def _kind(source: Path) -> tuple[dict[str, Any], str]:
 def _checkpoint(source: Path) -> str:
     """The path of an original checkpoint, of a transformer without weights in the form of diffusers."""
     folder = source / "transformer"
-    if any(p.suffix in (".safetensors", ".bin") for p in folder.iterdir()):
+    files = [p for place in (folder, source) for p in sorted(place.iterdir()) if not p.name.startswith(".")]
+    if any(p.suffix in (".safetensors", ".bin") for p in files if p.parent == folder):
         return ""
-    found = [p for place in (folder, source) for p in sorted(place.iterdir()) if p.suffix in CHECKPOINTS]
+    found = [p for p in files if p.suffix in CHECKPOINTS]
     if len(found) > 1:
         raise UserError(f"{source} has several checkpoints, {', '.join(p.name for p in found)}: leave one")
     if not found:

@@ -24,7 +24,8 @@ def weight_files(folder: Path) -> list[Path]:
     """The files with the weights of a component's folder; [] if there are none. Of several forms the first complete
     one is taken. Raises UserError for an index that is damaged or names a file outside the folder."""
     forms = [[folder / name] for name in NAMES if (folder / name).is_file()]
-    forms += [_indexed(index) for index in sorted(folder.glob("*.index.json"), reverse=True)]  # safetensors first
+    indices = [p for p in folder.glob("*.index.json") if not p.name.startswith(".")]  # such as macOS' own
+    forms += [_indexed(index) for index in sorted(indices, reverse=True)]  # safetensors first
     return next((files for files in forms if all(p.is_file() for p in files)), forms[0] if forms else [])
 
 

@@ -1,6 +1,5 @@
 """Plans and routers in Hugging Face hub repositories: pushed with a card, pulled by the loaders that check them."""
 
-import errno
 import hashlib
 import os
 import tempfile
@@ -14,6 +13,7 @@ from harmonica.plan import Plan, Router
 from harmonica.sharing import card, files
 from harmonica.sharing.measured import Quality
 from harmonica.utils import UserError, write_atomic
+from harmonica.utils.errors import of_the_disk
 
 SUFFIX = ".safetensors"
 LARGEST = 1 << 26  # bytes of a file that is taken from the hub; plans have kilobytes
@@ -173,8 +173,8 @@ def _one_sentence(what: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as e:  # the hub's client raises many kinds, of several packages
-        if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
-            raise  # of this machine's disk
+        if of_the_disk(e):
+            raise
         raise UserError(f"cannot {what}: {_reason(e)}") from None
 
 

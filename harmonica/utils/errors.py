@@ -1,6 +1,7 @@
 """Errors for the user: one sentence that says what was requested, what was found, and what to do."""
 
 import difflib
+import errno
 import os
 import sys
 from collections.abc import Callable, Iterable
@@ -16,6 +17,13 @@ def unknown(kind: str, name: object, known: Iterable[str]) -> UserError:
     close = difflib.get_close_matches(name.rsplit(": ")[-1], known, n=1)
     hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
     return UserError(f"unknown {kind} {name!r}; {hint}")
+
+
+def of_the_disk(error: Exception) -> bool:
+    """Whether an error is of this machine's disk, and of nothing that was done with it: it is full, or may not be
+    written to."""
+    disk = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+    return isinstance(error, OSError) and error.errno in disk
 
 
 def guarded(program: str, function: Callable[[], int | None], lower: Iterable[str] = ()) -> int:

@@ -48,14 +48,17 @@ def read_picture(path: Path) -> Image:
 def _rgb(picture: Image, path: Path) -> Image:
     from PIL import Image
 
-    if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
-        own = picture.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", own.size, "white"), own).convert("RGB")
+    clear = picture.info.get("transparency")
     if picture.mode.startswith("I"):
         pixels = np.asarray(picture).astype(np.int64)
         if pixels.min() < 0 or pixels.max() > 65535:
             raise UserError(f"{path} has numbers outside 16 bits: convert it to 8 bits first")
+        if clear is not None:  # a grey that is transparent
+            pixels = np.where(pixels == clear, 65535, pixels)
         return Image.fromarray((pixels / 257).round().astype(np.uint8)).convert("RGB")
+    if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or clear is not None:
+        own = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", own.size, "white"), own).convert("RGB")
     if picture.mode == "P" or picture.mode in PLAIN:
         return picture.convert("RGB")
     raise UserError(f"{path} has the mode {picture.mode}, which is not a picture of 8 or 16 bits")

@@ -3,7 +3,7 @@
 from harmonica.experiments import Experiment
 from paper_tables.compressed import full_precision, interaction
 from paper_tables.layout import compressed_and_cached
-from paper_tables.published import lookup
+from paper_tables.published import SAMPLERS, lookup, of_guidance
 
 MODELS = {"dit": "DiT-XL/2", "pixart": "PixArt-alpha"}
 
@@ -15,9 +15,11 @@ def published(e: Experiment, steps: int) -> dict:
         return {}
     resolution = e.model.resolution if e.model.scale == "paper" else 256
     rows = {"full": "EfficientDM", "harmonica": "EfficientDM + HarmoniCa"}
-    kind = MODELS.get(e.model.kind, "")
+    kind = MODELS.get(e.model.kind, "") if e.model.title != "PixArt-Σ" else ""
     name = rows[e.name] + (" (beta=4e-8)" if kind == "DiT-XL/2" and e.name == "harmonica" else "")
-    return lookup("table5_with_quantization", model=kind, resolution=resolution, method=name)
+    sampler = SAMPLERS[e.protocol.sampler]
+    where = {"model": kind, "resolution": resolution, "sampler": sampler, "steps": steps, "method": name}
+    return of_guidance(lookup("table5_with_quantization", **where), e)
 
 
 TABLE = compressed_and_cached(

@@ -103,6 +103,54 @@ def test_a_damaged_file(tmp_path):
         Compression.load(tmp_path / "nowhere.safetensors")
 
 
+def test_what_a_damaged_file_says_is_not_read(tmp_path):
+    """Tables print it, and never read the tensors."""
+    made(tmp_path, "w8a8")
+    path = next(tmp_path.glob("*.safetensors"))
+    data = path.read_bytes()
+    at = data.index(b"macs") + 12
+    path.write_bytes(data[:at] + (b"7" if data[at : at + 1] != b"7" else b"8") + data[at + 1 :])
+    with pytest.raises(UserError, match="what its metadata says does not have the checksum"):
+        Compression.load(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "where"),
+    [
+        ("efficientdm", "harmonica.compression.calibration.noise_of"),
+        ("diff_pruning", "baselines.compressions.diff_pruning.Images.loss"),
+    ],
+)
+def test_a_loss_that_is_not_finite_ends_it(tmp_path, monkeypatch, name, where):
+    calls = []
+
+    def loss(*args):
+        calls.append(1)
+        return torch.tensor(float("nan"), requires_grad=True)
+
+    monkeypatch.setattr(where, loss)
+    with pytest.raises(UserError, match="the loss is nan"):
+        made(tmp_path, name)
+    assert len(calls) == 1 and not list(tmp_path.iterdir())
+
+
+def test_numbers_that_are_not_finite_are_not_saved(tmp_path):
+    c = made(tmp_path, "w8a8")
+    name = next(k for k, v in c.tensors.items() if v.is_floating_point())
+    wrong = replace(c, read=lambda: c.tensors | {name: c.tensors[name] * float("inf")})
+    with pytest.raises(UserError, match="is not finite: it was not saved"):
+        wrong.save(tmp_path / "other.safetensors")
+    with pytest.raises(UserError, match="says a number that is not finite"):
+        replace(c, origin=replace(c.origin, notes={"loss": float("nan")})).save(tmp_path / "other.safetensors")
+    assert not (tmp_path / "other.safetensors").exists()
+
+
+@pytest.mark.parametrize("settings", [{"updates": 0}, {"batch": -1}, {"lr": -1.0}])
+def test_settings_of_the_training_after_pruning(settings):
+    with pytest.raises(UserError, match=r"must be in [\[(]"):
+        CompressedModel.of(protocol(3), "diff_pruning", settings)
+
+
 def test_another_model_is_refused(tmp_path):
     with pytest.raises(UserError, match="made for pocket-dit, and does not fit pocket U-ViT"):
         made(tmp_path, "w8a8").apply(load_backbone(get_model("pocket-uvit")))

@@ -65,3 +65,9 @@ def test_what_is_refused(weights, monkeypatch):
     saved("resnet10t", weights)
     with pytest.raises(UserError, match="takes images of 3 channels, got 8×8 with 1"):
         networks.get_extractor("timm/resnet10t")(np.zeros((2, 8, 8), np.uint8))
+
+
+@pytest.mark.parametrize("name", ["timm/$(touch x)", "timm/../secret", "timm/", "timm/a b", "timm/a/b"])
+def test_a_name_that_could_be_anything_else(name):
+    with pytest.raises(UserError, match="unknown extractor"):
+        networks.check_name(name)

@@ -14,7 +14,7 @@ from harmonica.evaluation.features.clip import Clip
 from harmonica.evaluation.references import folder_reference
 from harmonica.execution import Plain
 from harmonica.models import embeddings, get_model, loading, spec
-from harmonica.models.captions import CaptionList, write_coco
+from harmonica.models.captions import CaptionList, read_captions, write_coco
 from harmonica.models.embeddings import EmbeddedCaptions, embed, embedded
 from harmonica.models.spec import embeddings_folder
 from harmonica.utils.errors import UserError
@@ -111,6 +111,12 @@ def test_other_content_is_another_folder(fake, tmp_path, monkeypatch):
     found = {first, *(embeddings_folder(m) for m in (again, longer))}
     monkeypatch.setattr(spec, "TRAINING_CAPTIONS", 3)
     assert len({*found, embeddings_folder(longer)}) == 4
+
+
+def test_a_row_that_ends_early(tmp_path):
+    (tmp_path / "a.csv").write_text("id,caption\n1,a red heart\n2\n")
+    with pytest.raises(UserError, match="a.csv has no caption in row 2"):
+        read_captions(tmp_path / "a.csv")
 
 
 def test_lists_that_are_wrong(fake, tmp_path):

@@ -1,8 +1,10 @@
 """Weights and files of others: fetched once, resumed, checked, or asked for in one sentence."""
 
+import errno
 import functools
 import http.server
 import json
+import os
 import threading
 
 import pytest
@@ -90,6 +92,19 @@ def test_offline_is_one_sentence(tmp_path, capsys, monkeypatch):
     assert all(x in err for x in ("x.npz (the statistics of something) is missing", gone.url, str(tmp_path / "x.npz")))
     assert main(["fetch", "y.npz"]) == 2
     assert "unknown model 'y.npz'" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_not_called_a_lack_of_network(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HARMONICA_WEIGHTS", str(tmp_path))
+
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / "part"))
+
+    monkeypatch.setattr(downloads, "_download", full)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", full)
+    for name in ("DDIM20_router.pt", "dit-xl-2-256", "ada/small-dit"):
+        assert main(["fetch", name]) == 2
+        assert f"No space left on device: {tmp_path / 'part'}" in capsys.readouterr().err
 
 
 def test_models_offline(tmp_path, capsys, monkeypatch):

@@ -1,5 +1,6 @@
 """Weights that are damaged are refused before anything is computed with them."""
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -10,11 +11,12 @@ from safetensors.torch import load_file, save_file
 
 from harmonica.execution import Batch, run
 from harmonica.models import MODELS
-from harmonica.models.loading import load_backbone
+from harmonica.models.loading import load_autoencoder, load_backbone, load_text_encoder
 from harmonica.plan import Protocol, all_compute
 from harmonica.utils.errors import UserError
 
 MODEL = MODELS["pocket-dit"]
+TEXT = MODELS["pocket-pixart"]
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
 
 
@@ -53,6 +55,35 @@ def test_truncated_files(copy, name, content, says):
     (Path(copy.source) / name).write_bytes(content)
     with pytest.raises(UserError, match=says):
         load_backbone(copy)
+
+
+def test_blocks_that_the_configuration_does_not_have(copy):
+    path = Path(copy.source) / "transformer" / "config.json"
+    about = json.loads(path.read_text())
+    path.write_text(json.dumps(about | {"num_layers": about["num_layers"] - 1}))
+    with pytest.raises(UserError, match=f"has {about['num_layers']} blocks, and its config.json says"):
+        load_backbone(copy)
+
+
+@pytest.mark.parametrize(("part", "load"), [("vae", load_autoencoder), ("text_encoder", load_text_encoder)])
+@pytest.mark.parametrize("what", ["absent", "of another shape", "not finite"])
+def test_other_parts_are_as_complete(tmp_path, part, load, what):
+    """The libraries' own loaders take random numbers for a weight that is not there."""
+    shutil.copytree(Path(TEXT.source), tmp_path / "m", ignore=shutil.ignore_patterns("*.npz"))
+    model = replace(TEXT, source=str(tmp_path / "m"))
+    load(model)
+    (path,) = (tmp_path / "m" / part).glob("*.safetensors")
+    state = load_file(path)
+    name = sorted(k for k in state if state[k].ndim == 2 or "conv_in.weight" in k)[-1]
+    if what == "absent":
+        del state[name]
+    elif what == "not finite":
+        state[name].view(-1)[0] = float("nan")
+    else:
+        state[name] = state[name][:1].clone()
+    save_file(state, path, {"format": "pt"})
+    with pytest.raises(UserError, match=r"lacks 1 of the weights|not finite|shape|mismatch"):
+        load(model)
 
 
 def test_latents_that_are_not_finite_name_the_step():

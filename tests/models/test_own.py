@@ -180,7 +180,7 @@ def test_models_of_other_packages(monkeypatch, capsys):
     """An entry point is a model, some of them, or a function that gives either; no name is taken over."""
     mine = replace(MODELS["pocket-dit"], name="mine", title="Mine")
     given = {"one": mine, "some": lambda: [replace(mine, name="other")], "none": [1], "taken": MODELS["pocket-dit"],
-             "broken": lambda: 1 / 0}  # fmt: skip
+             "broken": lambda: 1 / 0, "hostile": replace(mine, name="$(touch x)")}  # fmt: skip
 
     class Point(EntryPoint):
         def load(self):
@@ -193,7 +193,8 @@ def test_models_of_other_packages(monkeypatch, capsys):
         assert get_model("mine").title == "Mine" and get_model("other").own and not get_model("pocket-dit").own
         said = capsys.readouterr().err
         assert "offers 'pocket-dit', a name that is taken" in said and "ZeroDivisionError" in said
-        assert "offers no harmonica.models.Model" in said and len(said.splitlines()) == 3
+        assert "offers no harmonica.models.Model" in said and len(said.splitlines()) == 4
+        assert "offers '$(touch x)': a name has letters" in said
     finally:
         catalog.offered.cache_clear()
 

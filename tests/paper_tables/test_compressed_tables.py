@@ -28,7 +28,7 @@ def test_the_papers_rows_are_beside_those_of_eight_bits():
     assert found == [None, None, 6.10, 6.48, None]
     found = [
         get_table("table5").published(r.experiment, 20).get("FID")
-        for r in table_rows("pixart-alpha-512", sampler="dpmsolver++")
+        for r in table_rows("pixart-alpha-512", sampler="dpmsolver++", cfg=4.5)
     ]
     assert found == [None, None, 25.82, 26.15, None]
     on = ("w8a8", "efficientdm", "ptq4dit", "diff_pruning")
@@ -37,6 +37,25 @@ def test_the_papers_rows_are_beside_those_of_eight_bits():
     published = [get_table("table4").published(r.experiment, 20) for r in table_rows("dit-xl-2-256", methods)]
     assert [p.get("FID") for p in published] == [3.52, None, 6.10, 71.82, 8.22, 4.88, None]
     assert published[2]["speedup"] == 1.11 and published[5]["speedup"] == 1.44
+
+
+@pytest.mark.parametrize("table", ["table4", "table5"])
+@pytest.mark.parametrize(
+    ("model", "other", "steps"),
+    [
+        ("dit-xl-2-256", {"cfg": 4.0}, 20),
+        ("dit-xl-2-256", {"sampler": "dpmsolver++"}, 20),
+        ("dit-xl-2-256", {"steps": 50}, 50),
+        ("dit-xl-2-512", {}, 20),
+        ("pixart-alpha-256", {"sampler": "ddim"}, 20),
+        ("pixart-sigma-512", {"sampler": "dpmsolver++", "cfg": 4.5}, 20),
+        ("pocket-dit", {"sampler": "dpmsolver++"}, 20),
+        ("pocket-uvit", {"sampler": "dpm-solver"}, 20),
+    ],
+)
+def test_no_published_number_beside_another_protocol(table, model, other, steps):
+    found = table_rows(model, METHODS, **other)
+    assert all(get_table(table).published(r.experiment, steps) == {} for r in found)
 
 
 def test_a_failed_run_that_was_printed_is_not_alone():

@@ -23,6 +23,15 @@ def test_sixteen_bits_are_scaled(tmp_path):
     assert (found == GREY[..., None]).all()
 
 
+def test_a_transparent_grey_of_sixteen_bits(tmp_path):
+    grey = GREY.astype(np.uint16) * 257
+    own = Image.fromarray(grey)
+    own.save(tmp_path / "a.png", transparency=int(grey[1, 1]))
+    found = np.asarray(read_picture(tmp_path / "a.png")).astype(int)
+    clear = grey == grey[1, 1]
+    assert (found[clear] == 255).all() and (found[~clear] == GREY[..., None][~clear]).all()
+
+
 def test_transparent_pixels_are_on_white(tmp_path):
     alpha = np.full((6, 7), 255, np.uint8)
     alpha[0] = 0

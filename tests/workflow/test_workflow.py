@@ -29,6 +29,16 @@ def test_the_paper_scale_is_planned():
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("given", [[], ["images=10", "precision={latency: bfloat16}"]])
+def test_the_paper_scale_starts(tmp_path, given):
+    """With its estimate; a dry run does not come that far."""
+    command = [sys.executable, "-m", "snakemake", "-s", str(ROOT / "workflow" / "Snakefile"), "-d", str(tmp_path)]
+    command += ["--cores", "1", "--until", "plans", "--config", "scale=paper", *given, "--", "results/table1.csv"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0 and "GPU-hours" in done.stdout + done.stderr, done.stdout + done.stderr
+    assert list((tmp_path / "results" / "paper" / "plans").rglob("*fora*.safetensors"))
+
+
 def jobs_of(*config: str) -> list[tuple[str, str]]:
     """The message of every job of table 1 at the paper scale, and the jobs' outputs that it waits for."""
     command = [sys.executable, "-m", "snakemake", "-n", "results/table1.csv", "--config", "scale=paper", *config]

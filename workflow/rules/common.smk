@@ -368,13 +368,17 @@ def moments_parts(model: str) -> int:
 
 
 def table_of(name: str) -> str:
-    """The table of that name, or the first with a row or a model of it."""
+    """The table of that name, or the first with a row, a model or a compression of it."""
     if name in TABLES:
         return name
     return next(
         table
         for table, rows in ROWS.items()
-        if any(name in (r.slug, r.experiment.protocol.model) for r in rows)
+        if any(
+            name in (r.slug, r.experiment.protocol.model)
+            or (r.experiment.compression and r.experiment.compression.slug == name)
+            for r in rows
+        )
     )
 
 
@@ -518,9 +522,8 @@ def networks_while_sampling(table: str, rows: list[Row]) -> list[str]:
 
 
 def network_options(table: str, case: str) -> str:
-    return (
-        f"--extractor {case_model(table, case).extractor} {clip_options(table, case)}"
-    )
+    extractor = shlex.quote(case_model(table, case).extractor)
+    return f"--extractor {extractor} {clip_options(table, case)}"
 
 
 def sampling_options(table: str, group: str) -> str:

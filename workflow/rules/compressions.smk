@@ -16,6 +16,8 @@ rule compress:
     threads: 1
     resources:
         gpu=GPU,
+        runtime=lambda w, attempt: attempt * minutes("compress", w.compressed),
+        mem_mb=lambda w, attempt: attempt * memory_mb("compress", w.compressed),
     params:
         arguments=lambda w: COMPRESSED[w.compressed].arguments,
         options=lambda w: compression_options(COMPRESSED[w.compressed]),
@@ -30,4 +32,4 @@ rule compress:
     message:
         "Compressing: {wildcards.compressed}"
     shell:
-        "harmonica compress {params.arguments} {params.options} -o {output} > {log} 2>&1"
+        "HARMONICA_GPUS={resources.gpu} harmonica compress {params.arguments} {params.options} -o {output} > {log} 2>&1"

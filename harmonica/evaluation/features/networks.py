@@ -1,5 +1,6 @@
 """The feature networks by name."""
 
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ from harmonica.models.catalog import CLASS_CONDITIONAL, TEXT_TO_IMAGE
 from harmonica.utils import UserError, content_hash, unknown, weights_folder
 
 TIMM = "timm/"  # what the names of its networks begin with
+TIMM_NAME = re.compile(r"timm/[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")  # they name files, too
 INCEPTION_WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"
 
 
@@ -97,5 +99,5 @@ def check_model(model: Model) -> None:
 
 def check_name(name: str) -> None:
     """Raise UserError for an unknown network; whether timm has one is asked when it is loaded."""
-    if name not in EXTRACTORS and not name.startswith(TIMM):
-        raise unknown("extractor", name, EXTRACTORS)
+    if name not in EXTRACTORS and not TIMM_NAME.fullmatch(name):
+        raise unknown("extractor", name, [*EXTRACTORS, f"{TIMM}NAME"])
