@@ -158,12 +158,17 @@ def captioned(name: str):
     return model
 
 
-def compute_arguments(parser) -> None:
-    """--precision and --memory, of commands that run a model."""
+def precision_argument(parser) -> None:
+    """--precision, of commands that run a model."""
     from harmonica.utils.precision import PRECISIONS
 
     parser.add_argument("--precision", choices=PRECISIONS, default="float32",
                         help="of the model's branches; default: %(default)s")  # fmt: skip
+
+
+def compute_arguments(parser) -> None:
+    """--precision and --memory, of commands that may use all of a GPU."""
+    precision_argument(parser)
     parser.add_argument("--memory", type=float, metavar="GIB",
                         help="of the GPU that may be used; default: nine tenths of it")  # fmt: skip
 

@@ -13,7 +13,7 @@ def add_arguments(parser) -> None:
     _shared.protocol_arguments(parser)
     parser.add_argument("--seed", type=int, default=0, help="of what is random in it; default: %(default)s")
     _shared.settings_argument(parser, "compression")
-    _shared.compute_arguments(parser)
+    _shared.precision_argument(parser)
     parser.add_argument("-o", "--out", type=Path, required=True)
 
 

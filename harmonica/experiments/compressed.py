@@ -10,7 +10,7 @@ from harmonica.experiments import identity
 from harmonica.models import Model, get_model
 from harmonica.plan import Origin, Protocol
 from harmonica.utils import parse, spelled
-from harmonica.utils.precision import check_precision
+from harmonica.utils.precision import check_precision, products
 from harmonica.utils.provenance import device, versions
 
 
@@ -54,7 +54,8 @@ class CompressedModel:
         what the compressor raises."""
         origin = Origin(self.name, asdict(self.compressor), self.seed, versions())
         task = CompressionTask(self.protocol, origin, self.slug, check_precision(precision), loaded)
-        made = self.compressor.make(task)
+        with products(precision):
+            made = self.compressor.make(task)
         cost = made.origin.cost | {"training_s": round(time.perf_counter() - task.clock[0], 2)}
         hardware = {"device": device(), "precision": precision}
         return replace(made, origin=replace(made.origin, cost=cost, hardware=hardware))

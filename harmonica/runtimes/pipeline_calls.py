@@ -54,6 +54,8 @@ class Calls:
             raise UserError(f"{type(pipe).__name__} already runs under a cache: disable that first")
         if not prompts:
             raise UserError("there are no prompts")
+        if steps < 1 or (cfg is not None and not np.isfinite(cfg)):
+            raise UserError(f"a call has at least one step and a finite guidance scale, got steps {steps} and {cfg}")
         check_evaluations(pipe.scheduler)
         given = dict(arguments or {})
         known = inspect.signature(pipe.__call__).parameters

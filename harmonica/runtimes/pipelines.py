@@ -12,6 +12,7 @@ from typing import Any
 
 import diffusers
 import torch
+from safetensors import SafetensorError
 
 from harmonica.utils import UserError, read_json
 
@@ -58,7 +59,7 @@ OWN = {c.__name__: c for c in (DiTPipeline, PixArtAlphaPipeline)}
 
 def load_pipeline(folder: str | Path, **more: Any):
     """The pipeline in a folder or hub repository, as `from_pretrained` of its class, with the classes of this module
-    in place of diffusers' own. Raises UserError if a local folder has no pipeline."""
+    in place of diffusers' own. Raises UserError if a local folder has no pipeline, or a damaged one."""
     index = Path(folder) / "model_index.json"
     if Path(folder).is_dir():
         name = read_json(index, "the index of a diffusers pipeline").get("_class_name", "")
@@ -67,6 +68,10 @@ def load_pipeline(folder: str | Path, **more: Any):
             raise UserError(
                 f"{index} names the pipeline {name!r}, which diffusers {diffusers.__version__} does not have"
             )
-        return cls.from_pretrained(str(folder), **more)
+        try:
+            return cls.from_pretrained(str(folder), **more)
+        except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError) as e:
+            why = f"{type(e).__name__}: {' '.join(str(e).split())[:300]}"
+            raise UserError(f"{folder} is not a complete pipeline of the class {name} ({why})") from None
     pipe = diffusers.DiffusionPipeline.from_pretrained(str(folder), **more)
     return OWN[type(pipe).__name__](**pipe.components) if type(pipe).__name__ in OWN else pipe

@@ -39,7 +39,7 @@ class ClosedLoop:
     (`against` "uncached"), or the converged solution of the same noise ("converged"). They run in parts of at most
     `batch` images.
 
-    Raises UserError if a stochastic sampler is to be compared with the converged solution.
+    Raises UserError if a stochastic sampler is to be compared with the converged solution, or latents are not finite.
     """
 
     def __init__(self, task, protocol: Protocol, images: int, against: str = "uncached", batch: int | None = None):
@@ -52,6 +52,10 @@ class ClosedLoop:
             protocol = Protocol(protocol.model, sampler, steps, protocol.cfg)
         full = all_compute(protocol, len(task.layout.branches))
         self.targets = [self._run(full, start)(start.noise, start.seeds) for start in self.starts]
+        if not all(torch.isfinite(x).all() for x in self.targets):
+            raise UserError(
+                f"{task.name}: latents of the uncached model are not finite: its weights or precision are wrong"
+            )
         self.prefixes = [Prefixes(self.backbone, start, BYTES / len(self.starts)) for start in self.starts]
 
     def value(self, plan: Plan) -> float:

@@ -43,7 +43,8 @@ def record(
 ) -> Recording:
     """Run `images` random trajectories, uncached or under `plan`, and keep what is asked for.
 
-    Raises UserError for anything not in WHAT, and for branches under a plan that does not compute them all.
+    Raises UserError for anything not in WHAT, for branches under a plan that does not compute them all, and for final
+    latents that are not finite.
     """
     for name in what:
         if name not in WHAT:
@@ -61,7 +62,8 @@ def record(
 
     watched: Any = _Watched(task.backbone, inside, reduce)
     recorded = _Recorded(watched, plan, start.model.labels)
-    recorded(start.noise, start.seeds, after)
+    if not torch.isfinite(recorded(start.noise, start.seeds, after)).all():
+        raise UserError(f"{task.name}: recorded latents are not finite: weights or precision of the model are wrong")
     return Recording(
         torch.stack(latents) if "latents" in what else torch.empty(0),
         torch.stack(recorded.outputs) if "outputs" in what else torch.empty(0),

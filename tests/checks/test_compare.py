@@ -92,6 +92,7 @@ def test_only_rows_of_equal_macs_are_ranked(tmp_path):
 
 
 @pytest.mark.parametrize("given, says", [
+    (["--steps", "0"], "at least one step"), (["--cfg", "nan"], "a finite guidance scale"),
     (["--speedups", "1"], "above 1"), (["--set", "images=2"], "METHOD.KEY=VALUE"), (["--call", "x"], "KEY=VALUE"),
     (["--methods", "harmonica"], "does not work on a pipeline|needs a model of this suite"),
 ])  # fmt: skip

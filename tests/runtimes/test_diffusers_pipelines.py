@@ -2,6 +2,7 @@
 
 import copy
 import re
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -556,6 +557,17 @@ def test_stock_classes_load_the_shipped_folders(both, tmp_path):
         both["dit"].pipe([3, 10])
     with pytest.raises(UserError, match="No such file: .*model_index.json"):
         harmonica.load_pipeline(POCKET)
+
+
+@pytest.mark.parametrize("content", [b"1234", None, b"version https://git-lfs.github.com/spec/v1"])
+def test_a_damaged_folder_is_one_sentence(tmp_path, content):
+    shutil.copytree(POCKET / "fashion-mnist", tmp_path / "m")
+    path = tmp_path / "m" / "vae" / "diffusion_pytorch_model.safetensors"
+    path.unlink()
+    if content:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match="is not a complete pipeline of the class DiTPipeline"):
+        harmonica.load_pipeline(tmp_path / "m")
 
 
 def test_the_null_class_is_the_models_own(dit):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from harmonica.experiments import Experiment
 from harmonica.methods import Task
@@ -31,6 +32,16 @@ def test_the_uncached_plan_meets_its_own_target(task):
     loop, full = ClosedLoop(task, PROTOCOL, 2), all_compute(PROTOCOL, len(task.layout.branches))
     assert loop.value(full) == pytest.approx(120)  # no error at all
     assert ClosedLoop(task, PROTOCOL, 2, "converged").value(full) < 60
+
+
+def test_latents_that_are_not_finite_judge_nothing(monkeypatch):
+    own = Task(PROTOCOL, Origin("test"))
+    with torch.no_grad():
+        own.backbone.out.bias.fill_(float("inf"))
+    with pytest.raises(UserError, match="latents of the uncached model are not finite"):
+        ClosedLoop(own, PROTOCOL, 1)
+    with pytest.raises(UserError, match="recorded latents are not finite"):
+        own.record(1, ["latents"])
 
 
 def test_weights_that_are_fitted_come_closer_on_other_images_too(task):
