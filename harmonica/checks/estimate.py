@@ -106,7 +106,7 @@ class Estimate:
         for name in done:
             model, speed = get_model(name), self.speed(get_model(name))
             own = [(about, r) for about, r in rows if r.experiment.protocol.model == name]
-            if model.hub and any(r.experiment.reads.images for _, r in own):
+            if model.hub and any(_reads_images(r.experiment) for _, r in own):
                 disk = IMAGENET * 2 * 2 * 4 * (model.resolution // 8) ** 2
                 memory = model.autoencoder_bytes + 32 * 256**2 * 2600
                 parts = moments_parts(model, own[0][0])
@@ -239,6 +239,11 @@ class Estimate:
             memory = max(memory, peak)
         after, host = [plans[r.slug] for r in once], weight_bytes(once[0].experiment.model.layout, 4)
         return Job("latency", self.start_up_s + seconds, memory, after=after, slots=0, name=table, host=host)
+
+
+def _reads_images(e: Experiment) -> bool:
+    on = e.compression
+    return e.reads.images or bool(on and on.compressor.images)
 
 
 def image_seconds(about: dict, row: Row, rows: list[Row], speed: Speed, batch: int) -> float:

@@ -6,6 +6,7 @@ from pathlib import Path
 from harmonica.utils import UserError
 
 MODEL = "a name, or the folder of a model of your own"
+MODEL_DEFAULT = "pocket-dit"
 loaded_at: float | None = None
 
 
@@ -28,7 +29,7 @@ def load_plans(paths: list[Path]) -> dict:
 
 def protocol_arguments(parser) -> None:
     """--model, --sampler, --steps and --cfg, of commands that make something for a trajectory."""
-    parser.add_argument("--model", default="pocket-dit", help=f"{MODEL}; default: %(default)s")
+    parser.add_argument("--model", default=MODEL_DEFAULT, help=f"{MODEL}; default: %(default)s")
     parser.add_argument("--sampler", help="default: the model's")
     parser.add_argument("--steps", type=int, default=50, help="T, sampling steps; default: %(default)s")
     parser.add_argument("--cfg", type=float, help="guidance scale; default: the model's")

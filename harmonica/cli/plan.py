@@ -78,8 +78,11 @@ def run(args) -> None:
 
 
 def _on_pipeline(args) -> None:
-    if args.sampler or args.sources or args.compression or args.processes > 1:
-        raise UserError("--sampler, --from, --compression and --processes do not go together with --pipeline")
+    ours = {"--model": args.model != _shared.MODEL_DEFAULT, "--sampler": args.sampler, "--from": args.sources,
+            "--compression": args.compression, "--processes": args.processes > 1, "--memory": args.memory}  # fmt: skip
+    unfit = [name for name, value in ours.items() if value]
+    if unfit:
+        raise UserError(f"{' and '.join(unfit)} does not go together with --pipeline")
     calls, given = pipelines.calls_of(args), _shared.settings_of(args)
     plan = pipelines.plan_on_pipeline(calls, args.method, given, args.seed, _shared.loaded)
     plan.save(args.out)

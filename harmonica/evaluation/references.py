@@ -61,9 +61,11 @@ class Reference:
         return _checked(path, stored, Identity(**about))
 
     def save(self, path: str | Path) -> None:
-        """Write a reference file, atomically."""
+        """Write a reference file, atomically. Raises UserError for numbers that are not finite."""
         assert self.about
         own = (self.pooled.mu, self.pooled.sigma, self.spatial.mu, self.spatial.sigma, self.features)
+        if not all(np.isfinite(x).all() for x in own):
+            raise UserError(f"features of {self.about.network} are not finite: no reference was written")
         write_npz(path, dict(zip(_STATISTICS, own, strict=True)) | asdict(self.about))
 
 

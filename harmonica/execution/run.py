@@ -84,7 +84,7 @@ def run(
 ) -> Tensor:
     """Latents (n, C, H, W) of a batch under a plan, see `Run`; with `decode`, images uint8 (n, H, W, C) on the CPU.
 
-    Raises UserError, with the step, if latents are not finite.
+    Raises UserError, with the step, if latents are not finite, or if decoded images are not.
     """
     latents = Run(backbone, plan, batch.labels, policy)(batch.noise, batch.seeds, callback)
     if not torch.isfinite(latents).all():
@@ -92,7 +92,12 @@ def run(
     if decode is None:
         return latents
     with torch.inference_mode():
-        return to_pixels(decode(latents)).cpu()
+        decoded = decode(latents)
+        if not torch.isfinite(decoded).all():
+            raise UserError(
+                f"decoded images of {plan.protocol.model} are not finite: its autoencoder or precision is wrong"
+            )
+        return to_pixels(decoded).cpu()
 
 
 def _not_finite(backbone: Backbone, plan: Plan, batch: Batch) -> UserError:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from harmonica.methods.base import Task
 from harmonica.plan import BranchLayout, Plan, Protocol
@@ -56,7 +57,7 @@ class PipelineTask(Task):
         if plan is not None or set(what) - {"branches", "inputs", "streams"}:
             raise UserError(f"{self.origin.method} needs {', '.join(what)}: a pipeline is recorded without them")
         found: list[Any] = []
-        for k in range(images):
+        for k in tqdm(range(images), f"{self.origin.method}: recorded images", mininterval=5):
             _, trajectory = self.calls.run(
                 k, lambda: Recorder(self.calls.blocks, self.steps, what, reduce), self.seed, CALIBRATION
             )

@@ -104,7 +104,8 @@ class _Cached:
             raise UserError("pipe.transformer was replaced after enable_cache: call enable_cache again")
         protocol.check_evaluations(pipe.scheduler)
         found = protocol.scheduler_difference(self.plan, pipe.scheduler)
-        protocol.check(found | protocol.guidance_difference(self.plan, given), self.plan, self.allow)
+        found |= protocol.guidance_difference(self.plan, given) | protocol.given_times(self.plan, given)
+        protocol.check(found, self.plan, self.allow)
 
         def begun() -> None:
             protocol.check_steps(self.plan, pipe.scheduler)

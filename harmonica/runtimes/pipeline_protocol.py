@@ -19,6 +19,7 @@ from harmonica.utils import UserError, digest, unknown
 
 MAY_DIFFER = ("model", "scheduler", "guidance")
 GUIDANCE = ("guidance_scale", "true_cfg_scale")  # names of the scale in a call, the first that has a value
+TIMES = ("timesteps", "sigmas")  # arguments of calls
 SHAPE = ("num_layers", "num_attention_heads", "attention_head_dim", "patch_size", "in_channels", "sample_size")
 # settings of a scheduler that change nothing here: ranges of what is off, and the variance, which follows the model
 WITHOUT_EFFECT = ("clip_sample_range", "dynamic_thresholding_ratio", "sample_max_value", "variance_type", "flow_shift",
@@ -175,6 +176,12 @@ def timestep_difference(plan: Plan, scheduler: Any) -> dict[str, str]:
         if abs(a - b) > 2000 / plan.steps:
             return {"scheduler": f"step {s} is at t = {a:g}, and the plan's at {b:g}"}
     return {}
+
+
+def given_times(plan: Plan, arguments: dict[str, Any]) -> dict[str, str]:
+    """Whether a call brings its own timesteps to a plan whose timesteps follow from the scheduler's settings."""
+    own = [k for k in TIMES if arguments.get(k) is not None] if plan.protocol.scheduler else []
+    return {"scheduler": f"the plan is for the scheduler's own timesteps, and the call gives {own[0]}"} if own else {}
 
 
 def guidance_of(arguments: dict[str, Any]) -> float | None:

@@ -37,7 +37,11 @@ def read(path: Path) -> "pd.DataFrame":
         table = pd.read_csv(path)
     except (ValueError, OSError) as e:
         raise UserError(f"{path} is not a table ({type(e).__name__})") from None
-    lines = configuration.by_method(configuration.rows(provenance(path)["config"]))
+    try:
+        lines = configuration.by_method(configuration.rows(provenance(path)["config"]))
+    except (KeyError, TypeError, AttributeError, ValueError) as e:
+        about = path.with_suffix(".provenance.json")
+        raise UserError(f"{about} is not the provenance of a table: its configuration is damaged ({e!r})") from None
     if len(lines) != len(table) or not COLUMNS <= set(table):
         raise UserError(f"{path} and its provenance do not belong together: make the table again")
     experiments = [line[0].experiment for line in lines]

@@ -19,7 +19,7 @@ from harmonica.plan.forecast import extrapolation
 from harmonica.samplers import make_sampler
 from harmonica.training.key_search import BENDS, Keys, search, starts
 from harmonica.training.settings import Work
-from harmonica.utils import setting
+from harmonica.utils import UserError, setting
 
 FORMS = {"last": SPAN_FORECAST, "branches": FORECAST}
 FORECASTS = "Forecasts, this suite's own"  # the heading of the methods built on the search, in tables
@@ -76,7 +76,7 @@ class SearchSettings:
 def searched(task, settings: SearchSettings, count: int = 1) -> list[Plan]:
     """The plans of the best sets of key steps that were judged in the search, the best first, at most `count`.
 
-    Raises UserError for a budget, a sampler or a grid that cannot be.
+    Raises UserError for a budget, a sampler or a grid that cannot be, or if no set gives finite latents.
     """
     protocol = replace(task.protocol, sampler=settings.plan_sampler(task.protocol), steps=settings.grid or task.steps)
     stages = task.stages(protocol.sampler, protocol.steps)
@@ -102,6 +102,8 @@ def searched(task, settings: SearchSettings, count: int = 1) -> list[Plan]:
         known = search(partial(value, form, order), [keys], protocol.steps, rng, settings.evaluations // ROUNDS)
         found += [(db, form, order, keys) for keys, db in known.items()]
     bar.close()
+    if not any(np.isfinite(db) for db, *_ in found):
+        raise UserError(f"{task.name}: no set of key steps that was judged gives images with finite numbers")
     return [
         _plan(task, protocol, keys, form, order, dB=round(db, 2), against=settings.against)
         for db, form, order, keys in sorted(found, reverse=True)[:count]

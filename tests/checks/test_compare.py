@@ -103,3 +103,9 @@ def test_wrong_arguments(given, says, tmp_path, capsys):
     assert main(command) == 2
     assert re.search(says, capsys.readouterr().err)
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").rglob("*.csv"))
+
+
+def test_options_that_are_not_for_pipelines(capsys, tmp_path):
+    command = ["plan", "fora", "--pipeline", "x", "--prompts", "y", "-o", str(tmp_path / "p.safetensors")]
+    assert main([*command, "--model", "pocket-uvit", "--memory", "3"]) == 2
+    assert "--model and --memory does not go together with --pipeline" in capsys.readouterr().err

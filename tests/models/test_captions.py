@@ -198,6 +198,13 @@ def test_reference_of_a_folder(tmp_path):
     colours = [np.asarray(Image.open(p))[20, Image.open(p).width // 2] for p in sorted(tmp_path.rglob("*.png"))]
     np.testing.assert_allclose(made.pooled.mu, np.mean(colours, 0), atol=1)
     assert made.features.shape == (5, 3)
+
+    def damaged(images):
+        return Features(*3 * [np.full((len(images), 3), np.nan)])
+
+    with pytest.raises(UserError, match="features of a network are not finite: no reference was written"):
+        folder_reference(tmp_path, damaged, 16, "a network", "colours").save(tmp_path / "reference.npz")
+    assert not (tmp_path / "reference.npz").exists()
     with pytest.raises(UserError, match="none has 0 pictures"):
         folder_reference(tmp_path / "none", centre, 16, "a network", "colours")
 

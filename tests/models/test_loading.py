@@ -86,6 +86,13 @@ def test_other_parts_are_as_complete(tmp_path, part, load, what):
         load(model)
 
 
+def test_images_that_are_not_finite():
+    with pytest.raises(UserError, match="decoded images of pocket-dit are not finite"):
+        backbone = load_backbone(MODEL)
+        plan = all_compute(Protocol("pocket-dit", "ddim", 2, 1.3), len(MODEL.layout.branches))
+        run(backbone, plan, Batch.of(backbone, 0, 0, 1), decode=lambda x: x.repeat(1, 1, 2, 2) / 0)
+
+
 def test_latents_that_are_not_finite_name_the_step():
     """As after a weight that overflows: black images, and a FID of them, said nothing."""
     backbone = load_backbone(MODEL)

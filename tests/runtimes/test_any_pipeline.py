@@ -249,6 +249,8 @@ def test_the_settings_of_the_scheduler_count(tmp_path):
     harmonica.enable_cache(family.pipe, p)
     with pytest.raises(UserError, match="the plan is for guidance_scale=3.5, the call has 5"):
         family(guidance_scale=5.0)
+    with pytest.raises(UserError, match="the scheduler's own timesteps, and the call gives sigmas"):
+        family(sigmas=[1.0, 0.9, 0.8, 0.7, 0.6, 0.5])
     with pytest.raises(UserError, match="for 6 steps"):
         family(num_inference_steps=5)
 

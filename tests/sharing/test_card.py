@@ -109,6 +109,9 @@ def test_a_table_of_ones_own(tmp_path, capsys):
     about.write_text(json.dumps({k: v for k, v in found.items() if k != "commit"}))
     assert main(["show", str(SHIPPED), "--quality", str(tmp_path / "mine.csv")]) == 2
     assert "is not the provenance of a table" in capsys.readouterr().err
+    about.write_text(json.dumps(found | {"config": {k: v for k, v in found["config"].items() if k != "cases"}}))
+    assert main(["show", str(SHIPPED), "--quality", str(tmp_path / "mine.csv")]) == 2
+    assert "its configuration is damaged" in capsys.readouterr().err
 
 
 def test_show_says_no_fact_twice(capsys):

@@ -82,6 +82,12 @@ def test_no_more_plans_than_asked_for(task):
     assert len({p.actions.tobytes() for p in found}) == 3
 
 
+def test_a_search_that_judges_nothing(task, monkeypatch):
+    monkeypatch.setattr(ClosedLoop, "value", lambda self, plan: -np.inf)
+    with pytest.raises(UserError, match="no set of key steps that was judged"):
+        searched(task, SearchSettings(evaluations=2, images=1, target_cur=40, form="last", order=1))
+
+
 def test_a_fine_grid_of_another_sampler():
     few = {"evaluations": 2, "images": 2, "target_cur": 50, "solver": "dpmsolver++", "grid": 12, "against": "converged",
            "fit_images": 2, "rounds": 2, "candidates": 1, "form": "last", "order": 1}  # fmt: skip

@@ -23,6 +23,22 @@ def test_a_wrong_configuration_stops_snakemake_with_one_sentence(tmp_path):
     assert "Traceback" not in out
 
 
+def test_a_compression_that_no_job_of_the_scale_can_run(tmp_path):
+    own = {"tables": {"table4": {"methods": ["full", {"full": {"compression": "fp8"}}]}}}
+    (tmp_path / "own.json").write_text(json.dumps(own))
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "-n",
+        "results/table4.csv",
+        "--configfile",
+        str(tmp_path / "own.json"),
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode != 0 and "fp8 runs on a GPU only" in done.stdout + done.stderr
+
+
 def test_the_paper_scale_is_planned():
     command = [sys.executable, "-m", "snakemake", "-n", "--quiet", "rules", "--config", "scale=paper"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

@@ -35,6 +35,12 @@ try:
         table: [] if about.get("costs") else configuration.converged(about)
         for table, about in TABLES.items()
     }
+    for rows in ROWS.values():
+        for on in (r.experiment.compression for r in rows):
+            if on and on.compressor.gpu and SCALE != "paper":
+                raise UserError(
+                    f"{on.name} runs on a GPU only, and jobs of the {SCALE} scale have none"
+                )
     for about in TABLES.values():
         published.get_gpu(about.get("device", "h100"))
     for job in ("training", "sampling", "latency"):
