@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from harmonica.methods import get_method
 from harmonica.plan import Plan, macs
 from harmonica.plan.rule import macs_of
 from harmonica.utils import UserError, digest, parse
+from harmonica.utils.provenance import commit, device, versions
 
 METHODS = ("fora", "taylorseer", "step_search")
 # a search that costs some tens of uncached images, since a call of a large pipeline takes seconds
@@ -157,6 +159,21 @@ def rows(calls: Any, found: list[Candidate]) -> list[dict[str, Any]]:
             gap = distances[best] - distances[k]
             out[k]["tied"] = k == best or bool(Estimate(float(gap.mean()), gap).interval()[0] <= 0)
     return out
+
+
+def provenance(calls: Any, found: list[Candidate], precision: str) -> dict[str, Any]:
+    """What the table is of: protocol and origin of every row's plan, by the row's number, as tables of the workflow
+    have them."""
+    plans = {str(k): c.plan for k, c in enumerate(found) if c.plan is not None}
+    return {
+        "config": {"pipeline": type(calls.pipe).__name__, "prompts": list(calls.prompts),
+                   "arguments": {k: str(v) for k, v in calls.arguments.items()}},
+        "commit": commit(), "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "versions": versions(), "images": len(found[0].seconds),
+        "images_made_on": [{"device": device(), "precision": precision}],
+        "protocols": {k: asdict(p.protocol) for k, p in plans.items()},
+        "origins": {k: asdict(p.origin) for k, p in plans.items()},
+    }  # fmt: skip
 
 
 def _distances(c: Candidate, full: Candidate) -> dict[str, np.ndarray]:

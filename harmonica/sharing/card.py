@@ -14,14 +14,14 @@ from harmonica.models import Model, known
 from harmonica.models.own import repository_of
 from harmonica.plan import Plan, Protocol, Router
 from harmonica.sharing.facts import facts, headline, local_paths
-from harmonica.sharing.measured import Quality
+from harmonica.sharing.measured import OnPipeline, Quality
 from harmonica.utils import ROOT, UserError
 
 TAGS = ["harmonica", "feature-caching", "diffusion"]
 PIPELINES = {"dit": "[3, 7]", "pixart": '"a red heart"'}  # kinds with a diffusers pipeline, and what it is called with
 
 
-def section(name: str, repository: str, made: Plan | Router, sha256: str, quality: Quality | None) -> str:
+def section(name: str, repository: str, made: Plan | Router, sha256: str, quality: Quality | OnPipeline | None) -> str:
     """The section of the file `name`. Raises UserError if its origin names a folder of the machine that made it."""
     found = local_paths(made.origin)
     if found:
@@ -60,7 +60,7 @@ def _front(protocols: Iterable[Protocol]) -> str:
     )
 
 
-def _quality(quality: Quality | None) -> list[str]:
+def _quality(quality: Quality | OnPipeline | None) -> list[str]:
     if quality is None:
         return ["**Quality** has not been measured: no table at hand has a row of exactly this plan."]
     return ["**Quality**", _table([("metric", "value"), *quality.rows()]), _plain(quality.conditions())]

@@ -11,7 +11,7 @@ from typing import Any
 from harmonica import __version__
 from harmonica.plan import Plan, Router
 from harmonica.sharing import card, files
-from harmonica.sharing.measured import Quality
+from harmonica.sharing.measured import OnPipeline, Quality
 from harmonica.utils import UserError, write_atomic
 from harmonica.utils.errors import of_the_disk
 
@@ -21,7 +21,7 @@ CARD, LARGEST_CARD = "README.md", 1 << 20
 
 
 def push(
-    made: dict[Path, tuple[Plan | Router, Quality | None]],
+    made: dict[Path, tuple[Plan | Router, Quality | OnPipeline | None]],
     repository: str,
     private: bool = False,
     message: str | None = None,

@@ -118,7 +118,32 @@ class Quality:
         )
 
 
-def quality_of(plan: Plan, tables: Iterable[Path]) -> Quality | None:
+@dataclass(frozen=True)
+class OnPipeline:
+    """The row of `harmonica compare` that is of one plan."""
+
+    row: dict[str, Any]
+    about: dict[str, Any]  # the table's provenance
+    table: str = "compare"
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Headings and values, with half of their 95 % intervals."""
+        names = {"PSNR": "PSNR ↑", "latent_PSNR": "PSNR of latents ↑"}
+        out = [(names[k], _value(self.row, k, "{:.2f}") + " dB") for k in names if _known(self.row, k)]
+        low, high = self.row["speedup_q1"], self.row["speedup_q3"]
+        return [*out, ("measured speed-up ↑", f"{self.row['speedup']:.2f}x (quartiles {low:.2f} to {high:.2f})")]
+
+    def conditions(self) -> str:
+        """How many images, compared with what, on which machine and when."""
+        (made,) = self.about["images_made_on"]
+        return (
+            f"{self.about['images']} images of {self.about['config']['pipeline']} that no method learned from, to the "
+            f"uncached images of the same seeds; by `harmonica compare`, on {made['device']}, {made['precision']}, "
+            f"commit {self.about['commit']}, {self.about['written'][:10]}. ± is half of a 95 % interval."
+        )
+
+
+def quality_of(plan: Plan, tables: Iterable[Path]) -> Quality | OnPipeline | None:
     """What the table with the most images measured of this very plan; None if none did.
 
     A row is of the plan if its protocol and its origin, with what the method found and what that cost, are the plan's,
@@ -126,7 +151,7 @@ def quality_of(plan: Plan, tables: Iterable[Path]) -> Quality | None:
     of no single plan. Raises UserError for a table that cannot be read.
     """
     found = [q for path in tables if (q := _in_table(plan, path))]
-    return max(found, key=lambda q: q.row["samples"], default=None)
+    return max(found, key=lambda q: q.row.get("samples", 0), default=None)
 
 
 def reference_tables() -> list[Path]:
@@ -150,8 +175,13 @@ def _identity(origin: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in origin.items() if k != "versions"}
 
 
-def _in_table(plan: Plan, path: Path) -> Quality | None:
+def _in_table(plan: Plan, path: Path) -> Quality | OnPipeline | None:
     about = provenance(path)
+    if "pipeline" in about["config"]:
+        import pandas as pd
+
+        own = slugs_of(plan, about)
+        return OnPipeline(_values(pd.read_csv(path).iloc[int(own[0])]), about) if own else None
     slugs = {(slug,) for slug in slugs_of(plan, about)}
     if not slugs:
         return None

@@ -25,7 +25,9 @@ def add_arguments(parser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of images and searches; default: %(default)s")
     parser.add_argument("--precision", choices=PRECISIONS, default="float32",
                         help="of the pipeline's weights; default: %(default)s")  # fmt: skip
-    parser.add_argument("-o", "--out", type=Path, required=True, help="folder: compare.csv, compare.html, plans/")
+    parser.add_argument(
+        "-o", "--out", type=Path, required=True, help="folder: compare.csv, compare.html, plans/, and what they are of"
+    )
 
 
 def run(args) -> None:
@@ -33,7 +35,7 @@ def run(args) -> None:
 
     from harmonica.checks import compare
     from harmonica.experiments import pipelines
-    from harmonica.utils import UserError, write_atomic
+    from harmonica.utils import UserError, write_atomic, write_json
     from harmonica.utils.settings import assigned
     from paper_tables import comparison
 
@@ -46,6 +48,7 @@ def run(args) -> None:
     compare.measure(calls, found, args.images, pictures, args.seed)
     table = pd.DataFrame(compare.rows(calls, found))
     write_atomic(args.out / "compare.csv", table.to_csv(index=False, float_format="%.6g"))
+    write_json(args.out / "compare.provenance.json", compare.provenance(calls, found, args.precision))
     write_atomic(args.out / "compare.html", comparison.page(calls, table, found))
     print(comparison.text(table))
     print(f"{args.out / 'compare.html'}")

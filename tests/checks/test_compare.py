@@ -43,7 +43,12 @@ def test_the_command(tmp_path, capsys):
     pictures = [Image.open(io.BytesIO(base64.b64decode(x))) for x in re.findall(r"base64,([^\"]+)", page)]
     assert len(pictures) == 1 + 4 * 3 and all(p.size == (comparison.SIDE,) * 2 for p in pictures[1:])
     assert "1.5x fewer MACs: " in page and "1.5x fewer MACs: " in capsys.readouterr().out
-    assert len(list((tmp_path / "out" / "plans").iterdir())) == 2
+    plans = sorted((tmp_path / "out" / "plans").iterdir())
+    assert len(plans) == 2
+    for path, name in zip(plans, ("fbcache", "fora"), strict=True):  # a card has what was measured of its plan
+        assert main(["show", str(path), "--quality", str(tmp_path / "out" / "compare.csv")]) == 0
+        out = capsys.readouterr().out
+        assert f"PSNR ↑ {rows.PSNR[name]:.2f} ±" in out and "3 images of PixArtAlphaPipeline" in out
 
 
 def test_plans_are_kept_for_the_same_calls(tmp_path):
