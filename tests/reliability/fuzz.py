@@ -73,7 +73,7 @@ def targets(folder: Path) -> list[Target]:
     """Every kind of file; `folder` is for what readers need beside the file."""
     return [
         *_plans(), *_images(), *_records(), *_captions(folder), *_moments(folder), *_torch_files(folder),
-        Target("configuration", _write_configuration, _read_configuration, exact=False),
+        _compression(), Target("configuration", _write_configuration, _read_configuration, exact=False),
     ]  # fmt: skip
 
 
@@ -105,6 +105,30 @@ def _plans() -> Iterator[Target]:
     yield Target("plan", plan.save, read_plan, checked)
     yield Target("ruled", ruled.save, read_plan, checked)
     yield Target("router", router.save, read_router, checked)
+
+
+def _compression() -> Target:
+    import torch
+
+    from harmonica.compression import Compression, Layer
+    from harmonica.plan import Origin, Protocol
+
+    g = torch.Generator().manual_seed(0)
+    tensors = {
+        "up.0.integers": torch.randint(-8, 8, (6, 4), generator=g, dtype=torch.int8),
+        "up.0.weight_scale": torch.rand(6, generator=g), "tables": torch.rand(3, 4, generator=g),
+    }  # fmt: skip
+    layers = {"up.0": Layer(4, 4, 8, "step", 24.0)}
+    origin = Origin("efficientdm", {"rank": 8}, 3, {"torch": "2"}, {"training_s": 1.5}, {"loss": 0.5})
+    made = Compression(
+        Protocol(**PROTOCOL), origin, layers, {"heads": 2}, {"other_macs": 7.0}, (9.0, 1.0), lambda: tensors
+    )
+
+    def read(path: Path):
+        c = Compression.load(path)
+        return c.tensors, asdict(c.protocol), asdict(c.origin), c.layers, c.kept, c.layout, c.timesteps
+
+    return Target("compression", made.save, read)
 
 
 def _images() -> Iterator[Target]:
