@@ -1,5 +1,6 @@
 """What several commands need."""
 
+import sys
 import time
 from pathlib import Path
 
@@ -79,12 +80,15 @@ def load_runs(args) -> tuple[dict, dict]:
     loaded = {path: Compression.load(path) for _, path in runs if path}
     for path, file in runs:
         plan, name = Plan.load(path), path.stem
+        trained_on = plan.origin.notes.get("compression", {})
+        if trained_on and not file:
+            print(f"harmonica: {path} was made for the model under {trained_on.get('method')}, and runs on the model "
+                  "itself: pass --compression FILE", file=sys.stderr)  # fmt: skip
         if file:
             compression = loaded[file]
             if compression.protocol.model != plan.protocol.model:
                 raise UserError(f"{path} is for {plan.protocol.model}, and {file} for {compression.protocol.model}")
-            made_for = plan.origin.notes.get("compression", {}).get("checksum")
-            name = name if made_for == compression.checksum else f"{name}_on-{file.stem}"
+            name = name if trained_on.get("checksum") == compression.checksum else f"{name}_on-{file.stem}"
             on[name] = compression
         if name in plans:
             raise UserError(f"two plans are named {name}: results are stored by name, rename one of the files")

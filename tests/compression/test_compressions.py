@@ -288,3 +288,11 @@ def test_plan_and_guidance_are_of_the_model(tmp_path):
     x = torch.randn(1, *own.latent_shape).expand(2, -1, -1, -1)
     out = guided(x, 500, Plain(own))
     assert torch.allclose(out[0], out[1], atol=1e-5)
+
+
+def test_a_plan_of_a_compressed_model_without_it(tmp_path, capsys):
+    p = half_reused(Protocol("pocket-dit", "ddim", 2, 1.3))
+    notes = {"compression": {"method": "efficientdm", "settings": {}, "checksum": "0"}}
+    p.with_origin(notes=notes).save(tmp_path / "p.safetensors")
+    assert main(["sample", str(tmp_path / "p.safetensors"), "--images", "1", "-o", str(tmp_path / "s")]) == 0
+    assert "was made for the model under efficientdm, and runs on the model itself" in capsys.readouterr().err
