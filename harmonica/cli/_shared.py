@@ -178,23 +178,17 @@ def compute_arguments(parser) -> None:
                         help="of the GPU that may be used; default: nine tenths of it")  # fmt: skip
 
 
-def network_arguments(parser, default: str | None = None) -> None:
-    """The networks of the metrics."""
-    parser.add_argument("--extractor", default=default, help=f"feature network; default: {default or 'none'}")
+def network_arguments(parser, default: str = "none") -> None:
+    """The networks of the metrics; `default` says which network is taken where none is given."""
+    parser.add_argument("--extractor", help=f"feature network; default: {default}")
     parser.add_argument("--clip", metavar="MODEL", help="open_clip's name of a model, for the CLIP score of captions")
     parser.add_argument("--clip-pretrained", default="", metavar="TAG", help="open_clip's name of its weights")
     parser.add_argument("--captions", metavar="MODEL", help="the model whose captions the images are generated for")
 
 
-def networks(args):
-    """The function that extracts what the metrics need of images and labels, and the networks' names for a JSON.
-
-    Raises UserError for a CLIP model without captions or weights.
-    """
-    from harmonica.evaluation.evaluate import extractor
-    from harmonica.evaluation.features.networks import get_extractor
-
-    about, clip, captions = {"extractor": args.extractor}, None, []
+def clip_of(args) -> tuple:
+    """The CLIP model of the arguments, and the captions of the images; (None, []) without one. Raises UserError for one
+    without captions or weights."""
     if args.clip:
         from harmonica.evaluation.features.clip import SHIPPED, Clip
 
@@ -202,9 +196,18 @@ def networks(args):
             raise UserError("the CLIP score needs the captions of the images: pass --captions MODEL")
         if args.clip != SHIPPED and not args.clip_pretrained:
             raise UserError(f"the CLIP model {args.clip} would have random weights: pass --clip-pretrained TAG")
-        clip, captions = Clip(args.clip, args.clip_pretrained), captioned(args.captions).captions.read()
-        about["clip_model"] = clip.name
-    return extractor(args.extractor, get_extractor(args.extractor), clip, captions), about
+        return Clip(args.clip, args.clip_pretrained), captioned(args.captions).captions.read()
+    return None, []
+
+
+def networks(name: str, clip=None, captions=()) -> tuple:
+    """The function that extracts what the metrics need of images and labels, by the network of that name and maybe a
+    CLIP model, and their names for a JSON."""
+    from harmonica.evaluation.evaluate import extractor
+    from harmonica.evaluation.features.networks import get_extractor
+
+    about = {"extractor": name} | ({"clip_model": clip.name} if clip else {})
+    return extractor(name, get_extractor(name), clip, captions), about
 
 
 def hardware(precision: str) -> dict[str, str]:

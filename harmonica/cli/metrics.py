@@ -17,7 +17,7 @@ def add_arguments(parser) -> None:
                         "images, maybe fewer, are what PSNR_converged compares with")  # fmt: skip
     parser.add_argument("--lpips", action="store_true", help="also LPIPS to the uncached images (AlexNet)")
     parser.add_argument("--only", nargs="+", metavar="PLAN", help="names of plans; default: all in the manifests")
-    _shared.network_arguments(parser, "fashion-mnist-cnn")
+    _shared.network_arguments(parser, "that of the model of the images")
     parser.add_argument("--reference", type=Path, help="made by `harmonica reference`; default: the extractor's own")
     parser.add_argument("-o", "--out", type=Path, required=True)
 
@@ -34,7 +34,7 @@ def run(args) -> None:
     from harmonica.models import get_model
     from harmonica.utils import provenance
 
-    extract, about = _shared.networks(args)
+    clip = _shared.clip_of(args)
     manifests = Manifest.read(args.manifests)
     files = manifests.files
     names = args.only or [name for name in files if name != args.converged]
@@ -42,7 +42,10 @@ def run(args) -> None:
     for name in every:
         if name not in files:
             raise UserError(f"no images of {name!r} among {', '.join(sorted(files))}")
-    reference = get_reference(args.extractor, args.reference, get_model(manifests.model(every)))
+    model = get_model(manifests.model(every))
+    network = args.extractor or model.extractor
+    extract, about = _shared.networks(network, *clip)
+    reference = get_reference(network, args.reference, model)
     assert reference.about
     lpips = get_lpips() if args.lpips else None
     _shared.loaded()

@@ -48,7 +48,7 @@ def run(args) -> None:
     batches = {name: generate.batch_size(plan, args.batch, args.precision, memory) for name, plan in plans.items()}
     on = {name: (plan.protocol.model, compressions.get(name)) for name, plan in plans.items()}
     parts = {about: generate.load_parts(about[0], args.precision, memory, about[1]) for about in set(on.values())}
-    extract = _shared.networks(args)[0] if args.extractor else None
+    extract = _shared.networks(args.extractor, *_shared.clip_of(args))[0] if args.extractor else None
     _shared.loaded()
     manifest = {}
     bar = tqdm(total=len(plans) * args.images, desc="sample", unit="image", mininterval=5)

@@ -133,6 +133,7 @@ def test_sample_and_measure(capsys, tmp_path):
     status, err = run(capsys, *measured, "--extractor", "noto-emoji-cnn")
     assert status == 2 and "the reference of noto-emoji-cnn is of noto-emoji" in err.splitlines()[-1]
     assert run(capsys, *measured)[0] == 0
+    assert "fashion-mnist-cnn" in (tmp_path / "x.json").read_text()  # the model's own
     status, err = run(capsys, "metrics", tmp_path / "m.json", "--uncached", "ful", "-o", tmp_path / "y.json")
     assert status == 2 and "no images of 'ful' among full" in err and not (tmp_path / "y.json").exists()
     args = ["metrics", tmp_path / "m.json", "--uncached", "full", "--extractor", "inception", "-o", tmp_path / "y.json"]
