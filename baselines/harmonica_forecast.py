@@ -9,6 +9,8 @@ search that is judged in the same way (training/step_search.py); a budget in MAC
 from dataclasses import dataclass, replace
 from functools import partial
 
+import numpy as np
+
 from baselines.step_search import StepSearch
 from harmonica.methods import Task, setting
 from harmonica.plan import Plan, Protocol
@@ -49,12 +51,11 @@ class HarmoniCaForecast(StepSearch):
         fit = partial(loop.fit, outputs=self.outputs)
         few = partial(fit, rounds=max(1, self.rounds // 5), rate=self.rate)
         tried = [*plans, *(few(p, name=f"{task.name}, {k}") for k, p in enumerate(plans))]
-        value, _, best = max((loop.value(p), -k, p) for k, p in enumerate(tried))
-        # a step that is right at 30 dB undoes what is at 50 dB already: errors there are a tenth as large
-        for rate in (self.rate, self.rate / 10):
-            plan = fit(best, rounds=self.rounds, rate=rate, name=task.name)
-            if (now := loop.value(plan)) > value:
-                value, best = now, plan
-                break
+        values = [loop.value(p) for p in tried]
+        k = int(np.argmax(values))
+        # a step that is right at 30 dB undoes what is at 50 dB already, where errors are a tenth as large
+        rate = self.rate if k >= len(plans) else self.rate / 10
+        plan = fit(tried[k], rounds=self.rounds, rate=rate, name=task.name)
+        value, best = max([(values[k], tried[k]), (loop.value(plan), plan)], key=lambda x: x[0])
         notes = best.origin.notes | {"dB_searched": best.origin.notes["dB"], "dB": round(value, 2)}
         return best.with_origin(notes=notes)

@@ -82,6 +82,14 @@ def test_no_more_plans_than_asked_for(task):
     assert len({p.actions.tobytes() for p in found}) == 3
 
 
+def test_training_never_undoes_the_search():
+    few = {"evaluations": 4, "images": 2, "target_cur": 60, "form": "branches", "order": 1}
+    more = {"candidates": 1, "rounds": 4, "fit_images": 4, "batch": 2, "rate": 5.0}
+    searched, _ = Experiment.of("pocket-dit", "ddim", STEPS, 1.3, "step_search", few).make()
+    trained, _ = Experiment.of("pocket-dit", "ddim", STEPS, 1.3, "harmonica_forecast", few | more).make()
+    assert np.array_equal(trained.weights, searched.weights) and (trained.actions == searched.actions).all()
+
+
 def test_a_search_that_judges_nothing(task, monkeypatch):
     monkeypatch.setattr(ClosedLoop, "value", lambda self, plan: -np.inf)
     with pytest.raises(UserError, match="no set of key steps that was judged"):
