@@ -86,7 +86,7 @@ bench-gpu: setup
 
 # minutes of work; results of GPU days are only removed by clean-paper
 clean:
-	rm -rf results/pocket results/*.csv results/*.md results/*.tex report.html
+	rm -rf results/pocket results/*.csv results/*.md results/*.tex results/*.provenance.json report.html
 
 clean-paper:
 	rm -rf results/paper

@@ -17,6 +17,7 @@ class Protocol:
     prior_noise: float = 0.0  # share of the starting noise added after each of the later steps (Faster Diffusion)
     # of a plan made on a diffusers pipeline: the settings of its scheduler, whose class is the sampler, as JSON
     scheduler: str = ""
+    true_cfg: float = 1.0  # of such a plan: the scale of a guidance beside a distilled one (Flux)
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,14 @@ def _object(required: list[str], **properties) -> dict:
     return {"type": "object", "additionalProperties": False, "required": required, "properties": properties}
 
 
+OF_PIPELINES = {"scheduler": "", "true_cfg": 1.0}  # fields of other plans' files, with their defaults
 _COST = dict.fromkeys(("training_s", "images", "updates", "rounds", "generation_passes", "peak_MB"), _NUMBER)
 PROTOCOL_SCHEMA = _object(
     ["model", "sampler", "steps", "cfg"],
     model=_TEXT, sampler=_TEXT, steps={"type": "integer", "minimum": 1, "maximum": 1000},
     cfg={"type": "number", "minimum": 1, "maximum": 1000},
     prior_noise={"type": "number", "minimum": 0, "exclusiveMaximum": 1}, scheduler=_TEXT,
+    true_cfg={"type": "number", "minimum": 1, "maximum": 1000},
 )  # fmt: skip
 ORIGIN_SCHEMA = _object(
     ["method"],
@@ -59,7 +62,8 @@ ORIGIN_SCHEMA = _object(
 def to_json(protocol: Protocol, origin: Origin) -> dict:
     """Both as one JSON-able object."""
     about = asdict(protocol)
-    return {"protocol": {k: v for k, v in about.items() if k != "scheduler" or v}, "origin": asdict(origin)}
+    unused = {k for k, default in OF_PIPELINES.items() if about[k] == default}
+    return {"protocol": {k: v for k, v in about.items() if k not in unused}, "origin": asdict(origin)}
 
 
 def from_json(about: dict) -> tuple[Protocol, Origin]:

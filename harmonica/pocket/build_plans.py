@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from harmonica.plan import Plan
-from harmonica.sharing import measured
+from harmonica.sharing import measured, table_files
 from harmonica.sharing.facts import local_paths
 from harmonica.sharing.shipped_plans import FOLDER
 from harmonica.utils import UserError, write_atomic
@@ -22,7 +22,7 @@ def build(results: str | Path, out: Path = FOLDER) -> None:
     """Copy the plans of a run's folder `results`, which has `frontier.csv` and `plans/`, and write their index. Raises
     UserError if a file is not the plan of the row that it is named after."""
     path = Path(results) / "frontier.csv"
-    table, about = measured.read(path), measured.provenance(path)
+    table, about = measured.read(path), table_files.read_provenance(path)
     index = []
     for model in MODELS:
         for speedup in SPEEDUPS:

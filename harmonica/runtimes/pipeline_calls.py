@@ -64,13 +64,14 @@ class Calls:
                 raise UserError(f"a call of {type(pipe).__name__} has no argument {name!r}")
         defaults = {k: p.default for k, p in known.items() if p.default is not p.empty} | given
         if cfg is not None:
-            scales = [k for k in GUIDANCE if defaults.get(k) is not None]
-            if not scales:
+            name = next((k for k in GUIDANCE if defaults.get(k) is not None), None)
+            if name is None:
                 raise UserError(f"a call of {type(pipe).__name__} has no guidance scale")
-            given[scales[0]] = defaults[scales[0]] = cfg
+            given[name] = defaults[name] = cfg
+        scales = [*guidance_of(defaults).values(), 1.0, 1.0]
         protocol = Protocol(
-            identity(transformer), type(pipe.scheduler).__name__, steps, guidance_of(defaults) or 1.0,
-            scheduler=scheduler_settings(pipe.scheduler),
+            identity(transformer), type(pipe.scheduler).__name__, steps, scales[0],
+            scheduler=scheduler_settings(pipe.scheduler), true_cfg=scales[1],
         )  # fmt: skip
         return Calls(pipe, protocol, tuple(prompts), given)
 

@@ -18,7 +18,8 @@ from harmonica.samplers.schedules import get_schedule
 from harmonica.utils import UserError, digest, unknown
 
 MAY_DIFFER = ("model", "scheduler", "guidance")
-GUIDANCE = ("guidance_scale", "true_cfg_scale")  # names of the scale in a call, the first that has a value
+# names of the scale in a call; where both have a value the first is of a distilled guidance, and the second of another
+GUIDANCE = ("guidance_scale", "true_cfg_scale")
 TIMES = ("timesteps", "sigmas")  # arguments of calls
 SHAPE = ("num_layers", "num_attention_heads", "attention_head_dim", "patch_size", "in_channels", "sample_size")
 # settings of a scheduler that change nothing here: ranges of what is off, and the variance, which follows the model
@@ -184,15 +185,15 @@ def given_times(plan: Plan, arguments: dict[str, Any]) -> dict[str, str]:
     return {"scheduler": f"the plan is for the scheduler's own timesteps, and the call gives {own[0]}"} if own else {}
 
 
-def guidance_of(arguments: dict[str, Any]) -> float | None:
-    """The guidance scale among the arguments of a call; None if it has none. A scale below 1 is without guidance."""
-    given = [arguments.get(k) for k in GUIDANCE]
-    return next((max(float(x), 1.0) for x in given if x is not None), None)
+def guidance_of(arguments: dict[str, Any]) -> dict[str, float]:
+    """The guidance scales among the arguments of a call, by name, none or up to two. A scale below 1 is without
+    guidance."""
+    return {k: max(float(arguments[k]), 1.0) for k in GUIDANCE if arguments.get(k) is not None}
 
 
 def guidance_difference(plan: Plan, arguments: dict[str, Any]) -> dict[str, str]:
-    """Whether a call's guidance scale is not the plan's; where a call has none it is not checked."""
-    own, scale = plan.protocol.cfg, guidance_of(arguments)
-    if scale is None or abs(scale - own) < 1e-6:
-        return {}
-    return {"guidance": f"the plan is for guidance_scale={own:g}, the call has {scale:g}"}
+    """Whether a call's guidance scales are not the plan's; where a call has none they are not checked."""
+    own = (plan.protocol.cfg, plan.protocol.true_cfg)
+    pairs = [(k, a, b) for (k, a), b in zip(guidance_of(arguments).items(), own, strict=False) if abs(a - b) >= 1e-6]
+    other = [f"the plan is for {k}={b:g}, the call has {a:g}" for k, a, b in pairs]
+    return {"guidance": ", and ".join(other)} if other else {}

@@ -97,7 +97,10 @@ def _snippet(name: str, p: Protocol, model: Model | None, call: str | None) -> s
     if not p.scheduler and (model is None or p.sampler != model.sampler):
         lines.append(f"pipe.scheduler = ...  # of {p.sampler}")
     lines.append(f'harmonica.enable_cache(pipe, "{name}")')
-    lines.append(f"images = pipe({call or '...'}, num_inference_steps={p.steps}, guidance_scale={p.cfg:g}).images")
+    # on a pipeline of one's own it may be `true_cfg_scale`, or the default
+    scale = "" if p.scheduler else f", guidance_scale={p.cfg:g}"
+    note = f"  # at the guidance scale {p.cfg:g}" if p.scheduler else ""
+    lines.append(f"images = pipe({call or '...'}, num_inference_steps={p.steps}{scale}).images{note}")
     return "```python\n" + "\n".join(lines) + "\n```"
 
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from harmonica.models import get_model
 from harmonica.plan import Plan, Protocol, macs
-from harmonica.utils import ROOT, UserError, read_json
+from harmonica.sharing import table_files
+from harmonica.utils import ROOT, UserError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,25 +26,21 @@ def read(path: Path) -> "pd.DataFrame":
     """A table of images with what its provenance knows of every line: name of the method, arguments for `harmonica
     plan`, steps of the uncached run, and the slugs of its plans, one a training seed.
 
-    Raises UserError if either file is missing or they do not belong together.
+    Raises UserError if either file is missing or damaged, or they do not belong together.
     """
     import pandas as pd
 
     from harmonica.experiments import config as configuration
 
-    if not path.is_file():
-        raise UserError(f"{path} does not exist: run `snakemake results/{path.stem}.csv`")
+    table, about = table_files.read(path)
+    if not COLUMNS <= set(table):
+        raise UserError(f"{path} is not a table of images of the workflow: it lacks {sorted(COLUMNS - set(table))}")
     try:
-        table = pd.read_csv(path)
-    except (ValueError, OSError) as e:
-        raise UserError(f"{path} is not a table ({type(e).__name__})") from None
-    try:
-        lines = configuration.by_method(configuration.rows(provenance(path)["config"]))
+        lines = configuration.by_method(configuration.rows(about["config"]))
     except (KeyError, TypeError, AttributeError, ValueError) as e:
-        about = path.with_suffix(".provenance.json")
-        raise UserError(f"{about} is not the provenance of a table: its configuration is damaged ({e!r})") from None
-    if len(lines) != len(table) or not COLUMNS <= set(table):
-        raise UserError(f"{path} and its provenance do not belong together: make the table again")
+        raise UserError(f"another version made {path}: its configuration cannot be read ({e!r})") from None
+    if len(lines) != len(table):
+        raise UserError(f"another version made {path}: it has {len(table)} rows, its configuration {len(lines)}")
     experiments = [line[0].experiment for line in lines]
     return table.copy().assign(
         name=[e.name for e in experiments],
@@ -52,15 +49,6 @@ def read(path: Path) -> "pd.DataFrame":
         compressed=[e.compression is not None for e in experiments],
         slugs=pd.Series([tuple(r.slug for r in line) for line in lines], table.index, object),
     )
-
-
-def provenance(path: Path) -> dict[str, Any]:
-    """The record beside a table. Raises UserError if it is missing or none."""
-    about = path.with_suffix(".provenance.json")
-    found = read_json(about, "the provenance of a table")
-    if not isinstance(found, dict) or not {"config", "commit", "written"} <= set(found):
-        raise UserError(f"{about} is not the provenance of a table: it lacks configuration, commit or date")
-    return found
 
 
 def ranked(
@@ -156,7 +144,7 @@ def quality_of(plan: Plan, tables: Iterable[Path]) -> Quality | OnPipeline | Non
 
 def reference_tables() -> list[Path]:
     """The tables of images of the committed reference run; none where the package is installed without the checkout."""
-    found = (path for path in sorted(REFERENCE.glob("*.csv")) if path.with_suffix(".provenance.json").is_file())
+    found = (path for path in sorted(REFERENCE.glob("*.csv")) if table_files.provenance_of(path).is_file())
     return [path for path in found if set(path.read_text("utf-8").partition("\n")[0].split(",")) >= COLUMNS]
 
 
@@ -176,12 +164,10 @@ def _identity(origin: dict[str, Any]) -> dict[str, Any]:
 
 
 def _in_table(plan: Plan, path: Path) -> Quality | OnPipeline | None:
-    about = provenance(path)
+    found, about = table_files.read(path)
     if "pipeline" in about["config"]:
-        import pandas as pd
-
         own = slugs_of(plan, about)
-        return OnPipeline(_values(pd.read_csv(path).iloc[int(own[0])]), about) if own else None
+        return OnPipeline(_values(found.iloc[int(own[0])]), about) if own else None
     slugs = {(slug,) for slug in slugs_of(plan, about)}
     if not slugs:
         return None

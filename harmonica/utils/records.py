@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from harmonica.utils.errors import UserError
-from harmonica.utils.files import read_json, write_atomic
+from harmonica.utils.files import read_json, write_json
 
 CHECKSUM = "sha256"  # of the rest of the content
 
@@ -32,7 +32,7 @@ class Record:
             raise UserError(
                 f"{path} is not written: {self.kind} must have finite numbers, and this has others"
             ) from None
-        write_atomic(path, json.dumps(content | {CHECKSUM: _of_json(content)}, indent=1) + "\n")
+        write_json(path, stamped(content))
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -40,15 +40,7 @@ class Record:
         import jsonschema
 
         what = cls.kind
-        content = read_json(path, what)
-        if not isinstance(content, dict):
-            raise UserError(f"{path} is not {what}")
-        if CHECKSUM not in content:
-            raise UserError(f"{path} is not {what}, or an older version wrote it, without checksum: make it again")
-        if content.pop(CHECKSUM) != _of_json(content):
-            raise UserError(
-                f"{path} is not {what} as it was written: its checksum differs; delete it and make it again"
-            )
+        content = read_stamped(path, what)
         schema = {"type": "object", "additionalProperties": False, "required": list(cls.properties),
                   "properties": cls.properties}  # fmt: skip
         try:
@@ -56,6 +48,25 @@ class Record:
         except jsonschema.ValidationError as e:
             raise UserError(f"{path} is not {what} ({e.message[:200]})") from None
         return cls(**content)
+
+
+def stamped(content: dict[str, Any]) -> dict[str, Any]:
+    """What `json` keeps of an object, with its checksum."""
+    content = json.loads(json.dumps(content))
+    return content | {CHECKSUM: _of_json(content)}
+
+
+def read_stamped(path: str | Path, what: str) -> dict[str, Any]:
+    """A file of `stamped` content, without the checksum. Raises UserError, which says `what` it is not, if it is
+    missing, damaged or without one."""
+    content = read_json(path, what)
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is not {what}")
+    if CHECKSUM not in content:
+        raise UserError(f"{path} is not {what}, or an older version wrote it, without checksum: make it again")
+    if content.pop(CHECKSUM) != _of_json(content):
+        raise UserError(f"{path} is not {what} as it was written: its checksum differs; delete it and make it again")
+    return content
 
 
 def _of_json(content: dict[str, Any]) -> str:

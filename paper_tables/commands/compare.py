@@ -35,7 +35,8 @@ def run(args) -> None:
 
     from harmonica.checks import compare
     from harmonica.experiments import pipelines
-    from harmonica.utils import UserError, write_atomic, write_json
+    from harmonica.sharing import table_files
+    from harmonica.utils import UserError, write_atomic
     from harmonica.utils.settings import assigned
     from paper_tables import comparison
 
@@ -47,8 +48,7 @@ def run(args) -> None:
     pictures = not args.latents and getattr(calls.pipe, "vae", None) is not None
     compare.measure(calls, found, args.images, pictures, args.seed)
     table = pd.DataFrame(compare.rows(calls, found))
-    write_atomic(args.out / "compare.csv", table.to_csv(index=False, float_format="%.6g"))
-    write_json(args.out / "compare.provenance.json", compare.provenance(calls, found, args.precision))
+    table_files.write(args.out / "compare.csv", table, compare.provenance(calls, found, args.precision))
     write_atomic(args.out / "compare.html", comparison.page(calls, table, found))
     print(comparison.text(table))
     print(f"{args.out / 'compare.html'}")

@@ -30,11 +30,10 @@ def run(args) -> None:
 
 
 def sweep(args) -> None:
-    import pandas as pd
-
+    from harmonica.sharing import table_files
     from paper_tables import figures, published
 
-    figures.sweep(pd.read_csv(args.files[0]), published.table("figure_speedup_sweep"), args.out)
+    figures.sweep(table_files.read(args.files[0])[0], published.table("figure_speedup_sweep"), args.out)
 
 
 def drift(args) -> None:
@@ -70,13 +69,12 @@ def lambdas(args) -> None:
 
 
 def memory(args) -> None:
-    import pandas as pd
-
     from harmonica.models import get_model
     from harmonica.models.random_weights import weight_bytes
+    from harmonica.sharing import table_files
     from paper_tables import figures
 
-    figures.memory(pd.read_csv(args.files[0]), weight_bytes(get_model(args.model)), args.out)
+    figures.memory(table_files.read(args.files[0])[0], weight_bytes(get_model(args.model)), args.out)
 
 
 def routers(args) -> None:

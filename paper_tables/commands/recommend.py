@@ -25,13 +25,13 @@ def add_arguments(parser) -> None:
 
 def run(args) -> None:
     from harmonica.models import get_model
-    from harmonica.sharing import measured, shipped_plans
+    from harmonica.sharing import measured, shipped_plans, table_files
 
     path, metric = args.table or _default(), AGAINST[args.against]
     found = measured.read(path)
     rows = measured.ranked(found, args.model, args.speedup, args.steps, metric, path)
     print(text(rows, found[found.model == get_model(args.model).title], metric, args.against, path))
-    shipped = shipped_plans.of_row(rows.iloc[0].slugs, measured.provenance(path))
+    shipped = shipped_plans.of_row(rows.iloc[0].slugs, table_files.read_provenance(path))
     if shipped:
         print(f"this very plan is shipped: {shipped}")
 

@@ -89,7 +89,8 @@ def write(out: Path, name: str, table, text: str, record: dict) -> None:
     """Write the table as markdown, LaTeX, page and csv, with its provenance; the csv, last, marks completion."""
     from markdown_it import MarkdownIt
 
-    from harmonica.utils import write_atomic, write_json
+    from harmonica.sharing import table_files
+    from harmonica.utils import write_atomic
     from paper_tables.latex import from_markdown
 
     write_atomic(out / f"{name}.md", text)
@@ -97,6 +98,5 @@ def write(out: Path, name: str, table, text: str, record: dict) -> None:
     page = PAGE.format(title=name, body=MarkdownIt("commonmark").enable("table").render(text), name=name,
                        torch=record["versions"]["torch"], **{k: record[k] for k in ("commit", "written")})  # fmt: skip
     write_atomic(out / f"{name}.html", page)
-    write_json(out / f"{name}.provenance.json", record)
-    write_atomic(out / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
+    table_files.write(out / f"{name}.csv", table, record)
     print(text)

@@ -223,13 +223,13 @@ def test_a_training_shared_by_gpus():
         )
 
 
-@pytest.mark.parametrize(("table", "most"), [("table1", 0.8), ("table2", 0.75)])
-def test_a_run_keeps_many_gpus_busy(table, most):
-    """On eight GPUs, and on 32 of four machines; there table 2 waits for a training of two images a round."""
+@pytest.mark.parametrize("table", ["table1", "table2"])
+def test_a_run_keeps_many_gpus_busy(table):
+    """On eight GPUs, and on 32 of four machines."""
     shipped = yaml.safe_load((ROOT / "workflow" / "config" / "paper.yaml").read_text())
     about = config.tables(shipped, {"scale": "paper"})[table]
     jobs = Estimate({table: about}, published.reference).jobs()
-    assert simulate(jobs, 8, 8).efficiency >= 0.9 and simulate(jobs, 32, 8).efficiency >= most
+    assert simulate(jobs, 8, 8).efficiency >= 0.9 and simulate(jobs, 32, 8).efficiency >= 0.8
     sampled = [j for j in jobs if j.rule == "sample" and "converged" not in j.name]
     assert max(j.seconds for j in sampled) <= 1.5 * 60 * about["sampling"]["minutes"]
     assert sum(estimate.START_UP_S for j in sampled) <= 0.05 * sum(j.seconds for j in sampled)

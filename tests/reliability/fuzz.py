@@ -72,7 +72,7 @@ def _bytes():
 def targets(folder: Path) -> list[Target]:
     """Every kind of file; `folder` is for what readers need beside the file."""
     return [
-        *_plans(), *_images(), *_records(), *_captions(folder), *_moments(folder), *_torch_files(folder),
+        *_plans(), *_images(), *_records(), *_tables(), *_captions(folder), *_moments(folder), *_torch_files(folder),
         _compression(), Target("configuration", _write_configuration, _read_configuration, exact=False),
     ]  # fmt: skip
 
@@ -183,6 +183,25 @@ def _records() -> Iterator[Target]:
     }
     for name, record in records.items():
         yield Target(name, record.save, type(record).load)
+
+
+def _tables() -> Iterator[Target]:
+    import pandas as pd
+
+    from harmonica.sharing import table_files
+
+    table = pd.DataFrame({"method": ["Full", "HarmoniCa"], "FID": [0.25, 0.251], "PSNR": [float("nan"), 31.5]})
+    about = {"config": {"images": 24}, "commit": "0" * 40, "written": "2026-01-01", "origins": {"a": [1, 2.5]}}
+
+    def read(path: Path):
+        found, record = table_files.read(path.with_name("t.csv"))
+        return found.to_csv(), record
+
+    def write(path: Path) -> None:
+        table_files.write(path.with_name("t.csv"), table, about)
+
+    yield Target("table/t.csv", write, read)
+    yield Target("provenance/t.provenance.json", write, read)
 
 
 def _captions(folder: Path) -> Iterator[Target]:

@@ -249,10 +249,25 @@ def test_the_settings_of_the_scheduler_count(tmp_path):
     harmonica.enable_cache(family.pipe, p)
     with pytest.raises(UserError, match="the plan is for guidance_scale=3.5, the call has 5"):
         family(guidance_scale=5.0)
+    with pytest.raises(UserError, match="the plan is for true_cfg_scale=1, the call has 4"):
+        family(true_cfg_scale=4.0, negative_prompt="a cat")
     with pytest.raises(UserError, match="the scheduler's own timesteps, and the call gives sigmas"):
         family(sigmas=[1.0, 0.9, 0.8, 0.7, 0.6, 0.5])
     with pytest.raises(UserError, match="for 6 steps"):
         family(num_inference_steps=5)
+
+
+def test_the_second_guidance_scale_is_the_plans(tmp_path):
+    """Flux' distilled guidance is an input of its transformer; with a true scale it is evaluated once more a step."""
+    family = BUILDERS["flux"]()
+    guided = Calls.of(family.pipe, ["a prompt"], STEPS, arguments=family.arguments | {"true_cfg_scale": 4.0})
+    assert (guided.protocol.cfg, guided.protocol.true_cfg) == (3.5, 4)
+    all_compute(guided.protocol, len(plan(family, REUSE).actions[0])).save(tmp_path / "p.safetensors")
+    p = Plan.load(tmp_path / "p.safetensors")
+    assert p.protocol == guided.protocol
+    harmonica.enable_cache(family.pipe, p)
+    with pytest.raises(UserError, match="the plan is for true_cfg_scale=4, the call has 1"):
+        family()
 
 
 @pytest.mark.parametrize("name", ["flux", "wan", "sd3"])

@@ -16,8 +16,9 @@ from harmonica.cli import main
 from harmonica.methods import get_method
 from harmonica.models import get_model
 from harmonica.plan import REUSE, Origin, Plan, Protocol, Router
-from harmonica.sharing import card, facts, files, measured, shipped_plans
+from harmonica.sharing import card, facts, files, measured, shipped_plans, table_files
 from harmonica.utils import ROOT, UserError, file_hash
+from harmonica.utils.records import CHECKSUM, stamped
 
 SHIPPED = shipped_plans.FOLDER / "pocket-dit-2x.safetensors"
 FRONTIER = measured.REFERENCE / "frontier.csv"
@@ -50,7 +51,7 @@ def test_quality_is_that_of_the_row():
     plan = Plan.load(SHIPPED)
     quality = measured.quality_of(plan, [FRONTIER])
     table = measured.read(FRONTIER)
-    slug = measured.slugs_of(plan, measured.provenance(FRONTIER))
+    slug = measured.slugs_of(plan, table_files.read_provenance(FRONTIER))
     row = table[table.slugs == tuple(slug)].iloc[0]
     said = dict(quality.rows())
     half = (row.PSNR_high - row.PSNR_low) / 2
@@ -89,7 +90,7 @@ def test_a_heuristic_made_again_is_its_row(tmp_path):
 
 def test_a_mean_over_training_seeds_is_of_no_single_plan():
     path = measured.REFERENCE / "table1.csv"
-    about = measured.provenance(path)
+    about = table_files.read_provenance(path)
     table = measured.read(path)
     line = next(slugs for slugs in table.slugs if len(slugs) > 1)
     p, o = about["protocols"][line[0]], about["origins"][line[0]]
@@ -105,13 +106,25 @@ def test_a_table_of_ones_own(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "Table mine, " in out and str(tmp_path) not in out
     about = tmp_path / "mine.provenance.json"
-    found = json.loads(about.read_text())
-    about.write_text(json.dumps({k: v for k, v in found.items() if k != "commit"}))
-    assert main(["show", str(SHIPPED), "--quality", str(tmp_path / "mine.csv")]) == 2
-    assert "is not the provenance of a table" in capsys.readouterr().err
-    about.write_text(json.dumps(found | {"config": {k: v for k, v in found["config"].items() if k != "cases"}}))
-    assert main(["show", str(SHIPPED), "--quality", str(tmp_path / "mine.csv")]) == 2
-    assert "its configuration is damaged" in capsys.readouterr().err
+    found, written = json.loads(about.read_text()), about.read_text()
+
+    def said() -> str:
+        assert main(["show", str(SHIPPED), "--quality", str(tmp_path / "mine.csv")]) == 2
+        return capsys.readouterr().err
+
+    about.write_text(json.dumps(found | {"written": "2030-01-01"}))
+    assert "is not the provenance of a table as it was written: its checksum differs" in said()
+    del found[CHECKSUM]
+    about.write_text(json.dumps(found))
+    assert "an older version wrote it, without checksum" in said()
+    about.write_text(json.dumps(stamped({k: v for k, v in found.items() if k != "commit"})))
+    assert "it lacks configuration, commit, date" in said()
+    about.write_text(json.dumps(stamped(found | {"config": {k: v for k, v in found["config"].items() if k != "cases"}})))
+    assert "another version made" in said()
+    about.write_text(written)
+    table = tmp_path / "mine.csv"
+    table.write_bytes(table.read_bytes().replace(b"1", b"2", 1))
+    assert "is not the table that its provenance is of: its checksum differs" in said()
 
 
 def test_show_says_no_fact_twice(capsys):

@@ -291,7 +291,7 @@ def test_a_full_disk(hub, plan, capsys, monkeypatch):
     [
         (["none.safetensors", REPOSITORY], "none.safetensors does not exist"),
         (["{plan}", "b.safetensors"], "the last argument is the repository, OWNER/NAME, got the file b.safetensors"),
-        (["{plan}", REPOSITORY, "--quality", "none.csv"], "none.provenance.json"),
+        (["{plan}", REPOSITORY, "--quality", "none.csv"], "none.csv does not exist"),
         (["{plan}", "{twin}", REPOSITORY], f"two files are named {EVERY_OTHER}"),
         (["{bin}", REPOSITORY], "its name must end in .safetensors"),
     ],

@@ -11,7 +11,7 @@ from harmonica.models.loading import load_backbone, load_decoder
 from harmonica.plan import FORECAST, Plan, all_compute, macs, theoretical_speedup
 from harmonica.plan.forecast import extrapolation
 from harmonica.pocket import build_plans
-from harmonica.sharing import measured, shipped_plans
+from harmonica.sharing import measured, shipped_plans, table_files
 from harmonica.utils import UserError
 
 NAMED = [(model, speedup) for model in build_plans.MODELS for speedup in build_plans.SPEEDUPS]
@@ -47,7 +47,7 @@ def test_it_is_the_recommended_row(frontier, capsys, monkeypatch, tmp_path, mode
     """Method, CUR and MACs are those of the row; the command prints the file's path."""
     plan = shipped(model, speedup)
     row = measured.ranked(frontier, model, speedup, None, "PSNR", FRONTIER).iloc[0]
-    assert measured.slugs_of(plan, measured.provenance(FRONTIER)) == list(row.slugs)
+    assert measured.slugs_of(plan, table_files.read_provenance(FRONTIER)) == list(row.slugs)
     assert plan.origin.method == row["name"] and plan.cur == pytest.approx(row.CUR, rel=1e-4)
     halves = 2  # guided
     assert halves * macs(plan, get_model(model).layout) / 1e9 == pytest.approx(row.GMACs, rel=1e-4)

@@ -115,10 +115,12 @@ rule publish:
         csv=f"{OUT}/{{table}}.csv",
         md=f"{OUT}/{{table}}.md",
         tex=f"{OUT}/{{table}}.tex",
+        provenance=f"{OUT}/{{table}}.provenance.json",
     output:
         csv="results/{table}.csv",
         md="results/{table}.md",
         tex="results/{table}.tex",
+        provenance="results/{table}.provenance.json",
     log:
         f"{OUT}/logs/publish/{{table}}.log",
     wildcard_constraints:
@@ -130,4 +132,4 @@ rule publish:
     message:
         f"results/{{wildcards.table}}.csv is that of the scale {SCALE}"
     shell:
-        "cp {input.csv} {input.md} {input.tex} $(dirname {output.csv}) 2> {log}"
+        "cp {input} $(dirname {output.csv}) 2> {log}"
