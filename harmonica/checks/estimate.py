@@ -293,10 +293,12 @@ def _made(e: Experiment) -> Plan:
 
 
 def _is_predicted(row: Row) -> bool:
-    """Whether only the target of a row's plan is known: it is learned, downloaded, or the closest of many to a CUR."""
+    """Whether only the target of a row's plan is known: it is learned or searched on the model, downloaded, or the
+    closest of many to a CUR."""
     e = row.experiment
     matched = "target_cur" in dict(row.given) and not e.method.plain
-    return bool(isinstance(e.method, LearnedSettings) or matched or row.requires or e.reads.files)
+    reads = e.reads
+    return bool(isinstance(e.method, LearnedSettings) or matched or row.requires or reads.files or reads.weights)
 
 
 def stand_in(row: Row) -> Plan:

@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ class Row:
     given: tuple[tuple[str, Any], ...]  # settings as written in the configuration
     requires: str | None = None  # slug of the experiment whose plan this one starts from
 
-    @property
+    @cached_property
     def slug(self) -> str:
         """Names the files of this row; plans of one experiment that start from different plans differ."""
         return self.experiment.slug + (f"-of-{digest(self.requires)[:8]}" if self.requires else "")

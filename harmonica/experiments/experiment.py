@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ class Experiment:
     def model(self) -> Model:
         return get_model(self.protocol.model)
 
-    @property
+    @cached_property
     def slug(self) -> str:
         on = [f"on-{self.compression.label}"] if self.compression else []
         return identity.slug(self.protocol, self.seed, identity.with_settings(self.name, self.method), *on)

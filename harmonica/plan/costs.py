@@ -1,5 +1,7 @@
 """What a plan costs on a model: multiply-accumulates (MACs), bytes of cache, and peak memory of a run."""
 
+from bisect import bisect_right
+
 from harmonica.plan.branches import BranchLayout
 from harmonica.plan.plan import Plan
 from harmonica.plan.program import COMPUTE, FORECASTS, carried_skips, independent_steps
@@ -84,9 +86,9 @@ def images_that_fit(
 ) -> int:
     """The largest batch, up to `most`, whose predicted peak is at most `memory` bytes. Raises UserError if not even one
     image fits."""
-    for batch in range(most, 0, -1):
-        if run_bytes(plan, layout, batch, itemsize, guided) <= memory:
-            return batch
+    fit = bisect_right(range(1, most + 1), memory, key=lambda n: run_bytes(plan, layout, n, itemsize, guided))
+    if fit:
+        return fit
     least = run_bytes(plan, layout, 1, itemsize, guided)
     raise UserError(
         f"one image of {layout.name} needs {least / 2**30:.1f} GiB under this plan, more than the "

@@ -64,10 +64,10 @@ class Calls:
                 raise UserError(f"a call of {type(pipe).__name__} has no argument {name!r}")
         defaults = {k: p.default for k, p in known.items() if p.default is not p.empty} | given
         if cfg is not None:
-            name = next((k for k in GUIDANCE if defaults.get(k) is not None), None)
-            if name is None:
+            scale = next((k for k in GUIDANCE if defaults.get(k) is not None), None)
+            if scale is None:
                 raise UserError(f"a call of {type(pipe).__name__} has no guidance scale")
-            given[name] = defaults[name] = cfg
+            given[scale] = defaults[scale] = cfg
         scales = [*guidance_of(defaults).values(), 1.0, 1.0]
         protocol = Protocol(
             identity(transformer), type(pipe.scheduler).__name__, steps, scales[0],

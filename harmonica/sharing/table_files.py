@@ -1,5 +1,5 @@
-"""The files of a table: `NAME.csv`, and beside it `NAME.provenance.json` with the checksum of both, so that a table that
-was damaged, or whose provenance is another's, is seen when it is read."""
+"""The files of a table: `NAME.csv`, and beside it `NAME.provenance.json` with the checksum of both, so that a table
+that was damaged, or whose provenance is another's, is seen when it is read."""
 
 from __future__ import annotations
 

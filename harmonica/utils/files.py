@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import platform
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,10 @@ def content_hash(*files: str | Path) -> str:
     return h.hexdigest()[:12]
 
 
+@cache
 def source_hash(*parts: str) -> str:
-    """Twelve hex digits over the Python code of folders of the `harmonica` package: the rerun trigger of a job.
+    """Twelve hex digits over the Python code of folders of the `harmonica` package, as this process first finds it: the
+    rerun trigger of a job.
 
     A part is a subpackage or a module of it ("plan", "evaluation/latency.py"), or an absolute path.
     """

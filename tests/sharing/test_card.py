@@ -119,7 +119,9 @@ def test_a_table_of_ones_own(tmp_path, capsys):
     assert "an older version wrote it, without checksum" in said()
     about.write_text(json.dumps(stamped({k: v for k, v in found.items() if k != "commit"})))
     assert "it lacks configuration, commit, date" in said()
-    about.write_text(json.dumps(stamped(found | {"config": {k: v for k, v in found["config"].items() if k != "cases"}})))
+    about.write_text(
+        json.dumps(stamped(found | {"config": {k: v for k, v in found["config"].items() if k != "cases"}}))
+    )
     assert "another version made" in said()
     about.write_text(written)
     table = tmp_path / "mine.csv"

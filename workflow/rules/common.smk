@@ -311,6 +311,7 @@ def group_of(table: str, row: Row) -> str:
     return f"on-{on.slug}" if on else "all"
 
 
+@cache
 def rows_of_group(table: str, group: str) -> list[Row]:
     """Rows that one sampling job generates; an experiment in several blocks once."""
     rows = CONVERGED[table] if group == SOLUTIONS else ROWS[table]
