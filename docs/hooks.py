@@ -37,7 +37,9 @@ REFERENCE = "results/reference/pocket"
 TABLES = ("frontier", "table1", "table3")  # whose rows are on the pages of methods
 SHOWN = ("case", "method", "steps", "CUR", "theoretical_speedup", "speedup", "FID_uncached", "PSNR", "training_s")
 PACKAGES = ("harmonica", "harmonica.plan", "harmonica.methods", "harmonica.execution", "harmonica.samplers")
-MODULES = ("harmonica.runtimes", "harmonica.evaluation")  # packages whose modules are their interface
+# packages whose modules are their interface
+MODULES = ("harmonica.runtimes", "harmonica.evaluation", "harmonica.models", "harmonica.backbones",
+           "harmonica.compression", "harmonica.training", "harmonica.sharing")  # fmt: skip
 EARLIER = " This run is of an earlier version of the suite, without intervals."
 MARK = "(made at build time)"  # entries of the navigation in mkdocs.yml that are replaced
 
@@ -79,6 +81,7 @@ def elsewhere() -> dict[str, str]:
         "README.md": "index.md",
         "CONTRIBUTING.md": "contributing.md",
         "CHANGELOG.md": "changelog.md",
+        "workflow/config/README.md": "configuration.md",
     } | runs | models  # fmt: skip
 
 

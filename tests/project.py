@@ -22,11 +22,14 @@ class Project:
         shutil.copytree(ROOT, folder, ignore=ignore)
         self.write()
 
-    def write(self, methods=lambda methods: methods, table: str = "table1", cases=lambda cases: cases) -> None:
-        """The micro configuration, with the methods and cases of a table changed."""
+    def write(
+        self, methods=lambda methods: methods, table: str = "table1", cases=lambda cases: cases, sampling=None
+    ) -> None:
+        """The micro configuration, with the methods, cases and sampling of a table changed."""
         config = yaml.safe_load(MICRO.read_text())
         own = config["tables"][table]
         own["methods"], own["cases"] = methods(own["methods"]), cases(own["cases"])
+        own["sampling"] |= sampling or {}
         (self.folder / "micro.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
 
     def start(self, *args: str, cores: str = "2") -> subprocess.Popen:

@@ -296,7 +296,7 @@ def test_learning_to_cache_trains_as_it_samples(tiny):
     torch.testing.assert_close(teacher, plain, atol=1e-5, rtol=1e-4)
 
 
-@settings(max_examples=8)
+@settings(max_examples=4)
 @given(plans())
 def test_compiled_with_long_skips(tiny, plan):
     noise = torch.randn(3, *tiny.latent_shape)

@@ -24,11 +24,17 @@ from harmonica.utils.settings import described, parse
 STEPS = 6
 
 
+SEARCH = {"images": 2, "evaluations": 4}
+SMALL = {"step_search": SEARCH, "harmonica_forecast": SEARCH | {"fit_images": 2, "candidates": 2, "rounds": 2},
+         "ecad": {"images": 2, "population": 4, "generations": 2}}  # fmt: skip
+
+
 def experiment(name: str, **settings) -> Experiment:
     kinds = get_method(name).kinds or ("dit",)
     about = MODELS[f"pocket-{kinds[0]}"]
     if issubclass(get_method(name), LearnedMethod):
         settings = {"beta": 1e-4, "rounds": 2, "batch": 2} | settings
+    settings = SMALL.get(name, {}) | settings
     return Experiment.of(about.name, about.sampler, STEPS, about.cfg, name, settings)
 
 

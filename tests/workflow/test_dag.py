@@ -124,16 +124,17 @@ def test_a_baseline_of_ones_own(project):
     assert before.items() <= {p: p.stat().st_mtime_ns for p in images.rglob("*.npz")}.items()
 
 
-def test_cores_do_not_change_the_table(project, tmp_path):
-    """One core, from nothing and in another folder: the same numbers but for times."""
+def test_cores_and_shards_do_not_change_the_table(project, tmp_path):
+    """One core, from nothing, in another folder and with all images in one job: the same numbers but for times."""
     alone = Project(tmp_path / "harmonica-bench")
-    alone.write(few)
+    alone.write(few, cases=lambda cases: {"4": cases["4"]}, sampling={"minutes": 2})
     status, out = alone.snakemake("results/table1.csv", cores="1")
     assert status == 0, out
     found, t = alone.table(), project.table()
     other = ["latency_s", "speedup", "speedup_q1", "speedup_q3", "training_s", "heading"]  # times; no heading is here
     same = [c for c in found if c not in other and not c.startswith("best_")]  # the best of fewer rows
-    expected = t[t.method.isin(found.method)].reset_index(drop=True)
+    expected = t[t.method.isin(found.method) & (t.case == 4)].reset_index(drop=True)
+    assert len(found) == len(FEW) and list((alone.folder / "results").rglob("samples/**/shard1.json")) == []
     pd.testing.assert_frame_equal(found[same], expected[same])
 
 
