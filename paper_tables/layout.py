@@ -10,10 +10,12 @@ import pandas as pd
 
 from harmonica.compression.costs import bit_operations
 from harmonica.evaluation.metrics import METRICS, Metric
+from harmonica.evaluation.records import in_precision
 from harmonica.evaluation.statistics import speedup, tied_with_best
 from harmonica.experiments import Experiment, Row
 from harmonica.models import get_model
 from harmonica.plan import cache_bytes, macs
+from harmonica.utils.precision import PRECISIONS
 from paper_tables import figures
 from paper_tables.measured import Measured
 from paper_tables.published import SAMPLERS, caches_as_much
@@ -35,7 +37,8 @@ _COLUMNS: tuple[Column | Metric, ...] = (
     Column("interaction", "Interaction", "{:.4f}"), Column("size_MB", "Size MB", "{:.3g}"),
     Column("size_ratio", "FP32 ÷ size", "{:.2f}"), Column("size_ratio_half", "FP16 ÷ size", "{:.2f}"),
     Column("latency_s", "Latency s", "{:.4f}"),
-    Column("speedup", "Real ×", "{:.2f}"), Column("cache_MB", "Cache MB", "{:.3f}"),
+    Column("speedup", "Real ×", "{:.2f}"), *(Column(f"speedup_{p}", f"Real × of {p}", "{:.2f}") for p in PRECISIONS),
+    Column("cache_MB", "Cache MB", "{:.3f}"),
     Column("compression_s", "Compression s", "{:.0f}"), Column("training_s", "Training s", "{:.0f}"),
     Column("training_images", "Images used", "{:.0f}"),
     Column("paper_CLIP", "paper CLIP"), Column("paper_IS", "paper IS"), Column("paper_FID", "paper FID"),
@@ -105,6 +108,11 @@ class Table:
             **self._compressed(line, measured),
             "latency_s": float(np.median(np.concatenate(own))),
             **dict(zip(SPEEDUP, speedup(np.tile(full, len(line)), np.concatenate(own)), strict=True)),
+            **{
+                f"speedup_{p}": speedup(np.tile(timed[name]["rounds_s"], len(line)), np.concatenate(own))[0]
+                for p in PRECISIONS
+                if (name := in_precision(base.slug, p)) in timed
+            },
             "cache_MB": measured.plan_mean(line, lambda p: cache_bytes(p, model.layout, guided=halves == 2)) / 1e6,
             "training_s": measured.plan_mean(line, lambda p: p.origin.cost.get("training_s", 0)),
             "training_images": measured.plan_mean(line, lambda p: p.origin.cost.get("images", 0))
@@ -198,6 +206,9 @@ class Table:
             "spread is in the intervals; the CSV has their standard deviations (`_sd`)." if table.seeds.max() > 1 else
             " Learned methods have one training seed, so intervals do not say how much another seed would change."
         )  # fmt: skip
+        bases = [p for p in PRECISIONS if f"speedup_{p}" in table]
+        over = "".join(f" Real × of {p} is over the uncached row computed in that precision." for p in bases)
+        steps = ", every kind of step one graph of torch.compile" if latency.compiled else ""
         batches = " or ".join(str(b) for b in sorted({r["batch"] for r in latency.plans.values()}))
         features = [k for k in self.shown if METRICS[k].needs == "features"]
         clip = (
@@ -212,9 +223,9 @@ class Table:
             f"{first['samples']} images per row, guidance scale {first.cfg:g}. {', '.join(features)}: in the features "
             f"of {extractor}.{clip} PSNR, SSIM: to the uncached image of the same seed{kept['N_pairs']}.{converged}",
             f"Latency: a batch of {batches} from noise to latents on {latency.device} ({latency.threads} "
-            f"threads, {latency.precision}), median of {latency.rounds} interleaved rounds{_spread(table)}. "
+            f"threads, {latency.precision}{steps}), median of {latency.rounds} interleaved rounds{_spread(table)}. "
             "GMACs and cache: one image, both guidance halves. Theory × and Real × are against the case's uncached "
-            f"row; Real × is the ratio of median latencies.{source}",
+            f"row; Real × is the ratio of median latencies.{over}{source}",
             f"±: 95 % intervals over the images.{seeds} Bold: the best accelerated row, and those that do not differ "
             "from it (paired by seeds, Holm's procedure). FID to uncached: between the images of a row and of the "
             "uncached row from the same seeds; it says what the cache changed, and is 0 for the uncached row.",

@@ -34,6 +34,7 @@ SEARCH = 1.15  # rounds of a search for Î² over those of a training with given Î
 RECOMPUTED = 4.1 / 3.1  # of the time of an update, with checkpointing
 ALL_THREADS = -1
 START_UP_S = 20.0  # of a GPU job: imports, weights, the first kernels
+COMPILING_S = 30.0  # of a kind of step, before it is timed; a guess, no GPU has timed it
 POCKET_START_UP_S = 4.0  # of a job at the pocket scale
 IMAGENET = 1_281_167
 FEATURE_BYTES = 4 * (2048 + 2023 + 1008)  # of an image
@@ -234,8 +235,11 @@ class Estimate:
             e, latency = row.experiment, about["latency"]
             precision, plan = configuration.precision(about, "latency", e.model), stand_in(row)
             batch, peak = _batch(about, plan, e.model, latency["batch"], precision)
-            one = self.speed(e.model).evaluation(batch, e.protocol.cfg, precision, ALL_THREADS)
+            used = [precision, *(latency.get("bases", []) if e.uncached else [])]
+            speed = self.speed(e.model)
+            one = sum(speed.evaluation(batch, e.protocol.cfg, p, ALL_THREADS) for p in used)
             seconds += (latency["max_rounds"] + 1) * batch * _evaluations(row, rows) * one
+            seconds += COMPILING_S * e.protocol.steps * latency.get("compiled", False)
             memory = max(memory, peak)
         after, host = [plans[r.slug] for r in once], weight_bytes(once[0].experiment.model.layout, 4)
         return Job("latency", self.start_up_s + seconds, memory, after=after, slots=0, name=table, host=host)

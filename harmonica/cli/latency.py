@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from harmonica.cli import _shared
+from harmonica.utils.precision import PRECISIONS
 
 HELP = "Time the denoising loop of several plans, interleaved; the first is what the others are compared with."
 EXAMPLE = "harmonica latency full.safetensors fora.safetensors --rounds 9"
@@ -17,6 +18,10 @@ def add_arguments(parser) -> None:
     parser.add_argument("--max-rounds", type=int, help="go on up to so many while quartiles are wider than --tolerance")
     parser.add_argument("--tolerance", type=float, default=3, metavar="PERCENT",
                         help="of the speed-up, of its quartiles; default: %(default)s")  # fmt: skip
+    parser.add_argument("--compiled", action="store_true",
+                        help="time steps as graphs of torch.compile; compiling them takes minutes")  # fmt: skip
+    parser.add_argument("--base", action="append", default=[], choices=PRECISIONS,
+                        help="time the first plan of each model in this precision, too; repeatable")  # fmt: skip
     _shared.compute_arguments(parser)
     parser.add_argument("--precision-of", action="append", default=[], metavar="MODEL=PRECISION",
                         help="of the plans of a model, if it differs; repeatable")  # fmt: skip
@@ -29,6 +34,7 @@ def run(args) -> None:
     from harmonica.evaluation.latency import measure
     from harmonica.evaluation.records import Latency
     from harmonica.evaluation.statistics import speedup
+    from harmonica.runtimes.compiled import Compiled
     from harmonica.utils.memory import budget
 
     plans, compressions = _shared.load_runs(args)
@@ -38,6 +44,7 @@ def run(args) -> None:
     result = measure(
         plans, args.batch, args.rounds, precision=precisions, memory=budget(args.memory),
         max_rounds=args.max_rounds, tolerance=args.tolerance / 100, compressions=compressions,
+        policy=Compiled if args.compiled else None, bases=args.base,
     )  # fmt: skip
     first = next(iter(result.values()))["rounds_s"]
     for name, row in result.items():
@@ -47,7 +54,9 @@ def run(args) -> None:
     if args.out:
         about = _shared.hardware(", ".join(dict.fromkeys(precisions.values())))
         threads = torch.get_num_threads()
-        Latency(**about, batch=args.batch, rounds=len(first), threads=threads, plans=result).save(args.out)
+        Latency(
+            **about, batch=args.batch, rounds=len(first), threads=threads, compiled=args.compiled, plans=result
+        ).save(args.out)
 
 
 def _precisions(given: list[str], models: list[str]) -> dict[str, str]:

@@ -3,13 +3,18 @@
 import random
 import statistics
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
 
 from tqdm import tqdm
 
+from harmonica.backbones.base import Backbone
 from harmonica.compression import Compression
 from harmonica.evaluation.generate import batch_size
+from harmonica.evaluation.records import in_precision
 from harmonica.evaluation.statistics import settled
-from harmonica.execution import Batch, Run
+from harmonica.execution import Batch, Policy, Run
 from harmonica.models import get_model
 from harmonica.models.loading import load_backbone
 from harmonica.plan import Plan
@@ -27,11 +32,15 @@ def measure(
     max_rounds: int | None = None,
     tolerance: float = 0.03,
     compressions: dict[str, Compression] | None = None,
+    policy: Callable[[Backbone, Plan], Policy] | None = None,
+    bases: Sequence[str] = (),
 ) -> dict[str, dict]:
     """Seconds of one batch under each plan: {name: {"latency_s": median, "rounds_s": every measurement, "batch": n}}.
 
     `precision` is one, or one of each model; `compressions`, by the plan's name, are what a plan runs on if not on the
-    model itself.
+    model itself. `policy`, called once a plan, makes what executes it (`runtimes.compiled.Compiled`), by default step
+    by step; it compiles in the round that is not counted. The first plan of each model is also timed in the precisions
+    `bases`, named as `records.in_precision` says.
     The guided loop from noise and conditions on the device to latents is timed, without text encoder and decoder. Every
     round runs every plan once, in a new random order; a first round is not counted. With `max_rounds`, rounds go on
     until the quartiles of every plan's speed-up over the first plan of its model are within `tolerance` of it, or until
@@ -47,15 +56,17 @@ def measure(
         name: min(batch_size(p, batch, by_model[name], memory) for p in plans.values() if p.protocol.model == name)
         for name in names
     }
-    on = {n: (p.protocol.model, (compressions or {}).get(n)) for n, p in plans.items()}
-    backbones = {}
-    for name, compression in set(on.values()):
-        own = load_backbone(get_model(name), by_model[name])
-        backbones[name, compression] = compression.apply(own) if compression else own
+    base = {name: next(n for n, p in plans.items() if p.protocol.model == name) for name in names}
+    on = {n: _On(p.protocol.model, by_model[p.protocol.model], (compressions or {}).get(n)) for n, p in plans.items()}
+    for name, precision in product(names, bases):
+        if precision != by_model[name]:
+            again = in_precision(base[name], precision)
+            plans, on = plans | {again: plans[base[name]]}, on | {again: _On(name, precision, None)}
+    backbones = {o: o.load() for o in set(on.values())}
+    policies = {n: policy(backbones[on[n]], p) for n, p in plans.items()} if policy else {}
     times: dict[str, list[float]] = {name: [] for name in plans}
     order = list(plans)
     rng = random.Random(seed)
-    base = {name: next(n for n, p in plans.items() if p.protocol.model == name) for name in names}
     last = max(rounds, max_rounds or 0)
     for r in tqdm(range(last + 1), desc="latency", mininterval=5):
         if r > rounds and all(settled(times[base[p.protocol.model]], times[n], tolerance) for n, p in plans.items()):
@@ -63,20 +74,35 @@ def measure(
         rng.shuffle(order)
         for name in order:
             plan = plans[name]
-            with products(by_model[plan.protocol.model]):
-                seconds = once(plan, backbones[on[name]], fitting[plan.protocol.model], seed)
+            with products(on[name].precision):
+                seconds = once(plan, backbones[on[name]], fitting[plan.protocol.model], seed, policies.get(name))
             if r:
                 times[name].append(seconds)
-    return {
+    found = {
         name: {"latency_s": statistics.median(t), "rounds_s": t, "batch": fitting[plans[name].protocol.model]}
         for name, t in times.items()
     }
+    rivals = {in_precision(base[name], p): base[name] for name, p in product(names, bases)}
+    return found | {name: found.get(name, found[own]) for name, own in rivals.items()}
 
 
-def once(plan: Plan, backbone, images: int, seed: int) -> float:
-    """Seconds of one batch under a plan."""
+@dataclass(frozen=True)
+class _On:
+    """What a plan is timed on."""
+
+    model: str
+    precision: str
+    compression: Compression | None
+
+    def load(self) -> Backbone:
+        own = load_backbone(get_model(self.model), self.precision)
+        return self.compression.apply(own) if self.compression else own
+
+
+def once(plan: Plan, backbone, images: int, seed: int, policy: Policy | None = None) -> float:
+    """Seconds of one batch under a plan, executed by `policy`, by default step by step."""
     start = Batch.of(backbone, seed, 0, images)
-    timed = Run(backbone, plan, start.labels)
+    timed = Run(backbone, plan, start.labels, policy)
     wait_for(start.noise)
     started = time.perf_counter()
     wait_for(timed(start.noise, start.seeds))

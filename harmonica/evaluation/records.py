@@ -106,7 +106,7 @@ class Latency(Record):
 
     kind = "a file of latencies"
     properties = _HARDWARE | {
-        "batch": _COUNT, "rounds": _COUNT, "threads": _COUNT,
+        "batch": _COUNT, "rounds": _COUNT, "threads": _COUNT, "compiled": {"type": "boolean"},
         "plans": _by_name({
             "type": "object", "additionalProperties": False, "required": ["latency_s", "rounds_s", "batch"],
             "properties": {"latency_s": _SECONDS, "rounds_s": _list(_SECONDS), "batch": _COUNT},
@@ -117,7 +117,13 @@ class Latency(Record):
     batch: int
     rounds: int
     threads: int
+    compiled: bool  # whether steps are graphs of torch.compile
     plans: dict[str, dict[str, Any]]
+
+
+def in_precision(name: str, precision: str) -> str:
+    """The name of a plan's timing in a precision that is not that of the others."""
+    return f"{name}@{precision}"
 
 
 @dataclass(frozen=True)

@@ -177,7 +177,9 @@ def _records() -> Iterator[Target]:
     records = {
         "manifest": Manifest("cpu", "float32", {"a": "pocket-dit"}, {"a": ["x/000000-000005.npz"]}),
         "metrics": Metrics("cpu", [{"device": "cpu"}], {"side": 32}, {"a": row, "b": row | {"PSNR": 30.0}}),
-        "latency": Latency("cpu", "float32", 8, 2, 1, {"a": {"latency_s": 0.1, "rounds_s": [0.1, 0.2], "batch": 8}}),
+        "latency": Latency(
+            "cpu", "float32", 8, 2, 1, False, {"a": {"latency_s": 0.1, "rounds_s": [0.1, 0.2], "batch": 8}}
+        ),
         "drift": Drift("cpu", "float32", 8, {"a": [0.0, 0.5]}),
         "model-note": Found("/models/mine", {"/models/mine/transformer/config.json": [489, 1795933474828696465]}),
     }

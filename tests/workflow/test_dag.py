@@ -178,6 +178,10 @@ def test_table_of_quantisation_and_caching(project):
     t = pd.read_csv(project.folder / "results" / "table5.csv")
     assert t.method.tolist() == ["Full", "HarmoniCa", "EfficientDM W4A8", "EfficientDM W4A8 + HarmoniCa"]
     assert (t.size_ratio[2:] > 4).all() and (t.size_ratio[:2] == 1).all() and (t.bit_operations[2:] > 5).all()
+    assert (t.speedup_float32 == t.speedup).all() and (t.speedup_bfloat16 > 0).all()
+    assert "Real × of bfloat16 is over the uncached row computed in that precision" in (
+        project.folder / "results" / "table5.md"
+    ).read_text("utf-8")
     assert t.interaction.notna().tolist() == [False, False, False, True]
     assert (t.FID_uncached[1:] > 1e-5).all() and t.FID_uncached.nunique() == 4
     record = json.loads((project.folder / "results" / "pocket" / "table5.provenance.json").read_text())

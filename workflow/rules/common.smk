@@ -170,6 +170,14 @@ def latency_options(table: str) -> str:
     return " ".join([*(f"--precision-of {m}={p}" for m, p in found.items()), *memory])
 
 
+def rounds_options(latency: dict) -> str:
+    """How often a table's rows are timed, and how."""
+    found = ["--rounds {rounds} --max-rounds {max_rounds} --tolerance {tolerance}"]
+    found += ["--compiled"] if latency.get("compiled") else []
+    found += [f"--base {p}" for p in latency.get("bases", [])]
+    return " ".join(found).format(**latency)
+
+
 def models_of(rows: list[Row]) -> list[str]:
     return list(dict.fromkeys(r.experiment.protocol.model for r in rows))
 

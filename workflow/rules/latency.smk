@@ -23,13 +23,10 @@ rule latency:
         runs=lambda w: runs_of(ROWS[w.table]),
         batch=lambda w: TABLES[w.table]["latency"]["batch"],
         options=lambda w: latency_options(w.table),
-        rounds=lambda w: (
-            "--rounds {rounds} --max-rounds {max_rounds} --tolerance {tolerance}".format(
-                **TABLES[w.table]["latency"]
-            )
-        ),
+        rounds=lambda w: rounds_options(TABLES[w.table]["latency"]),
         code=lambda w: files.source_hash(
             "evaluation/latency.py",
+            "runtimes/compiled.py",
             "evaluation/statistics.py",
             *files.SAMPLING,
             *RECORDS,
