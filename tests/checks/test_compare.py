@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from tiny_pipelines import STEPS, tiny
 
+import harmonica
 from harmonica.checks import compare
 from harmonica.cli import main
 from harmonica.plan import Plan, macs
@@ -49,6 +50,21 @@ def test_the_command(tmp_path, capsys):
         assert main(["show", str(path), "--quality", str(tmp_path / "out" / "compare.csv")]) == 0
         out = capsys.readouterr().out
         assert f"PSNR ↑ {rows.PSNR[name]:.2f} ±" in out and "3 images of PixArtAlphaPipeline" in out
+
+
+def test_a_plan_by_command(tmp_path, capsys):
+    """As `docs/pipelines.md` has it, at a smaller size, and then in the pipeline."""
+    (tmp_path / "prompts.txt").write_text("a red heart\n", "utf-8")
+    out = tmp_path / "searched.safetensors"
+    command = ["plan", "step_search", "--pipeline", str(POCKET / "noto-emoji"), "--steps", "4", "--cfg", "5"]
+    command += ["--prompts", str(tmp_path / "prompts.txt"), "--set", "target_cur=50", "--set", "images=1"]
+    assert main([*command, "--set", "evaluations=2", "--set", "form=last", "-o", str(out)]) == 0
+    assert "step_search for PixArtTransformer2DModel-" in (said := capsys.readouterr().out) and "training_s = " in said
+    pipe = harmonica.load_pipeline(POCKET / "noto-emoji")
+    pipe.set_progress_bar_config(disable=True)
+    with harmonica.cached(pipe, out):
+        images = pipe("a red heart", num_inference_steps=4, guidance_scale=5.0, output_type="np").images
+    assert images.shape[0] == 1 and np.isfinite(images).all()
 
 
 def test_plans_are_kept_for_the_same_calls(tmp_path):
