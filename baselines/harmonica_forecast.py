@@ -3,7 +3,8 @@
 The paper trains a router on the trajectories of inference (SDT) and judges a step by the error of the final image
 (IEPO), because what is best for a step is not best for the image. Here the same holds for forecasts: their weights are
 trained by gradients through whole trajectories under the plan, on the error of the final latents. Key steps come from a
-search that is judged in the same way (training/step_search.py); a budget in MACs takes the place of β.
+search that is judged in the same way (training/step_search.py), which the plan of `step_search` saves if a table has it
+with the same settings or it is passed. A budget in MACs takes the place of β.
 """
 
 from dataclasses import dataclass, replace
@@ -15,22 +16,26 @@ from baselines.step_search import StepSearch
 from harmonica.methods import Task, setting
 from harmonica.plan import Plan, Protocol
 from harmonica.training import Work
-from harmonica.training.step_search import searched
+from harmonica.training.step_search import NOTED, found_before, searched
 
 
 @dataclass(frozen=True, kw_only=True)
 class HarmoniCaForecast(StepSearch):
     title = "HarmoniCa-Forecast"
+    continues = "step_search"
     gradients = True
 
     outputs: int = setting(3, "computed outputs that a forecast takes", at_least=1, at_most=4)
     candidates: int = setting(
-        6, "sets of key steps whose weights are trained a little; the best is trained on", at_least=1, at_most=1000
+        6, "sets of key steps whose weights are trained a little; the best is trained on", at_least=1, at_most=NOTED
     )
     rounds: int = setting(100, "updates of the weights", at_least=1, at_most=100_000)
     fit_images: int = setting(64, "whose trajectories the weights are trained on", at_least=1, at_most=100_000)
     batch: int = setting(8, "images per update", at_least=1, at_most=1024)
     rate: float = setting(0.02, "learning rate of Adam, falling to 0", above=0)
+
+    def source(self) -> tuple[str, int]:
+        return self.solver or "", self.grid or 0
 
     def work(self, protocol: Protocol, scale: str) -> Work:
         keys = self.key_steps(protocol)
@@ -46,7 +51,11 @@ class HarmoniCaForecast(StepSearch):
         )
 
     def make(self, task: Task) -> Plan:
-        plans = searched(task, self, self.candidates)
+        source = task.plans.get(self.continues)
+        if source:
+            plans = found_before(task, self, source, self.candidates)
+        else:
+            plans = searched(task, self, self.candidates)
         loop = task.closed_loop(plans[0].protocol, self.fit_images, self.against, self.batch)
         fit = partial(loop.fit, outputs=self.outputs)
         few = partial(fit, rounds=max(1, self.rounds // 5), rate=self.rate)
@@ -57,5 +66,6 @@ class HarmoniCaForecast(StepSearch):
         rate = self.rate if k >= len(plans) else self.rate / 10
         plan = fit(tried[k], rounds=self.rounds, rate=rate, name=task.name)
         value, best = max([(values[k], tried[k]), (loop.value(plan), plan)], key=lambda x: x[0])
-        notes = best.origin.notes | {"dB_searched": best.origin.notes["dB"], "dB": round(value, 2)}
-        return best.with_origin(notes=notes)
+        notes = {k: v for k, v in best.origin.notes.items() if k != "following"}
+        notes |= {"dB_searched": best.origin.notes["dB"], "dB": round(value, 2)}
+        return best.with_origin(notes=notes, cost=source.origin.cost if source else {})

@@ -141,13 +141,14 @@ class Estimate:
         return [known[on.slug]]
 
     def _plan(self, out: list[Job], table: str, row: Row, plans: dict[str, Job], after: list[Job]) -> None:
-        """The training or search of a row; other plans cost nothing, but wait for the plan they start from."""
+        """The training or search of a row, after that of the plan it starts from; other plans cost nothing. Of a row
+        that goes on from a search this is an upper bound: the search is counted in both."""
         e, about = row.experiment, self.tables[table]
         learned = e.method if isinstance(e.method, LearnedSettings) else None
+        source = next((r for r in self.rows[table] if r.slug == row.requires), None)
+        if source and source.slug not in plans:
+            self._plan(out, table, source, plans, after)
         if not e.reads.weights:
-            source = next((r for r in self.rows[table] if r.slug == row.requires), None)
-            if source and source.slug not in plans:
-                self._plan(out, table, source, plans, after)
             plans[row.slug] = plans[source.slug] if source else Job("plan", 0.0)
             return
         precision = configuration.precision(about, "training", e.model)
@@ -168,6 +169,7 @@ class Estimate:
         gpus = sharding.processes_of(seconds, sharing["hours"], sharing["gpus"], work.batch) if learned else 1
         host = gpus * weight_bytes(e.model.layout, 4) + split.offload * split.peak
         rule, wall = "train" if learned else "search", seconds / gpus + self.start_up_s
+        after = [*after, plans[source.slug]] if source else after
         job = Job(rule, wall, split.peak, after=after, slots=gpus, name=row.slug, host=host)
         plans[row.slug] = job
         out.append(job)

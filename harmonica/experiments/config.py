@@ -4,7 +4,7 @@ import json
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 from harmonica.experiments import identity
 from harmonica.experiments.compressed import CompressedModel
 from harmonica.experiments.experiment import Experiment
+from harmonica.methods import Method
 from harmonica.models import Model
 from harmonica.plan import Plan, Protocol
 from harmonica.samplers import make_sampler
@@ -255,18 +256,27 @@ def rows(config: dict[str, Any]) -> list[Row]:
 
 
 def _required(row: Row, table: list[Row]) -> str | None:
-    """The slug of the row whose plan this one starts from."""
+    """The slug of the row whose plan this one starts from, or goes on from if there is one."""
     e = row.experiment
-    needed = e.method.requires
-    if not needed:
+    needed, continued = e.method.requires, e.method.continues
+    if not needed and not continued:
         return None
-    source = (needed, e.protocol.model, *e.source)
+    source = (needed, e.protocol.model, *e.source) if needed else (continued, *_where(e))
     found = [r for r in table if (r.experiment.name, *_where(r.experiment)) == source and r.experiment.seed == e.seed]
     found = [r for r in found if r.experiment.compression == e.compression]
+    if not needed:
+        found = [r for r in found if _set_alike(r.experiment.method, e.method)]
     for r in [r for r in found if r.case == row.case] or found:
         return r.slug
+    if not needed:
+        return None
     about = ", ".join(map(str, source[1:]))
     raise UserError(f"{e.name} starts from the plan of {needed} for {about}: add {needed} to the methods")
+
+
+def _set_alike(a: Method, b: Method) -> bool:
+    """Whether two methods have equal values of all settings that the first has."""
+    return all(getattr(a, f.name) == getattr(b, f.name, None) for f in fields(a))
 
 
 def _named(entry: str | dict[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -92,11 +92,12 @@ class Experiment:
     ) -> tuple[Plan, Router | None]:
         """Run the method: its plan, and its router if it learned one.
 
-        `other_plans` are those it requires, by method. A training keeps a checkpoint beside the plan file `checkpoint`
-        and resumes from it. `loaded` is called once the weights are loaded: training time counts from then. A training
-        runs in `precision` (λ in float32), uses at most `memory` bytes of a GPU, and has the model under `compression`
-        as teacher and student, as the origin's notes say; its seconds are those of all processes. Raises UserError if a
-        required plan is missing, the compression is of another model or has no gradients, or what the method raises.
+        `other_plans` are those it requires or continues, by method. A training keeps a checkpoint beside the plan file
+        `checkpoint` and resumes from it. `loaded` is called once the weights are loaded: training time counts from
+        then. A training runs in `precision` (λ in float32), uses at most `memory` bytes of a GPU, and has the model
+        under `compression` as teacher and student, as the origin's notes say; its seconds are those of all processes.
+        Raises UserError if a required plan is missing, the compression is of another model or has no gradients, or what
+        the method raises.
         """
         required = self.method.requires
         if required and required not in (other_plans or {}):
@@ -139,6 +140,8 @@ def with_cost(plan: Plan, task: Task) -> Plan:
     """A plan with what its method ran: seconds, trajectories and memory, if it ran the model at all."""
     if not task.clock:
         return plan
-    spent = round(time.perf_counter() - task.clock[0], 2)
-    cost = plan.origin.cost | task.cost | {"training_s": spent, "peak_MB": round(task.peak[0].megabytes(), 1)}
+    before = plan.origin.cost  # of the plan that it goes on from
+    spent = task.cost | {"training_s": time.perf_counter() - task.clock[0]}
+    cost = before | {k: round(before.get(k, 0) + v, 2) for k, v in spent.items()}
+    cost["peak_MB"] = max(before.get("peak_MB", 0), round(task.peak[0].megabytes(), 1))
     return plan.with_origin(cost=cost, hardware={"device": device(), "precision": task.precision})

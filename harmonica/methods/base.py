@@ -39,6 +39,8 @@ class Method(ABC):
     title: ClassVar[str]  # as tables print it
     kinds: ClassVar[tuple[str, ...]] = ()  # of backbone it is for ("dit", "pixart", "uvit"); () is all
     requires: ClassVar[str] = ""  # the method whose plan it starts from, in task.plans
+    # the method whose plan it goes on from, if a table has it with equal settings or it is passed; else it does without
+    continues: ClassVar[str] = ""
     heading: ClassVar[str] = ""  # of the rows of a table that it stands under, after those without one
     plain: ClassVar[bool] = False  # every branch is computed at every step: a rival of caching
     seeded: ClassVar[bool] = False  # its plan depends on the seed
@@ -97,7 +99,7 @@ class LearnedMethod(LearnedSettings, Method):
 class Task(ModelTask):
     """What a method makes a plan for."""
 
-    plans: dict[str, Plan] = field(default_factory=dict)  # those that the method requires, by method
+    plans: dict[str, Plan] = field(default_factory=dict)  # those that the method requires or continues, by method
     checkpoint: Path | None = None  # the plan file beside which a training keeps its checkpoint
     memory: float | None = None  # bytes of the GPU that a training may use; None is without limit
     compression: Compression | None = None  # what the model is run, and a router trained, on

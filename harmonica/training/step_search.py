@@ -7,7 +7,7 @@ to the uncached run's, or to the converged solution's.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Literal
 
@@ -25,6 +25,7 @@ FORMS = {"last": SPAN_FORECAST, "branches": FORECAST}
 FORECASTS = "Forecasts, this suite's own"  # the heading of the methods built on the search, in tables
 ORDERS = (0, 1, 2, 3)  # of extrapolation; 0 is reuse
 ROUNDS = 2  # forms and orders that are searched, those with the best starts
+NOTED = 8  # sets of key steps that a plan's origin names, for methods that go on from the search
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +79,7 @@ def searched(task, settings: SearchSettings, count: int = 1) -> list[Plan]:
 
     Raises UserError for a budget, a sampler or a grid that cannot be, or if no set gives finite latents.
     """
-    protocol = replace(task.protocol, sampler=settings.plan_sampler(task.protocol), steps=settings.grid or task.steps)
+    protocol = _protocol(task, settings)
     stages = task.stages(protocol.sampler, protocol.steps)
     loop = task.closed_loop(protocol, settings.images, settings.against)
     rng = np.random.default_rng(task.seed)
@@ -102,12 +103,42 @@ def searched(task, settings: SearchSettings, count: int = 1) -> list[Plan]:
         known = search(partial(value, form, order), [keys], protocol.steps, rng, settings.evaluations // ROUNDS)
         found += [(db, form, order, keys) for keys, db in known.items()]
     bar.close()
-    if not any(np.isfinite(db) for db, *_ in found):
+    ranked = [(round(db, 2), form, order, keys) for db, form, order, keys in sorted(found, reverse=True)]
+    ranked = [x for x in ranked if np.isfinite(x[0])]
+    if not ranked:
         raise UserError(f"{task.name}: no set of key steps that was judged gives images with finite numbers")
-    return [
-        _plan(task, protocol, keys, form, order, dB=round(db, 2), against=settings.against)
-        for db, form, order, keys in sorted(found, reverse=True)[:count]
-    ]
+    plans = _plans(task, protocol, settings, ranked[:count])
+    following = [[db, form, order, list(map(int, keys))] for db, form, order, keys in ranked[1:NOTED]]
+    return [plans[0].with_origin(notes=plans[0].origin.notes | {"following": following}), *plans[1:]]
+
+
+def found_before(task, settings: SearchSettings, source: Plan, count: int) -> list[Plan]:
+    """The same, at most NOTED of them, from the plan of an earlier search.
+
+    Raises UserError if that had other settings, another seed, or was of another model.
+    """
+    own = {f.name: getattr(settings, f.name) for f in fields(SearchSettings)} | {"seed": task.seed}
+    theirs = source.origin.settings | {"seed": source.origin.seed}
+    for name, value in own.items():
+        if theirs.get(name) != value:
+            raise UserError(f"the plan to start from was searched with {name} = {theirs.get(name)}, not {value}")
+    protocol = _protocol(task, settings)
+    source.check_fits(model=protocol.model, sampler=protocol.sampler, steps=protocol.steps, layout=task.layout)
+    notes = source.origin.notes
+    first = (notes["dB"], notes["form"], notes["order"], tuple(notes["keys"]))
+    more = [(db, form, order, tuple(keys)) for db, form, order, keys in notes["following"]]
+    return _plans(task, protocol, settings, [first, *more][:count])
+
+
+def _plans(
+    task, protocol: Protocol, settings: SearchSettings, ranked: list[tuple[float, str, int, Keys]]
+) -> list[Plan]:
+    return [_plan(task, protocol, keys, form, n, dB=db, against=settings.against) for db, form, n, keys in ranked]
+
+
+def _protocol(task, settings: SearchSettings) -> Protocol:
+    """What the plan runs, which may be a finer grid of another sampler."""
+    return replace(task.protocol, sampler=settings.plan_sampler(task.protocol), steps=settings.grid or task.steps)
 
 
 def _count(task, settings: SearchSettings, protocol: Protocol, form: str) -> int:

@@ -141,6 +141,21 @@ def test_plans_that_start_from_different_plans_are_different_experiments():
     assert [len(line) for line in config.by_method(rows)] == [1, 1, 2, 2] * 2
 
 
+def test_a_row_goes_on_from_one_of_equal_settings():
+    """Of its own case and seed; with other settings, or without such a row, it starts from nothing."""
+    about = {
+        "scale": "pocket", "seeds": [0, 1], "sampler": "ddim", "cfg": 1.5,
+        "cases": {k: {"model": "pocket-dit", "steps": 6} for k in ("a", "b", "c")},
+        "methods": ["full", {"step_search": {"target_cur": {"a": 20, "b": 40}, "cases": ["a", "b"]}},
+                    {"harmonica_forecast": {"target_cur": {"a": 20, "b": 50, "c": 20}, "candidates": 2}}],
+    }  # fmt: skip
+    rows = config.rows(about)
+    own = {(r.case, r.experiment.seed): r.requires for r in rows if r.experiment.name == "harmonica_forecast"}
+    searched = {(r.case, r.experiment.seed): r.slug for r in rows if r.experiment.name == "step_search"}
+    assert own["a", 0] == own["c", 0] == searched["a", 0] != own["a", 1] == searched["a", 1]
+    assert own["b", 0] is None and own["b", 1] is None
+
+
 def test_converged_solutions_are_of_deterministic_samplers():
     about = config.tables(read_scale("pocket"), {"scale": "pocket"})["table2"]
     found = {r.case: r.experiment.protocol for r in config.converged(about)}

@@ -90,6 +90,24 @@ def test_training_never_undoes_the_search():
     assert np.array_equal(trained.weights, searched.weights) and (trained.actions == searched.actions).all()
 
 
+def test_a_training_goes_on_from_a_search():
+    """The same plan as with a search of its own, whose cost it has; of a search with the same settings only."""
+    few = {"evaluations": 6, "images": 2, "target_cur": 60, "form": "branches"}
+    more = {"candidates": 3, "rounds": 4, "fit_images": 4, "batch": 2}
+    source, _ = Experiment.of("pocket-dit", "ddim", STEPS, 1.3, "step_search", few).make()
+    e = Experiment.of("pocket-dit", "ddim", STEPS, 1.3, "harmonica_forecast", few | more)
+    alone, _ = e.make()
+    going_on, _ = e.make({"step_search": source})
+    assert np.array_equal(alone.weights, going_on.weights) and (alone.actions == going_on.actions).all()
+    assert alone.origin.notes == going_on.origin.notes
+    passes = alone.origin.cost["generation_passes"] if "generation_passes" in alone.origin.cost else None
+    assert passes == going_on.origin.cost.get("generation_passes")
+    assert going_on.origin.cost["training_s"] > source.origin.cost["training_s"] > 0
+    other, _ = Experiment.of("pocket-dit", "ddim", STEPS, 1.3, "step_search", few | {"target_cur": 50}).make()
+    with pytest.raises(UserError, match="searched with target_cur = 50.*, not 60"):
+        e.make({"step_search": other})
+
+
 def test_a_search_that_judges_nothing(task, monkeypatch):
     monkeypatch.setattr(ClosedLoop, "value", lambda self, plan: -np.inf)
     with pytest.raises(UserError, match="no set of key steps that was judged"):
