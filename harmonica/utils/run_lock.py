@@ -7,9 +7,12 @@ shares one, and who can have it alone knows that all other runs have ended.
 import fcntl
 import os
 import platform
+from base64 import urlsafe_b64decode
+from collections.abc import Iterable
 from pathlib import Path
 
 _held: list[int] = []  # the lock lasts as long as its file is open
+_alone: set[Path] = set()  # folders in which no other run was alive at the start
 
 
 def begin(folder: Path, may_remove: bool) -> None:
@@ -27,10 +30,25 @@ def begin(folder: Path, may_remove: bool) -> None:
             pass
         else:
             if may_remove:
+                _alone.add(folder)
                 _remove_stale(folder / "locks", lock)
         fcntl.flock(lock, fcntl.LOCK_SH)
     except OSError:
         pass
+
+
+def forget_incomplete(folder: Path, files: Iterable[str]) -> None:
+    """Remove Snakemake's marks, of a killed run, that these files are incomplete. They are complete if they are there,
+    and what is marked is made again by force, where Snakemake overlooks what depends on it by `ancient`."""
+    complete = set(files)
+    for path in (folder / "incomplete").rglob("*") if folder in _alone else ():
+        name = "".join(part.removeprefix("@") for part in path.relative_to(folder / "incomplete").parts)
+        try:
+            marked = path.is_file() and urlsafe_b64decode(name).decode() in complete
+        except ValueError:
+            continue
+        if marked:
+            path.unlink(missing_ok=True)
 
 
 def _remove_stale(locks: Path, lock: int) -> None:

@@ -91,6 +91,22 @@ def test_a_second_run_does_nothing(project):
     assert project.planned() == []
 
 
+def test_a_run_killed_while_plans_were_made_goes_on(project):
+    """Snakemake marks what it began; the plans are there, and what comes after them is made."""
+    results = project.folder / "results"
+    gone = [results / "table1.csv", results / "pocket" / "table1.csv"]
+    before = [path.read_bytes() for path in gone]
+    for path in (results / "pocket" / "plans").glob("*/*.safetensors"):
+        name = base64.urlsafe_b64encode(str(path.relative_to(project.folder)).encode()).decode()
+        (project.folder / ".snakemake" / "incomplete" / name).touch()
+    for path in gone:
+        path.unlink()
+    jobs = dict(project.planned())
+    for path, data in zip(gone, before, strict=True):
+        path.write_bytes(data)
+    assert jobs == {"table": "1", "publish": "1", "total": "2"}
+
+
 def test_a_changed_setting_runs_only_what_depends_on_it(project):
     changed = {"fora": {"interval": {"4": 3, "3": 2}}}
     project.write(lambda methods: [changed if "fora" in m else m for m in methods])

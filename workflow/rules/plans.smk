@@ -1,4 +1,5 @@
 ARGUMENTS = json.dumps({plan_file(s): r.arguments for s, r in HEURISTIC.items()})
+run_lock.forget_incomplete(Path(".snakemake"), map(plan_file, HEURISTIC))
 
 
 # All heuristics that read nothing, in one process: each takes milliseconds. No parameters, and no command that changes:
