@@ -52,10 +52,8 @@ class HarmoniCaForecast(StepSearch):
 
     def make(self, task: Task) -> Plan:
         source = task.plans.get(self.continues)
-        if source:
-            plans = found_before(task, self, source, self.candidates)
-        else:
-            plans = searched(task, self, self.candidates)
+        count = self.candidates
+        plans = found_before(task, self, source, count) if source else searched(task, self, count)
         loop = task.closed_loop(plans[0].protocol, self.fit_images, self.against, self.batch)
         fit = partial(loop.fit, outputs=self.outputs)
         few = partial(fit, rounds=max(1, self.rounds // 5), rate=self.rate)

@@ -125,6 +125,8 @@ def found_before(task, settings: SearchSettings, source: Plan, count: int) -> li
     protocol = _protocol(task, settings)
     source.check_fits(model=protocol.model, sampler=protocol.sampler, steps=protocol.steps, layout=task.layout)
     notes = source.origin.notes
+    if "following" not in notes:
+        raise UserError("an earlier version searched the plan to start from: make it again")
     first = (notes["dB"], notes["form"], notes["order"], tuple(notes["keys"]))
     more = [(db, form, order, tuple(keys)) for db, form, order, keys in notes["following"]]
     return _plans(task, protocol, settings, [first, *more][:count])

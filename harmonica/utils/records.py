@@ -27,12 +27,12 @@ class Record:
         """Write the record, atomically. Raises UserError, and writes nothing, if a number is not finite."""
         own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         try:
-            content = json.loads(json.dumps(own, allow_nan=False))
+            json.dumps(own, allow_nan=False)
         except ValueError:
             raise UserError(
                 f"{path} is not written: {self.kind} must have finite numbers, and this has others"
             ) from None
-        write_json(path, stamped(content))
+        write_json(path, stamped(own))
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

@@ -103,6 +103,9 @@ def test_a_training_goes_on_from_a_search():
     passes = alone.origin.cost["generation_passes"] if "generation_passes" in alone.origin.cost else None
     assert passes == going_on.origin.cost.get("generation_passes")
     assert going_on.origin.cost["training_s"] > source.origin.cost["training_s"] > 0
+    older = source.with_origin(notes={k: v for k, v in source.origin.notes.items() if k != "following"})
+    with pytest.raises(UserError, match="an earlier version searched"):
+        e.make({"step_search": older})
     other, _ = Experiment.of("pocket-dit", "ddim", STEPS, 1.3, "step_search", few | {"target_cur": 50}).make()
     with pytest.raises(UserError, match="searched with target_cur = 50.*, not 60"):
         e.make({"step_search": other})
