@@ -34,4 +34,6 @@ def test_a_source_hash_is_of_whole_packages(tmp_path):
     assert source_hash("plan", "samplers") == source_hash("samplers", "plan")
     before = source_hash("plan", str(outside))
     outside.write_text("x = 2")
+    assert source_hash("plan", str(outside)) == before  # a process keeps what it first found
+    source_hash.cache_clear()
     assert source_hash("plan", str(outside)) != before
