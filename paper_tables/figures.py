@@ -124,6 +124,7 @@ def label_blocks(ax, layout: BranchLayout) -> None:
 
 
 IMAGES = 8  # of a row in the grid
+GAP = 2  # pixels between its rows
 
 
 def grid(
@@ -142,40 +143,45 @@ def grid(
     heights = [0.62 * n + (2.3 if captioned[c] else 0.55) for n, c in zip(counts, cases, strict=True)]
     figure = plt.figure(figsize=(13.5, sum(heights)), layout="constrained")
     parts = figure.subfigures(len(cases), 1, height_ratios=heights, squeeze=False)
-    for part, case, count in zip(parts[:, 0], cases, counts, strict=True):
-        axes = part.subplots(count, 3, squeeze=False, width_ratios=[IMAGES, IMAGES, 3])
+    for part, case in zip(parts[:, 0], cases, strict=True):
         block = [(line, title) for line, title in zip(lines, titles, strict=True) if line[0].case == case]
         base = next(images[line[0].slug] for line, _ in block if line[0].experiment.name == "full")
-        for row, (line, title) in zip(axes, block, strict=True):
-            _samples(row, images[line[0].slug][0], base[0], title)
-        for ax, head in zip(axes[0], ("first images", "difference to uncached", "worst, its uncached"), strict=True):
+        axes = part.subplots(1, 3, width_ratios=[IMAGES, IMAGES, 3])
+        _case(axes, [images[line[0].slug][0] for line, _ in block], base[0], [title for _, title in block])
+        for ax, head in zip(axes, ("first images", "difference to uncached", "worst, its uncached"), strict=True):
             ax.set_title(head, fontsize=9)
         if captioned[case]:
-            _captions(axes[0, 0], [captioned[case][k] for k in base[1][:IMAGES]], base[0].shape[2])
+            _captions(axes[0], [captioned[case][k] for k in base[1][:IMAGES]], base[0].shape[2])
         part.suptitle(f"case {case}", fontsize=10, x=0.01, ha="left")
     save(figure, path)
 
 
-def _samples(row, own: np.ndarray, base: np.ndarray, title: str) -> None:
-    """A line of the grid, on its three axes."""
-    for ax in row:
-        ax.set_xticks([])
-        ax.set_yticks([])
-        ax.set_frame_on(False)
-    first, plain = own[:IMAGES], base[:IMAGES]
-    row[0].imshow(_strip(first), cmap="gray", vmin=0, vmax=255)
-    row[0].set_ylabel(title, rotation=0, ha="right", va="center", fontsize=9)
-    if own is base:
-        return
-    gap = first.astype(np.float32) - plain.astype(np.float32)
-    row[1].imshow(_strip(gap.mean(-1, keepdims=True)), cmap="RdBu_r", vmin=-128, vmax=128)
+def _case(axes, rows: list[np.ndarray], base: np.ndarray, titles: list[str]) -> None:
+    """The rows of a case, images (n, H, W, C) each, on its three axes: a picture each, since hundreds of axes take
+    minutes to lay out."""
+    white = np.full_like(base[:2], 255)
+    gaps = [(own[:IMAGES].astype(np.float32) - base[:IMAGES]).mean(-1, keepdims=True) for own in rows]
+    pairs = [white if own is base else _worst(own, base) for own in rows]
+    axes[0].imshow(_stacked([own[:IMAGES] for own in rows], 255), cmap="gray", vmin=0, vmax=255)
+    axes[1].imshow(_stacked(gaps, 0), cmap="RdBu_r", vmin=-128, vmax=128)
+    axes[2].imshow(_stacked(pairs, 255), cmap="gray", vmin=0, vmax=255)
+    for ax in axes:
+        ax.set(xticks=[], yticks=[], frame_on=False, anchor="N")
+    height = base.shape[1]
+    axes[0].set_yticks([height / 2 - 0.5 + (height + GAP) * k for k in range(len(rows))], titles, fontsize=9)
+    axes[0].tick_params(axis="y", length=0)
+
+
+def _worst(own: np.ndarray, base: np.ndarray) -> np.ndarray:
     k = int(psnr(own, base).argmin())
-    row[2].imshow(_strip(np.stack([own[k], base[k]])), cmap="gray", vmin=0, vmax=255)
+    return np.stack([own[k], base[k]])
 
 
-def _strip(images: np.ndarray) -> np.ndarray:
-    """Images (n, H, W, C) beside each other, (H, n·W) or (H, n·W, 3)."""
-    return np.concatenate(list(images), 1).squeeze()
+def _stacked(rows: list[np.ndarray], background: int) -> np.ndarray:
+    """Rows of images (n, H, W, C) below each other, one picture (H', W', 3) or (H', W')."""
+    strips = [np.concatenate(list(images), 1).squeeze() for images in rows]
+    gap = ((0, GAP), (0, 0), (0, 0))[: strips[0].ndim]
+    return np.concatenate([np.pad(strip, gap, constant_values=background) for strip in strips])
 
 
 def _captions(ax, texts: list[str], side: int) -> None:

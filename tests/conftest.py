@@ -19,6 +19,13 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path.parent.name != "workflow")
 
 
+@pytest.fixture
+def empty_hub(monkeypatch):
+    """A hub whose repositories have nothing, without the network: its client tries for 20 seconds."""
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *args, **kwargs: None)
+    monkeypatch.setattr("huggingface_hub.HfApi.list_repo_tree", lambda *args, **kwargs: [])
+
+
 TINY = dict(
     num_attention_heads=2, attention_head_dim=8, num_layers=3, in_channels=4, out_channels=8, sample_size=4,
     patch_size=2, num_embeds_ada_norm=5, norm_eps=1e-6,

@@ -113,7 +113,7 @@ def test_a_last_chunk_of_one_image_does_not_halve_the_score():
 @pytest.mark.slow
 def test_coverage_on_gaussian_features():
     """95 % intervals of FID, of a paired difference and of a mean hold their expectation 93 to 97 % of the time."""
-    runs, n, hits, found = 2000, 1000, {}, {"FID": [], "difference": [], "mean": []}
+    runs, n, hits, found = 1000, 1000, {}, {"FID": [], "difference": [], "mean": []}
     for k in range(runs):
         x = gaussians(1000 + k, n, 6)
         y = 1.05 * x + 0.1 * gaussians(50_000 + k, n, 6)

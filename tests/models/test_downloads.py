@@ -127,11 +127,10 @@ def test_models_offline(tmp_path, capsys, monkeypatch):
     assert "dit-xl-2-256/vae/config.json" in json.loads((tmp_path / "done.json").read_text())
 
 
-def test_an_original_checkpoint_is_converted(tmp_path, monkeypatch, tiny_diffusers):
+def test_an_original_checkpoint_is_converted(tmp_path, monkeypatch, tiny_diffusers, empty_hub):
     from harmonica.models.convert import diffusers_to_original
 
     monkeypatch.setenv("HARMONICA_WEIGHTS", str(tmp_path))
-    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *args, **kwargs: None)
     state = diffusers_to_original(tiny_diffusers.state_dict() | {"pos_embed.pos_embed": torch.zeros(1, 4, 16)})
     torch.save(state, tmp_path / "dit-xl-2-256.pt")
     monkeypatch.setattr("harmonica.models.convert.original_config", lambda state, heads: dict(tiny_diffusers.config))
@@ -153,10 +152,9 @@ def test_weights_that_were_not_fetched(tmp_path, monkeypatch, capsys):
     assert not (tmp_path / "p.safetensors").exists()
 
 
-def test_models_share_their_text_encoder(tmp_path, capsys, monkeypatch):
+def test_models_share_their_text_encoder(tmp_path, capsys, monkeypatch, empty_hub):
     """PixArt-Σ 512 and 2K ask for one T5; weights in several files are complete when all are there."""
     monkeypatch.setenv("HARMONICA_WEIGHTS", str(tmp_path))
-    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *args, **kwargs: None)
     shared = tmp_path / "pixart_sigma_sdxlvae_t5_diffusers"
     for folder in (tmp_path / "pixart-sigma-512" / "transformer", tmp_path / "pixart-sigma-2k" / "transformer",
                    shared / "vae", shared / "text_encoder", shared / "tokenizer"):  # fmt: skip

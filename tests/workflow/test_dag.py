@@ -126,20 +126,6 @@ def test_another_precision_of_images_trains_nothing(project):
     assert ["train", "4"] in project.planned("--config", "precision={training: bfloat16}")
 
 
-def test_a_baseline_of_ones_own(project):
-    """One file and one line: its row appears, and no image that was there is drawn again."""
-    images = project.folder / "results" / "pocket" / "samples" / "images"
-    before = {p: p.stat().st_mtime_ns for p in images.rglob("*.npz")}
-    (project.folder / "baselines" / "toy.py").write_text(TOY)
-    project.write(lambda methods: [*methods, "toy"])
-    status, out = project.snakemake("results/table1.csv", cores="1")
-    assert status == 0, out
-    t = project.table()
-    toy = t[t.method == "Toy"]
-    assert len(toy) == 2 and toy.CUR.tolist() == pytest.approx([25, 100 / 6], rel=1e-4)
-    assert before.items() <= {p: p.stat().st_mtime_ns for p in images.rglob("*.npz")}.items()
-
-
 def test_cores_and_shards_do_not_change_the_table(project, tmp_path):
     """One core, from nothing, in another folder and with all images in one job: the same numbers but for times."""
     alone = Project(tmp_path / "harmonica-bench")
@@ -219,7 +205,10 @@ def test_tables_of_costs_and_of_single_choices(project):
 def test_a_table_of_ones_own(project):
     """Its rows are those of table 1 where they are the same: nothing is trained or generated again but what is new.
 
-    That is another training seed: a learned row over two seeds is their mean, a heuristic's stays one."""
+    That is a method of one file and one line, and another training seed: a learned row over two seeds is their mean, a
+    heuristic's stays one."""
+    images = project.folder / "results" / "pocket" / "samples" / "images"
+    before = {p: p.stat().st_mtime_ns for p in images.rglob("*.npz")}
     config = yaml.safe_load((project.folder / "micro.yaml").read_text("utf-8"))
     methods = ["full", {"fora": {"interval": 2}}, {"harmonica": {"beta": 1.0, "rounds": 2, "batch": 2, "lr": 1.5}}]
     own = {"like": "table1", "seeds": [0, 1], "methods": [*methods, "toy"], "cases": {"4": {}}}
@@ -236,6 +225,8 @@ def test_a_table_of_ones_own(project):
         project.write()
     t = pd.read_csv(project.folder / "results" / "my-own.csv")
     assert t.method.tolist() == ["Full", "FORA", "HarmoniCa", "Toy"] and (t.case == 4).all() and (t.samples == 24).all()
+    assert t.CUR[t.method == "Toy"].tolist() == [25]
+    assert before.items() < {p: p.stat().st_mtime_ns for p in images.rglob("*.npz")}.items()
     assert "my-own, laid out as table 1, pocket scale" in (project.folder / "results" / "my-own.md").read_text("utf-8")
     assert (project.folder / "results" / "pocket" / "figures" / "my-own-samples.png").is_file()
     record = json.loads((project.folder / "results" / "pocket" / "my-own.provenance.json").read_text())

@@ -1,11 +1,14 @@
 """The project as an installed wheel, outside the checkout: commands, and a folder of `harmonica init`."""
 
+import ast
 import os
+import re
 import shutil
 import site
 import subprocess
 import sys
 import venv
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -30,6 +33,34 @@ def test_a_folder_that_is_not_empty_is_refused(capsys, tmp_path, there):
     err = capsys.readouterr().err
     assert "is not an empty folder" in err and len(err.strip().splitlines()) == 1
     assert [p.name for p in tmp_path.rglob("*") if p != folder] == ([] if there == "a file" else ["x"])
+
+
+ELSEWHERE = {"emoji"}  # to make the shipped captions again, says their script
+
+
+def normal(name: str) -> str:
+    """The name of a distribution as indices compare it."""
+    return re.sub("[-_.]+", "-", name).lower()
+
+
+def test_what_is_imported_is_declared():
+    """With the wheel and what it requires an environment has all that its packages import, in the locked versions."""
+    from packaging.requirements import Requirement
+
+    required = {
+        re.sub("[-_.]+", "-", r.name).lower(): r for r in map(Requirement, metadata.requires("harmonica-bench"))
+    }
+    required = {name: r for name, r in required.items() if not r.marker or r.marker.evaluate({"extra": ""})}
+    distributions = metadata.packages_distributions()
+    for path in (p for package in ("harmonica", "baselines", "paper_tables") for p in (ROOT / package).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and node.module and not node.level else []
+            for top in {name.partition(".")[0] for name in names} - sys.stdlib_module_names - ELSEWHERE:
+                found = set(map(normal, distributions[top]))
+                assert found & (required.keys() | {"harmonica-bench"}), f"{path} imports {top}"
+    for name, r in required.items():
+        assert r.specifier.contains(metadata.version(name), prereleases=True), r
 
 
 class Installed:

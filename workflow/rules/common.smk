@@ -116,6 +116,37 @@ SEARCHED = {
     for slug, r in BY_SLUG.items()
     if slug not in HEURISTIC and not is_learned(r) and runs_model(r)
 }
+CALIBRATION = 3000  # evaluations of single images that make a search shorter than the start of its job
+
+
+def together(table: str) -> bool:
+    """Whether a table's rows share jobs: where the start of a job takes longer than what it does."""
+    return TABLES[table]["sampling"]["grouping"] == "all"
+
+
+def is_calibration(row: Row) -> bool:
+    """Whether the plan is made from a few runs of the model, and from nothing that other jobs make."""
+    e = row.experiment
+    if row.slug not in SEARCHED or row.requires or e.compression:
+        return False
+    return e.method.work(e.protocol, SCALE).evaluations <= CALIBRATION
+
+
+def calibrations() -> dict[str, list[str]]:
+    """Plans that one job makes, by its rule's name: the table and case where they first stand."""
+    out, seen = {}, set()
+    for table, rows in ROWS.items():
+        for row in rows if together(table) else []:
+            if row.slug not in seen and is_calibration(row):
+                seen.add(row.slug)
+                case = re.sub("[^a-zA-Z0-9]", "_", f"{table}_{row.case}")
+                out.setdefault(f"calibrate_{case}", []).append(row.slug)
+    return out
+
+
+CALIBRATED = calibrations()
+# by slug, the plans that share a job with others
+SHARED = HEURISTIC | {s: BY_SLUG[s] for slugs in CALIBRATED.values() for s in slugs}
 LEARNED = one_of([slug for slug, r in BY_SLUG.items() if is_learned(r)])
 COSTS = one_of([t for t in TABLES if TABLES[t].get("costs")])
 OF_IMAGES = one_of([t for t in TABLES if not TABLES[t].get("costs")])
@@ -197,6 +228,15 @@ def compression_options(on) -> str:
     return f"--precision {found}"
 
 
+def calibration_arguments(slugs: list[str]) -> str:
+    """What one job makes, for `harmonica plans`."""
+    made = {
+        plan_file(s): f"{BY_SLUG[s].arguments} {training_options(BY_SLUG[s])}"
+        for s in slugs
+    }
+    return json.dumps(made)
+
+
 def drift_slugs(case: str) -> list[str]:
     """Rows of a case of table 1 that have a cache, of the first training seed."""
     return [
@@ -250,12 +290,12 @@ def extra_figures() -> dict[str, dict]:
 
 
 def plan_file(slug: str) -> str:
-    """A heuristic's is in a folder that is named after the code that makes it: other code, other file. Snakemake would not
-    look whether a job that reads some of one job's many files is out of date while that job is.
+    """One of many that a job makes is in a folder that is named after the code that makes it: other code, other file.
+    Snakemake would not look whether a job that reads some of one job's many files is out of date while that job is.
     """
-    if slug not in HEURISTIC:
+    if slug not in SHARED:
         return f"{OUT}/plans/{slug}.safetensors"
-    row = HEURISTIC[slug]
+    row = SHARED[slug]
     made_by = files.digest([plan_code(row), plan_data(row)])
     return f"{OUT}/plans/{row.experiment.name}-{made_by}/{slug}.safetensors"
 
@@ -265,9 +305,9 @@ def slugs_of(table: str) -> list[str]:
 
 
 def plans(slugs: list[str]) -> list[str]:
-    """Plan files as inputs. All heuristics' plans are one job, whose other plans must not renew what depends on one."""
+    """Plan files as inputs. The other plans of the job that makes one must not renew what depends on that one."""
     return [
-        ancient(plan_file(slug)) if slug in HEURISTIC else plan_file(slug)
+        ancient(plan_file(slug)) if slug in SHARED else plan_file(slug)
         for slug in slugs
     ]
 
@@ -313,7 +353,7 @@ SOLUTIONS = "converged"  # the group of the converged solutions
 def group_of(table: str, row: Row) -> str:
     if row in CONVERGED[table]:
         return SOLUTIONS
-    if TABLES[table]["sampling"]["grouping"] != "all":
+    if not together(table):
         return row.slug
     on = row.experiment.compression  # a job has one model
     return f"on-{on.slug}" if on else "all"

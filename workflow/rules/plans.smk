@@ -1,5 +1,6 @@
 ARGUMENTS = json.dumps({plan_file(s): r.arguments for s, r in HEURISTIC.items()})
-run_lock.forget_incomplete(Path(".snakemake"), map(plan_file, HEURISTIC))
+CALIBRATIONS = {rule: calibration_arguments(s) for rule, s in CALIBRATED.items()}
+run_lock.forget_incomplete(Path(".snakemake"), map(plan_file, SHARED))
 
 
 # All heuristics that read nothing, in one process: each takes milliseconds. No parameters, and no command that changes:
@@ -22,6 +23,36 @@ rule plans:
         shell("harmonica plans {ARGUMENTS:q} > {log} 2>&1")
 
 
+# Plans that a few runs of the model give, those of a case in one process: each takes less than its start. No parameters,
+# as above.
+for calibration, slugs in CALIBRATED.items():
+
+    rule:
+        name:
+            calibration
+        input:
+            sorted({x for slug in slugs for x in plan_needs(BY_SLUG[slug])}),
+        output:
+            [plan_file(slug) for slug in slugs],
+        log:
+            f"{OUT}/logs/calibrations/{calibration}.log",
+        benchmark:
+            f"{OUT}/benchmarks/calibrations/{calibration}.tsv"
+        priority: max(priority("search", slug) for slug in slugs)
+        conda:
+            ENVIRONMENT
+        threads: 1
+        resources:
+            gpu=GPU,
+        message:
+            f"Making {len(slugs)} plans: {calibration}"
+        run:
+            arguments = CALIBRATIONS[rule]
+            shell(
+                "HARMONICA_GPUS={resources.gpu} harmonica plans {arguments:q} > {log} 2>&1"
+            )
+
+
 # Other heuristics read files or a plan; a learned method also writes a router.
 rule plan:
     input:
@@ -37,7 +68,7 @@ rule plan:
             [
                 s
                 for s, r in BY_SLUG.items()
-                if not (is_learned(r) or s in HEURISTIC or s in SEARCHED)
+                if not (is_learned(r) or s in SHARED or s in SEARCHED)
             ]
         ),
     conda:
@@ -66,7 +97,7 @@ rule plan:
 # Plans that are found by running the model: no router.
 use rule plan as search with:
     wildcard_constraints:
-        experiment=one_of(sorted(SEARCHED)),
+        experiment=one_of(sorted(SEARCHED - set(SHARED))),
     priority: lambda w: priority("search", w.experiment)
     resources:
         gpu=GPU,
