@@ -28,6 +28,11 @@ class ReleasedLTC(Method):
             raise UserError(f"routers are released for {' and '.join(FILES)}, not for {protocol.model}")
         if protocol.steps not in STEPS:
             raise UserError(f"routers are released for {' and '.join(map(str, STEPS))} steps, not for {protocol.steps}")
+        from harmonica.models import get_model
+
+        own = get_model(protocol.model).sampler
+        if protocol.sampler != own:
+            raise UserError(f"the router for {protocol.model} is released for {own}, not for {protocol.sampler}")
         return Reads(files=(FILES[protocol.model].format(protocol.steps),))
 
     def make(self, task: Task) -> Plan:

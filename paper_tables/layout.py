@@ -18,7 +18,7 @@ from harmonica.plan import cache_bytes, macs
 from harmonica.utils.precision import PRECISIONS
 from paper_tables import figures
 from paper_tables.measured import Measured
-from paper_tables.published import SAMPLERS, caches_as_much
+from paper_tables.published import SAMPLERS, caches_as_much, of_images
 from paper_tables.verdicts import verdicts
 
 
@@ -96,7 +96,7 @@ class Table:
         full, own = timed[base.slug]["rounds_s"], [timed[r.slug]["rounds_s"] for r in line]
         cur, cur_sd = float(np.mean([measured.cur(r) for r in line])), measured.cur_sd(line)
         paper = self.published(e, plan.steps) if published and not model.own else {}
-        paper = paper if caches_as_much(paper, cur) else {}
+        paper = of_images(paper, e, first["N"]) if caches_as_much(paper, cur) else {}
         return {
             "scale": measured.scale, "model": model.title, "resolution": model.resolution,
             "sampler": SAMPLERS[plan.protocol.sampler], "cfg": e.protocol.cfg, "case": line[0].case,
@@ -338,7 +338,10 @@ def _condition(table: pd.DataFrame, scale: str) -> str:
     """Which rows have the paper's numbers, and what is different about those."""
     same = "for rows of its own sampler, steps and CUR"
     if scale == "paper":
-        return f"{same}, at its guidance scale: in brackets, the published value and the difference to it."
+        return (
+            f"{same}, at its guidance scale and, for its metrics, with its number of images: in brackets, the "
+            "published value and the difference to it."
+        )
     other = sorted(set(table.paper_cfg.dropna()) - set(table.cfg)) if "paper_cfg" in table else []
     return f"{same}" + (f"; its guidance scale is {' or '.join(f'{x:g}' for x in other)}." if other else ".")
 

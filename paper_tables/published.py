@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from harmonica.evaluation.metrics import METRICS
 from harmonica.experiments import Experiment
 
 FOLDER = Path(__file__).parent / "published"
@@ -49,6 +50,18 @@ def of_guidance(found: dict, e: Experiment) -> dict:
     """A row of the paper, or {} at the paper scale under another guidance scale than its own."""
     other = e.model.scale == "paper" and found.get("cfg", e.model.cfg) != e.protocol.cfg
     return {} if other else found
+
+
+def protocol_images(e: Experiment) -> int:
+    """The images that the paper measures a row on: ImageNet's or COCO's."""
+    return 30_000 if e.model.captions else 50_000
+
+
+def of_images(found: dict, e: Experiment, images: int) -> dict:
+    """A row of the paper, at the paper scale without its metrics beside another number of images than its own."""
+    if e.model.scale != "paper" or images == protocol_images(e):
+        return found
+    return {k: v for k, v in found.items() if k not in METRICS}
 
 
 def caches_as_much(found: dict, cur: float) -> bool:

@@ -108,15 +108,20 @@ def measure(calls: Any, found: list[Candidate], images: int, pictures: bool, see
                     continue
                 c.seconds.append(trajectory.seconds)
                 c.latents.append(trajectory.latents[:1].float().cpu())
+                if not np.isfinite(c.latents[-1].numpy()).all():
+                    raise UserError(f"{c.label}: latents of image {k} are not finite: try another --precision")
                 if c.plan is not None and c.plan.rule:
                     c.skipped.append(np.concatenate([e.decisions.skipped.numpy() for e in trajectory.all]))
                 if pictures:
-                    c.pictures.append(_picture(own))
+                    c.pictures.append(_picture(own, f"{c.label}: image {k}"))
 
 
-def _picture(out: Any) -> np.ndarray:
-    """The first picture of a call's output uint8 (H, W, C); of a video its frames one below the other."""
+def _picture(out: Any, name: str) -> np.ndarray:
+    """The first picture of a call's output uint8 (H, W, C); of a video its frames one below the other. Raises UserError
+    if it is not of finite numbers, as of an autoencoder in half precision."""
     x = np.asarray(out[0], np.float32)
+    if not np.isfinite(x).all():
+        raise UserError(f"{name} is decoded to numbers that are not finite: try another --precision, or --latents")
     x = x.reshape(-1, *x.shape[-2:])
     if x.size > MOST_VALUES:
         x = x[: max(1, MOST_VALUES // x[0].size)]

@@ -70,12 +70,19 @@ def main(argv: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):  # Greek letters and any name of a file, in every locale
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="surrogateescape")
-    args = build_parser().parse_args(argv)
+    args = argparse.Namespace()
+    status = guarded("harmonica", lambda: _parse(argv, args))
+    if status:
+        return status
     keep_freed_memory()
     status = guarded("harmonica", lambda: _run(args), [MEMORY[k] for k in MEMORY if k in args])
     if status == 0:
         log_times(_shared.loaded_at)
     return status
+
+
+def _parse(argv: list[str] | None, args: argparse.Namespace) -> None:
+    build_parser().parse_args(argv, args)
 
 
 def _run(args: argparse.Namespace):

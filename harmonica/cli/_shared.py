@@ -217,8 +217,24 @@ def hardware(precision: str) -> dict[str, str]:
     return {"device": provenance.device(), "precision": precision}
 
 
+def seed(text: str) -> int:
+    """A seed on the command line."""
+    from harmonica.experiments import identity
+
+    identity.check_seed(value := int(text))
+    return value
+
+
+def count(text: str) -> int:
+    """A number of things on the command line, at least 1."""
+    value = int(text)
+    if value < 1:
+        raise UserError(f"a number of images or pixels must be at least 1, got {value}")
+    return value
+
+
 def image_seed_argument(parser) -> None:
-    parser.add_argument("--seed", type=int, default=0, help="of the images: noise and labels; default: %(default)s")
+    parser.add_argument("--seed", type=seed, default=0, help="of the images: noise and labels; default: %(default)s")
 
 
 def plans_argument(parser) -> None:

@@ -11,7 +11,7 @@ EXAMPLE = "harmonica compress efficientdm --model pocket-dit --sampler ddim --st
 def add_arguments(parser) -> None:
     parser.add_argument("compression", help="see `harmonica methods`")
     _shared.protocol_arguments(parser)
-    parser.add_argument("--seed", type=int, default=0, help="of what is random in it; default: %(default)s")
+    parser.add_argument("--seed", type=_shared.seed, default=0, help="of what is random in it; default: %(default)s")
     _shared.settings_argument(parser, "compression")
     _shared.precision_argument(parser)
     parser.add_argument("-o", "--out", type=Path, required=True)

@@ -10,7 +10,7 @@ EXAMPLE = "harmonica drift fora.safetensors hc.safetensors -o drift.json"
 
 def add_arguments(parser) -> None:
     _shared.plans_argument(parser)
-    parser.add_argument("--images", type=int, default=64, help="default: %(default)s")
+    parser.add_argument("--images", type=_shared.count, default=64, help="default: %(default)s")
     _shared.image_seed_argument(parser)
     _shared.compute_arguments(parser)
     parser.add_argument("-o", "--out", type=Path, required=True)

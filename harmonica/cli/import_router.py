@@ -20,12 +20,14 @@ def add_arguments(parser) -> None:
 
 
 def run(args) -> None:
+    from harmonica.experiments import identity
     from harmonica.methods import released_routers as released
     from harmonica.plan import COMPUTE, LIMIT, sigmoid
 
     found = released.read(args.file)
     router = found.router(args.model, args.method, args.cfg)
     p = router.protocol
+    identity.check_protocol(p)
     threshold = released.threshold(p.model) if args.threshold is None else args.threshold
     plan = router.plan(threshold)
     steps, branches = router.logits.shape

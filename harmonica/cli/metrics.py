@@ -36,6 +36,7 @@ def run(args) -> None:
 
     clip = _shared.clip_of(args)
     manifests = Manifest.read(args.manifests)
+    manifests.check_seeds()
     files = manifests.files
     names = args.only or [name for name in files if name != args.converged]
     every = (*names, args.uncached, *([args.converged] if args.converged else []))

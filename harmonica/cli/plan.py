@@ -18,7 +18,7 @@ EXAMPLE = (
 def add_arguments(parser) -> None:
     parser.add_argument("method", help="see `harmonica methods`")
     _shared.protocol_arguments(parser)
-    parser.add_argument("--seed", type=int, default=0,
+    parser.add_argument("--seed", type=_shared.seed, default=0,
                         help="of a training, or of random choices; default: %(default)s")  # fmt: skip
     _shared.settings_argument(parser, "method")
     parser.add_argument("--from", dest="sources", action="append", default=[], metavar="PLAN",

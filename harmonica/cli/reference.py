@@ -11,7 +11,8 @@ EXAMPLE = "harmonica reference pictures/val2014 --data coco-2014-val --side 256 
 
 def add_arguments(parser) -> None:
     parser.add_argument("source", type=Path)
-    parser.add_argument("--side", type=int, default=256, help="pixels, of a folder's pictures; default: %(default)s")
+    parser.add_argument("--side", type=_shared.count, default=256,
+                        help="pixels, of a folder's pictures; default: %(default)s")  # fmt: skip
     parser.add_argument("--data", metavar="NAME", help="the data set, as models name it; default: the name "
                         "of the source")  # fmt: skip
     parser.add_argument("--extractor", default="inception-2015-12-05", help="feature network; default: %(default)s")

@@ -61,7 +61,7 @@ def run(args) -> None:
             manifest[name] = [str(f) for f in files]
     if args.manifest:
         named = {name: plan.protocol.model for name, plan in plans.items()}
-        Manifest(**_shared.hardware(args.precision), models=named, images=manifest).save(args.manifest)
+        Manifest(**_shared.hardware(args.precision), seed=args.seed, models=named, images=manifest).save(args.manifest)
     if args.grid:
         images, _ = generate.read(next(iter(manifest.values()))[: -(-64 // args.chunk)])
         _save_grid(images[:64], args.grid)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -55,6 +56,9 @@ def gather(
     labels, pairs, skipped = [], _Pairs(targets), []
     if len(files) != len(targets.uncached):
         raise UserError(f"{name} has {len(files)} chunks of images, the uncached model {len(targets.uncached)}")
+    for mine, theirs in zip(files, targets.uncached, strict=True):
+        if Path(mine).name != Path(theirs).name:  # first and last image
+            raise UserError(f"{name} and the uncached images are not the same ones: {mine} stands beside {theirs}")
     chunks, is_base = generate.chunks(files), files == targets.uncached
     both = ((c, c) for c in chunks) if is_base else zip(chunks, generate.chunks(targets.uncached), strict=True)
     for own, plain in both:

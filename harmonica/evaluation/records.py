@@ -25,15 +25,18 @@ def _list(item: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Manifest(Record):
-    """The chunk files that one sampling job has generated, by name of the plan, and the model of each plan."""
+    """The chunk files that one sampling job has generated, by name of the plan, the model of each plan, and the seed of
+    all images."""
 
     kind = "a manifest of images"
     properties = _HARDWARE | {
+        "seed": {"type": "integer", "minimum": 0},
         "models": _by_name(_TEXT),
         "images": _by_name(_list(_TEXT | {"pattern": r"(^|/)\d{6,12}-\d{6,12}\.npz$"}), 1),
     }
     device: str
     precision: str
+    seed: int
     models: dict[str, str]
     images: dict[str, list[str]]
 
@@ -63,6 +66,12 @@ class Manifests:
         """The different devices and precisions."""
         found = [{"device": m.device, "precision": m.precision} for m in self.each]
         return [x for i, x in enumerate(found) if x not in found[:i]]
+
+    def check_seeds(self) -> None:
+        """Raise UserError if images are of several seeds: none is another's counterpart."""
+        found = sorted({m.seed for m in self.each})
+        if len(found) > 1:
+            raise UserError(f"images of the seeds {' and '.join(map(str, found))} are not measured together")
 
     def model(self, names: Iterable[str]) -> str:
         """The model of the images of these plans. Raises UserError if they have several."""

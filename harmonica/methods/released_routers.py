@@ -45,9 +45,11 @@ class Released:
         UserError if none fits.
         """
         steps, branches = self.logits.shape
+        title, size = self.args.get("model"), self.args.get("image_size")
+        named = [m.name for m in MODELS.values() if (m.title, m.resolution) == (title, size)]
+        if model is not None and named and get_model(model).name not in named:
+            raise UserError(f"{self.path} says that it is for {named[0]}, not for {model}")
         if model is None:
-            title, size = self.args.get("model"), self.args.get("image_size")
-            named = [m.name for m in MODELS.values() if (m.title, m.resolution) == (title, size)]
             alike = [m.name for m in MODELS.values() if m.scale == "paper" and len(m.layout.branches) == branches]
             fitting = named or alike
             if len(fitting) != 1:

@@ -12,7 +12,7 @@ from torch import Tensor
 from harmonica.backbones.dit import DiT
 from harmonica.backbones.layers import sincos_position
 from harmonica.backbones.uvit import UViT
-from harmonica.models.state_dicts import brief, read_state
+from harmonica.models.state_dicts import brief, check_finite, read_state
 from harmonica.utils import UserError, read_json, write_atomic
 from harmonica.utils.torch_files import save_torch
 
@@ -112,6 +112,7 @@ def to_diffusers_folder(source: str | Path, folder: str | Path, heads: int | Non
         DiT(config, original=True).load_weights(renamed)
     except (KeyError, RuntimeError, ValueError, TypeError, AttributeError, ZeroDivisionError) as e:
         raise UserError(f"{source} does not hold the weights of a DiT ({brief(e)})") from None
+    check_finite(renamed.items(), source)
     renamed = {k: v.clone().contiguous() for k, v in renamed.items()}
     write_atomic(Path(folder) / "diffusion_pytorch_model.safetensors", save(renamed, {"format": "pt"}))
     record = {"_class_name": "DiTTransformer2DModel"} | config
@@ -129,6 +130,7 @@ def to_uvit_folder(source: str | Path, folder: str | Path, config: dict) -> None
         model.load_state_dict(state, assign=True)
     except RuntimeError as e:
         raise UserError(f"{source} does not hold the weights of this U-ViT ({brief(e)})") from None
+    check_finite(state.items(), source)
     state = {k: v.clone().contiguous() for k, v in state.items()}
     write_atomic(Path(folder) / "diffusion_pytorch_model.safetensors", save(state, {"format": "pt"}))
     write_atomic(Path(folder) / "config.json", json.dumps(config, indent=2) + "\n")
@@ -144,6 +146,7 @@ def to_original_file(folder: str | Path, path: str | Path) -> None:
         out.setdefault("pos_embed", sincos_position(width, config["sample_size"] // config["patch_size"]))
     except (ArithmeticError, ValueError, LookupError, TypeError, RuntimeError) as e:
         raise UserError(f"{folder} is not a diffusers DiT folder ({type(e).__name__}: {e})") from None
+    check_finite(out.items(), folder)
     save_torch(path, out)
 
 

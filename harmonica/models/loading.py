@@ -18,8 +18,8 @@ from harmonica.models.convert import original_to_diffusers
 from harmonica.models.embeddings import embedded
 from harmonica.models.shipped import verified, verified_folder
 from harmonica.models.spec import Model
-from harmonica.models.state_dicts import NAMES, brief, is_complete, read_state, weight_files
-from harmonica.samplers.schedules import get_schedule
+from harmonica.models.state_dicts import NAMES, brief, check_finite, is_complete, read_state, weight_files
+from harmonica.samplers.schedules import get_schedule, read_scheduler
 from harmonica.utils import UserError, read_json
 from harmonica.utils.devices import default_device, require_gpu
 from harmonica.utils.precision import dtype_of
@@ -82,7 +82,7 @@ def check_schedule(pipeline: Path, model: Model) -> None:
     path = pipeline / "scheduler" / "scheduler_config.json"
     if not path.is_file():
         return
-    found, own = read_json(path, "a scheduler's configuration", finite=False), get_schedule(model.schedule).diffusers
+    found, own = read_scheduler(path), get_schedule(model.schedule).diffusers
     wrong = {k: found[k] for k in own if k in found and found[k] != own[k]}
     if wrong:
         raise UserError(
@@ -113,11 +113,27 @@ def load_weights(
         if checkpoint and isinstance(backbone, DiT):
             state = original_to_diffusers(state)
         _check_blocks(state, backbone, weights)
-        loaded = backbone.load_weights(state)
+        taken = Taken(state)
+        loaded = backbone.load_weights(taken)
+        left = [k for k in state.keys() - taken.names if k.startswith("transformer_blocks.")]
+        if left:
+            raise UserError(f"{weights} has {min(left)}, which no backbone here computes with")
     except (KeyError, RuntimeError) as e:
         raise UserError(f"{weights} does not contain the weights that its config.json describes ({brief(e)})") from None
     _check_finite(loaded, weights)
     return loaded
+
+
+class Taken(dict):
+    """A state dict that knows which of its parameters were asked for."""
+
+    def __init__(self, state: dict[str, torch.Tensor]):
+        super().__init__(state)
+        self.names: set[str] = set()
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        self.names.add(name)
+        return super().__getitem__(name)
 
 
 def _check_blocks(state: dict[str, torch.Tensor], backbone: Backbone, weights: Path) -> None:
@@ -129,9 +145,7 @@ def _check_blocks(state: dict[str, torch.Tensor], backbone: Backbone, weights: P
 
 
 def _check_finite(module: torch.nn.Module, weights: Path) -> None:
-    for name, x in module.named_parameters():
-        if not torch.isfinite(x).all():
-            raise UserError(f"{weights} has weights that are not finite numbers (in {name}): it is damaged")
+    check_finite(module.named_parameters(), weights)
 
 
 def load_autoencoder(model: Model):

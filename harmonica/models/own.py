@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 
 from harmonica.models.captions import CaptionList
 from harmonica.models.spec import CHECKPOINTS, Model, contents
-from harmonica.samplers.schedules import SCHEDULES, get_schedule
+from harmonica.samplers.schedules import SCHEDULES, get_schedule, read_scheduler
 from harmonica.utils import UserError, digest, parse, read_json, setting, weights_folder
 from harmonica.utils.records import Record
 
@@ -184,6 +184,13 @@ def _described(folder: Path) -> Model:
     return model
 
 
+# settings of diffusers' DiT and PixArt transformers that change what they compute, and the only values of them here
+COMPUTED = {
+    "activation_fn": "gelu-approximate",
+    "norm_elementwise_affine": False,
+    "attention_bias": True,
+    "in_channels": 4,
+}
 _SAME = {"inception-v3-compat": "inception-2015-12-05"}  # torch-fidelity's name of the same network
 
 
@@ -212,6 +219,10 @@ def _kind(source: Path) -> tuple[dict[str, Any], str]:
         raise UserError(f"{path} is not the configuration of a transformer")
     if {"img_size", "embed_dim", "depth"} <= config.keys():
         return config, "uvit"
+    wrong = {k: config[k] for k, own in COMPUTED.items() if config.get(k, own) != own}
+    if wrong:
+        listed = ", ".join(f"{k} {v}" for k, v in wrong.items())
+        raise UserError(f"{path} has {listed}: the backbones here compute {COMPUTED}")
     name = config.get("_class_name", "")
     if name == "PixArtTransformer2DModel" or config.get("caption_channels"):
         return config, "pixart"
@@ -253,12 +264,12 @@ def _resolution(companion: Path, config: dict[str, Any], kind: str) -> int:
 
 def _schedule(source: Path, kind: str, given: str) -> str:
     path = source / "scheduler" / "scheduler_config.json"
+    found = read_scheduler(path) if path.is_file() else {}
     if given:
         get_schedule(given)
         return given
-    if not path.is_file():
+    if not found:
         return SCHEDULE[kind]
-    found = read_json(path, "a scheduler's configuration", finite=False)
     own = [name for name, s in SCHEDULES.items() if all(found.get(k) == v for k, v in s.diffusers.items())]
     if not own:
         raise UserError(f"{path} has a noise schedule that is not known here: {', '.join(SCHEDULES)}")

@@ -4,6 +4,7 @@ What training scripts put around the weights is taken off: an EMA is taken in pl
 prefixes of wrappers (DistributedDataParallel, torch.compile, Lightning) are removed.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,13 @@ def brief(e: Exception) -> str:
     """What an exception of torch's says, in one line of at most 300 characters."""
     text = " ".join(str(e).split())
     return text if len(text) <= 300 else f"{text[:300]}…"
+
+
+def check_finite(weights: Iterable[tuple[str, Tensor]], path: str | Path) -> None:
+    """Raise UserError for weights that are not finite numbers."""
+    for name, x in weights:
+        if not torch.isfinite(x).all():
+            raise UserError(f"{path} has weights that are not finite numbers (in {name}): it is damaged")
 
 
 def read_state(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Tensor]:

@@ -49,7 +49,9 @@ def enable_cache(pipe, plan: Plan | str | Path, allow: Collection[str] = ()):
         )
     check_spans(plan, blocks)
     protocol.check_evaluations(pipe.scheduler)
-    found = protocol.model_difference(plan, transformer) | protocol.scheduler_difference(plan, pipe.scheduler)
+    found = protocol.model_difference(plan, transformer, type(pipe).__name__) | protocol.scheduler_difference(
+        plan, pipe.scheduler
+    )
     protocol.check(found, plan, allow)
     disable_cache(pipe)
     pipe._harmonica = _Cached(plan, transformer, tuple(allow))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Collection
 from typing import Any
@@ -22,10 +23,13 @@ MAY_DIFFER = ("model", "scheduler", "guidance")
 GUIDANCE = ("guidance_scale", "true_cfg_scale")
 TIMES = ("timesteps", "sigmas")  # arguments of calls
 SHAPE = ("num_layers", "num_attention_heads", "attention_head_dim", "patch_size", "in_channels", "sample_size")
-# settings of a scheduler that change nothing here: ranges of what is off, and the variance, which follows the model
-WITHOUT_EFFECT = ("clip_sample_range", "dynamic_thresholding_ratio", "sample_max_value", "variance_type", "flow_shift",
-                  "time_shift_type")  # fmt: skip
+# settings of a scheduler that change nothing while another one is off; and the variance, which follows the model
+SWITCHES = {"clip_sample_range": "clip_sample", "dynamic_thresholding_ratio": "thresholding",
+            "sample_max_value": "thresholding", "flow_shift": "use_flow_sigmas",
+            "time_shift_type": "use_dynamic_shifting"}  # fmt: skip
+WITHOUT_EFFECT = ("variance_type",)
 KINDS = {"DiTTransformer2DModel": "dit", "PixArtTransformer2DModel": "pixart"}  # of the suite's own models
+FAMILIES = ("PixArtAlpha", "PixArtSigma")  # of transformers of one class and shape, in names of pipelines
 SPACING = ("timestep_spacing", "steps_offset")
 
 
@@ -69,15 +73,20 @@ def _offloaded(module: Any, name: str) -> torch.Tensor:
     return next(m for m in maps if m is not None)[name]
 
 
+def in_effect(config: Any) -> dict[str, Any]:
+    """The settings of a scheduler that change what it does."""
+    off = {k for k, switch in SWITCHES.items() if not config.get(switch)}
+    return {k: v for k, v in config.items() if not k.startswith("_") and k not in off and k not in WITHOUT_EFFECT}
+
+
 def scheduler_settings(scheduler: Any) -> str:
     """The settings of a scheduler, for a plan's protocol."""
-    own = {k: v for k, v in scheduler.config.items() if not k.startswith("_") and k not in WITHOUT_EFFECT}
-    return json.dumps(own, sort_keys=True, default=str)
+    return json.dumps(in_effect(scheduler.config), sort_keys=True, default=str)
 
 
-def model_difference(plan: Plan, transformer: Any) -> dict[str, str]:
-    """How a transformer differs from the plan's model: in its shape, or in its content if the plan was made on a
-    pipeline."""
+def model_difference(plan: Plan, transformer: Any, pipeline: str = "") -> dict[str, str]:
+    """How a transformer differs from the plan's model: in its shape, in its family, by the class of the `pipeline`, or
+    in its content if the plan was made on a pipeline."""
     name = plan.protocol.model
     if plan.protocol.scheduler:
         found = identity(transformer)
@@ -88,6 +97,9 @@ def model_difference(plan: Plan, transformer: Any) -> dict[str, str]:
     kind = KINDS.get(type(transformer).__name__)
     if model.kind != kind:
         return {"model": f"{name} is a {model.kind}, the pipeline's transformer a {type(transformer).__name__}"}
+    family = next((f for f in FAMILIES if f in pipeline), "")
+    if family and model.hub and family.lower() not in re.sub("[^a-z]", "", name):
+        return {"model": f"the transformer is of a {pipeline}, not {name}"}
     own, theirs = model.config, transformer.config
     keys = [k for k in (*SHAPE, *(("num_embeds_ada_norm",) if kind == "dit" else ())) if k in own]
     other = [f"{k} {theirs[k]}, not {own[k]}" for k in keys if theirs[k] != own[k]]
@@ -117,9 +129,8 @@ def scheduler_difference(plan: Plan, scheduler: Any) -> dict[str, str]:
     if type(scheduler).__name__ != type(expected).__name__:
         own = f"{p.sampler} ({type(expected).__name__})"
         return {"scheduler": f"the plan is for {own}, the pipeline has {type(scheduler).__name__}"}
-    theirs = scheduler.config
-    keys = [k for k in expected.config if not k.startswith("_") and k not in (*WITHOUT_EFFECT, *free) and k in theirs]
-    other = [f"{k} {theirs[k]}, not {expected.config[k]}" for k in keys if theirs[k] != expected.config[k]]
+    own, theirs = in_effect(expected.config), scheduler.config
+    other = [f"{k} {theirs[k]}, not {own[k]}" for k in own if k not in free and k in theirs and theirs[k] != own[k]]
     return {"scheduler": f"the pipeline's {type(scheduler).__name__} has {', '.join(other)}"} if other else {}
 
 
@@ -180,9 +191,14 @@ def timestep_difference(plan: Plan, scheduler: Any) -> dict[str, str]:
 
 
 def given_times(plan: Plan, arguments: dict[str, Any]) -> dict[str, str]:
-    """Whether a call brings its own timesteps to a plan whose timesteps follow from the scheduler's settings."""
+    """Whether a call brings its own timesteps to a plan whose timesteps follow from the scheduler's settings, or noise
+    between the steps of DDIM (η) to a plan without."""
     own = [k for k in TIMES if arguments.get(k) is not None] if plan.protocol.scheduler else []
-    return {"scheduler": f"the plan is for the scheduler's own timesteps, and the call gives {own[0]}"} if own else {}
+    if own:
+        return {"scheduler": f"the plan is for the scheduler's own timesteps, and the call gives {own[0]}"}
+    if arguments.get("eta") and plan.protocol.sampler in ("ddim", "DDIMScheduler"):
+        return {"scheduler": f"the plan is for eta=0, and the call has {arguments['eta']:g}"}
+    return {}
 
 
 def guidance_of(arguments: dict[str, Any]) -> dict[str, float]:

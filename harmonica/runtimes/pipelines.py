@@ -59,7 +59,15 @@ OWN = {c.__name__: c for c in (DiTPipeline, PixArtAlphaPipeline)}
 
 def load_pipeline(folder: str | Path, **more: Any):
     """The pipeline in a folder or hub repository, as `from_pretrained` of its class, with the classes of this module
-    in place of diffusers' own. Raises UserError if a local folder has no pipeline, or a damaged one."""
+    in place of diffusers' own. Raises UserError if there is no pipeline, or a damaged one."""
+    pipe = _loaded(folder, more)
+    for name, part in pipe.components.items():
+        if isinstance(part, torch.nn.Module) and any(x.is_meta for x in part.parameters()):
+            raise UserError(f"{folder} lacks weights of its {name}: download it again")
+    return pipe
+
+
+def _loaded(folder: str | Path, more: dict[str, Any]):
     index = Path(folder) / "model_index.json"
     if Path(folder).is_dir():
         name = read_json(index, "the index of a diffusers pipeline").get("_class_name", "")
@@ -71,7 +79,13 @@ def load_pipeline(folder: str | Path, **more: Any):
         try:
             return cls.from_pretrained(str(folder), **more)
         except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError) as e:
-            why = f"{type(e).__name__}: {' '.join(str(e).split())[:300]}"
-            raise UserError(f"{folder} is not a complete pipeline of the class {name} ({why})") from None
-    pipe = diffusers.DiffusionPipeline.from_pretrained(str(folder), **more)
+            raise UserError(f"{folder} is not a complete pipeline of the class {name} ({_brief(e)})") from None
+    try:
+        pipe = diffusers.DiffusionPipeline.from_pretrained(str(folder), **more)
+    except Exception as e:  # the hub's client raises many kinds
+        raise UserError(f"{folder} is no folder, and no pipeline of the hub that can be loaded ({_brief(e)})") from None
     return OWN[type(pipe).__name__](**pipe.components) if type(pipe).__name__ in OWN else pipe
+
+
+def _brief(e: Exception) -> str:
+    return f"{type(e).__name__}: {' '.join(str(e).split())[:300]}"

@@ -2,11 +2,15 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from harmonica.utils import unknown
+from harmonica.utils import UserError, read_json, unknown
+
+# settings of a scheduler that say what a model was trained for, and those that samplers here are for
+TRAINED_FOR = {"prediction_type": "epsilon", "rescale_betas_zero_snr": False, "trained_betas": None}
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,19 @@ def get_schedule(name: str) -> NoiseSchedule:
     if name not in SCHEDULES:
         raise unknown("noise schedule", name, SCHEDULES)
     return SCHEDULES[name]
+
+
+def read_scheduler(path: Path) -> dict[str, Any]:
+    """The configuration of a diffusers scheduler. Raises UserError if it is damaged, or of a model that was trained for
+    anything but noise under a β schedule: samplers would take its outputs for what they are not."""
+    found = read_json(path, "a scheduler's configuration", finite=False)
+    if not isinstance(found, dict):
+        raise UserError(f"{path} is not a scheduler's configuration")
+    wrong = {k: found[k] for k, own in TRAINED_FOR.items() if found.get(k, own) != own}
+    if wrong:
+        listed = ", ".join(f"{k} {v}" for k, v in wrong.items())
+        raise UserError(f"{path} has {listed}: only models that predict noise under a schedule of β are sampled")
+    return found
 
 
 def respaced(steps: int) -> tuple[int, ...]:

@@ -6,8 +6,9 @@ files of their own, named by the images; any number of processes with any parts 
 
 from __future__ import annotations
 
+import glob
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -87,9 +88,9 @@ def save(plan_file: Path, identity: str, state: dict, caches: Caches) -> None:
     if distributed.rank() == 0:
         save_torch(_file(plan_file, identity), state | {"pieces": pieces})
         keep = _piece(state["round"], 0, 0).rsplit(".", 1)[0]
-        for path in plan_file.parent.glob(f".{plan_file.stem}-{identity}.round*.checkpoint"):
+        for path in _found(plan_file, f"{identity}.round*"):
             if f"{keep}." not in path.name:
-                path.unlink()
+                path.unlink(missing_ok=True)
     distributed.barrier()
 
 
@@ -98,6 +99,13 @@ def _piece(round_: int, first: int, stop: int) -> str:
 
 
 def remove(plan_file: Path) -> None:
-    """Remove the checkpoints of a training whose plan has been written."""
-    for path in plan_file.parent.glob(f".{plan_file.stem}-*.checkpoint"):
-        path.unlink()
+    """Remove the checkpoints of a training whose plan has been written, and none of a plan whose name only begins as
+    its own does."""
+    for end in ("", ".round*"):
+        for path in _found(plan_file, "[0-9a-f]" * 12 + end):
+            path.unlink(missing_ok=True)
+
+
+def _found(plan_file: Path, pattern: str) -> Iterator[Path]:
+    """The checkpoints beside a plan file whose identity and part fit a pattern."""
+    return plan_file.parent.glob(f".{glob.escape(plan_file.stem)}-{pattern}.checkpoint")

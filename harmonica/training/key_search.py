@@ -5,16 +5,16 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 Keys = tuple[int, ...]  # increasing, the first is 0
-BENDS = (1.0, 0.7, 1.5, 0.85, 1.2, 2.0)  # of the spacing of a start; above 1 it is denser among the first, noisy steps
+BENDS = (0.7, 0.85, 1.0, 1.2, 1.5, 2.0)  # of the spacing of a start; above 1 it is denser among the first, noisy steps
 LEAST = 0.02  # of gain, in dB: smaller ones do not hold on other images
 
 
 def starts(steps: int, count: int, unit: int = 1) -> list[Keys]:
-    """Sets of `count` key steps to begin with: evenly spaced, and denser at either end, those that differ most first.
-    With a `unit` above 1, keys are multiples of it where there are enough."""
+    """Sets of `count` key steps to begin with: evenly spaced, and denser at either end. With a `unit` above 1, keys are
+    multiples of it where there are enough."""
     found: dict[Keys, None] = {}
-    for last in (steps - 1, steps - 2):
-        for bend in BENDS:
+    for bend in BENDS:
+        for last in (steps - 1, steps - 2):
             raw = max(last, 0) * np.linspace(0, 1, count) ** bend
             keys = set((np.round(raw / unit) * unit).astype(int).clip(0, steps - 1).tolist()) | {0}
             free = sorted(set(range(steps)) - keys, key=lambda s: (s % unit, s))

@@ -8,7 +8,7 @@ to the uncached run's, or to the converged solution's.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from functools import cache, partial
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -25,7 +25,6 @@ FORMS = {"last": SPAN_FORECAST, "branches": FORECAST}
 FORECASTS = "Forecasts, this suite's own"  # the heading of the methods built on the search, in tables
 ORDERS = (0, 1, 2, 3)  # of extrapolation; 0 is reuse
 ROUNDS = 2  # forms and orders that are searched, those with the best starts
-TRIED = 3  # starts that say which those are
 NOTED = 8  # sets of key steps that a plan's origin names, for methods that go on from the search
 
 
@@ -68,8 +67,7 @@ class SearchSettings:
     def judged(self) -> int:
         """Sets of key steps that are judged, those that the search begins with among them."""
         combinations = (len(FORMS) if self.form == "best" else 1) * (len(ORDERS) if self.order is None else 1)
-        more = min(combinations, ROUNDS) * (2 * len(BENDS) - TRIED)
-        return self.evaluations + combinations * TRIED + more
+        return self.evaluations + combinations * 2 * len(BENDS)
 
     def key_steps(self, protocol: Protocol) -> float:
         """Key steps that the budget pays for, about."""
@@ -88,21 +86,21 @@ def searched(task, settings: SearchSettings, count: int = 1) -> list[Plan]:
 
     bar = tqdm(total=settings.judged, desc=f"{task.name}: plans", mininterval=5)
 
-    @cache
     def value(form: str, order: int, keys: Keys) -> float:
         bar.update()
         return loop.value(_plan(task, protocol, keys, form, order))
 
-    begun: dict[tuple[str, int], float] = {}
-    begin: dict[str, list[Keys]] = {}
+    begun: list[tuple[float, str, int, Keys]] = []
     for form in FORMS if settings.form == "best" else [settings.form]:
-        begin[form] = starts(protocol.steps, _count(task, settings, protocol, form), stages)
+        number = _count(task, settings, protocol, form)
         for order in ORDERS if settings.order is None else [settings.order]:
-            begun[form, order] = max(value(form, order, keys) for keys in begin[form][:TRIED])
+            judged = {keys: value(form, order, keys) for keys in starts(protocol.steps, number, stages)}
+            keys = max(judged, key=lambda k: judged[k])
+            begun.append((judged[keys], form, order, keys))
+    begun.sort(key=lambda x: -x[0])
     found: list[tuple[float, str, int, Keys]] = []
-    for form, order in sorted(begun, key=lambda x: -begun[x])[:ROUNDS]:
-        evaluations = len(begin[form]) + settings.evaluations // ROUNDS
-        known = search(partial(value, form, order), begin[form], protocol.steps, rng, evaluations)
+    for _, form, order, keys in begun[:ROUNDS]:
+        known = search(partial(value, form, order), [keys], protocol.steps, rng, settings.evaluations // ROUNDS)
         found += [(db, form, order, keys) for keys, db in known.items()]
     bar.close()
     ranked = [(round(db, 2), form, order, keys) for db, form, order, keys in sorted(found, reverse=True)]

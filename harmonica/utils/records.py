@@ -24,7 +24,8 @@ class Record:
     properties: ClassVar[dict[str, Any]]
 
     def save(self, path: str | Path) -> None:
-        """Write the record, atomically. Raises UserError, and writes nothing, if a number is not finite."""
+        """Write the record, atomically. Raises UserError, and writes nothing, if a number is not finite, or the content
+        is not what `load` reads."""
         own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         try:
             json.dumps(own, allow_nan=False)
@@ -32,22 +33,27 @@ class Record:
             raise UserError(
                 f"{path} is not written: {self.kind} must have finite numbers, and this has others"
             ) from None
-        write_json(path, stamped(own))
+        content = stamped(own)
+        self._check(path, {k: v for k, v in content.items() if k != CHECKSUM})
+        write_json(path, content)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Read a record. Raises UserError if the file is missing, damaged, of another kind, or without a checksum."""
+        content = read_stamped(path, cls.kind)
+        cls._check(path, content)
+        return cls(**content)
+
+    @classmethod
+    def _check(cls, path: str | Path, content: dict[str, Any]) -> None:
         import jsonschema
 
-        what = cls.kind
-        content = read_stamped(path, what)
         schema = {"type": "object", "additionalProperties": False, "required": list(cls.properties),
                   "properties": cls.properties}  # fmt: skip
         try:
             jsonschema.validate(content, schema)
         except jsonschema.ValidationError as e:
-            raise UserError(f"{path} is not {what} ({e.message[:200]})") from None
-        return cls(**content)
+            raise UserError(f"{path} is not {cls.kind} ({e.message[:200]})") from None
 
 
 def stamped(content: dict[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ def run(args) -> None:
     from harmonica.evaluation.records import Metrics
     from harmonica.experiments import config as configuration
     from harmonica.utils import UserError, write_json
+    from paper_tables.published import protocol_images
     from paper_tables.tables import of_config
 
     config = configuration.from_text(args.config)
@@ -33,7 +34,7 @@ def run(args) -> None:
     e = row.experiment
     published = {} if e.model.own else of_config(args.table, config).published(e, e.protocol.steps)
     gaps = compared(measured, published)
-    needed = PROTOCOL_IMAGES[bool(row.experiment.model.captions)]
+    needed = protocol_images(e)
     comparable = measured["N"] == needed
     wrong = [k for k, gap in gaps.items() if abs(gap) > TOLERANCES[k]] if comparable else []
     found = ", ".join(f"{k} {measured[k]:.2f} (published {published[k]:.2f}, {100 * gaps[k]:+.1f} %)" for k in gaps)
@@ -51,9 +52,6 @@ def run(args) -> None:
     else:
         print(f"{row.slug}: {found}", file=sys.stderr)
     write_json(args.out, about | made_on)
-
-
-PROTOCOL_IMAGES = {False: 50_000, True: 30_000}  # of ImageNet's and of COCO's rows
 
 
 def compared(measured: dict, published: dict) -> dict[str, float]:

@@ -34,7 +34,7 @@ def run(args) -> None:
     import pandas as pd
 
     from harmonica.checks import compare
-    from harmonica.experiments import pipelines
+    from harmonica.experiments import identity, pipelines
     from harmonica.sharing import table_files
     from harmonica.utils import UserError, write_atomic
     from harmonica.utils.settings import assigned
@@ -42,6 +42,7 @@ def run(args) -> None:
 
     if args.images < 1 or any(x <= 1 for x in args.speedups):
         raise UserError("--images must be at least 1, and every one of --speedups above 1")
+    identity.check_seed(args.seed)
     calls = pipelines.calls_of(args)
     settings = _by_method(assigned("--set", args.set), args.methods)
     found = compare.candidates(calls, args.methods, args.speedups, args.out / "plans", settings, args.seed)

@@ -69,7 +69,8 @@ def run(args) -> None:
         case, found = path.parent.name, Metrics.load(path)
         if record["references"].setdefault(case, found.reference) != found.reference:
             raise UserError(f"{path} and other metrics of the case {case} were measured against two references")
-        metrics.setdefault(case, {}).update(found.rows)
+        own = {slug: row | {"images_made_on": found.images_made_on} for slug, row in found.rows.items()}
+        metrics.setdefault(case, {}).update(own)
     measured = Measured(
         config["scale"], rows, plans, device,
         routers={p.name.removesuffix(".router.safetensors"): p for p in args.routers},

@@ -9,6 +9,8 @@ NAMES = {"full": "DDIM", "fewer_steps": "DDIM", "learning_to_cache": "Learning-t
 
 def published(e: Experiment, steps: int) -> dict:
     """The row of the paper's table 1 for DiT-XL/2; beside a pocket row, that of 256×256."""
+    if e.model.kind != "dit":
+        return {}
     resolution = e.model.resolution if e.model.scale == "paper" else 256
     return of_case("table1_class_conditional", e, steps, NAMES.get(e.name), resolution)
 

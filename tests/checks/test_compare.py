@@ -100,6 +100,13 @@ def test_rows_of_latents(tmp_path):
     assert "1.5x fewer MACs: " in comparison.text(table)
 
 
+def test_pictures_that_are_not_finite_are_no_pictures(tmp_path):
+    """All black, they would be equal."""
+    assert compare._picture([np.full((4, 4, 3), 0.5)], "fora: image 0").max() == 128
+    with pytest.raises(UserError, match="fora: image 0 is decoded to numbers that are not finite"):
+        compare._picture([np.full((4, 4, 3), np.nan)], "fora: image 0")
+
+
 def test_only_rows_of_equal_macs_are_ranked(tmp_path):
     """A fixed interval that saves far more than asked for is not worse than what saves less."""
     own = calls()

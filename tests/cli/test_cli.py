@@ -177,6 +177,21 @@ def test_timing_without_a_run(capsys, tmp_path):
     assert status == 2 and "run the workflow first" in err
 
 
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["drift", "p.safetensors", "--images", "0", "-o", "x.json"], "must be at least 1, got 0"),
+        (["sample", "p.safetensors", "--images", "1", "--seed", "-1", "-o", "x"], "the seed must be in"),
+        (["plan", "fora", "--seed", "-1", "-o", "x"], "the seed must be in"),
+        (["reference", "x", "--side", "0", "-o", "x.npz"], "must be at least 1, got 0"),
+    ],
+)
+def test_numbers_that_cannot_be(capsys, tmp_path, monkeypatch, args, says):
+    monkeypatch.chdir(tmp_path)
+    status, err = run(capsys, *args)
+    assert status == 2 and says in err and err.count("\n") == 1 and list(tmp_path.iterdir()) == []
+
+
 def test_files_that_are_not_what_they_should_be(capsys, tmp_path):
     """A manifest that is none, an output that is a folder, two plans of one name."""
     (tmp_path / "m.json").write_text("[1")

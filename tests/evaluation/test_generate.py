@@ -171,7 +171,7 @@ def test_images_cannot_be_dropped_without_features(tmp_path):
 
 def test_a_manifest_says_where_its_images_were_made(tmp_path):
     for k, precision in enumerate(("float32", "float16", "float32")):
-        Manifest("x", precision, {"row": "pocket-dit"}, {"row": [chunk(k)]}).save(tmp_path / f"{k}.json")
+        Manifest("x", precision, 0, {"row": "pocket-dit"}, {"row": [chunk(k)]}).save(tmp_path / f"{k}.json")
     paths = [tmp_path / f"{k}.json" for k in range(3)]
     found = Manifest.read(paths)
     assert found.files == {"row": [chunk(0), chunk(1), chunk(2)]} and found.model(["row"]) == "pocket-dit"
@@ -179,7 +179,7 @@ def test_a_manifest_says_where_its_images_were_made(tmp_path):
     write_json(paths[0], {"device": "x", "precision": "float32", "images": {"row": [chunk(0)]}})
     with pytest.raises(UserError, match="0.json is not a manifest of images, or an older version wrote it"):
         Manifest.read(paths)
-    Manifest("x", "float32", {"row": "pocket-uvit"}, {"row": [chunk(0)]}).save(paths[0])
+    Manifest("x", "float32", 0, {"row": "pocket-uvit"}, {"row": [chunk(0)]}).save(paths[0])
     with pytest.raises(UserError, match="images of the models pocket-dit, pocket-uvit are not measured together"):
         Manifest.read(paths).model(["row"])
 

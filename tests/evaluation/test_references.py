@@ -8,6 +8,7 @@ from PIL import Image
 
 from harmonica.cli import main
 from harmonica.evaluation.distances import Gaussian
+from harmonica.evaluation.evaluate import Targets, gather
 from harmonica.evaluation.features.networks import SHIPPED, fingerprint
 from harmonica.evaluation.records import Manifest
 from harmonica.evaluation.references import Identity, Reference, get_reference, shipped_reference
@@ -63,7 +64,7 @@ def test_the_shipped_references_are_of_one_data_set_each():
 
 def test_images_of_another_data_set_are_not_measured(tmp_path, capsys):
     """Fashion against emoji gave an FID of 40."""
-    Manifest("x", "float32", {"a": "pocket-dit"}, {"a": ["000000-000007.npz"]}).save(tmp_path / "m.json")
+    Manifest("x", "float32", 0, {"a": "pocket-dit"}, {"a": ["000000-000007.npz"]}).save(tmp_path / "m.json")
     args = ["metrics", str(tmp_path / "m.json"), "--uncached", "a", "--extractor", "noto-emoji-cnn"]
     assert main([*args, "-o", str(tmp_path / "x.json")]) == 2
     assert "their distance would mean nothing" in capsys.readouterr().err and not (tmp_path / "x.json").exists()
@@ -104,3 +105,19 @@ def test_a_reference_of_an_older_version_is_refused(tmp_path):
         UserError, match="has no checksum: an older version wrote it.*; make it with `harmonica reference`"
     ):
         Reference.load(tmp_path / "r.npz")
+
+
+def test_images_of_other_seeds_are_not_compared(tmp_path, capsys):
+    """Captions are in the same order under every seed, so labels do not tell."""
+    for seed, name in enumerate(("full", "fora")):
+        chunk = {name: ["000000-000007.npz"]}
+        Manifest("x", "float32", seed, {name: "pocket-dit"}, chunk).save(tmp_path / f"{name}.json")
+    manifests = [str(tmp_path / f"{name}.json") for name in ("full", "fora")]
+    assert main(["metrics", *manifests, "--uncached", "full", "-o", str(tmp_path / "x.json")]) == 2
+    assert "images of the seeds 0 and 1 are not measured together" in capsys.readouterr().err
+
+
+def test_other_images_are_not_compared():
+    targets = Targets(["a/000000-000007.npz"])
+    with pytest.raises(UserError, match="fora and the uncached images are not the same ones: b/000008-000015.npz"):
+        gather("fora", ["b/000008-000015.npz"], targets, None, None, {})

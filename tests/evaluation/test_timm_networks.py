@@ -55,7 +55,7 @@ def test_weights_are_part_of_its_identity(weights):
 def test_what_is_refused(weights, monkeypatch):
     with pytest.raises(UserError, match="unknown network of timm 'resnet5O'; did you mean"):
         networks.get_extractor("timm/resnet5O")
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="timm cannot fetch the weights of resnet10t .*: put them into .*safetensors"):
         networks.get_extractor("timm/resnet10t")
     saved("resnet10t", weights).state_dict()

@@ -69,6 +69,7 @@ def test_checkpoints_that_do_not_fit(tmp_path, original, capsys):
         (original, ("--heads", "3"), "cannot be divided among 3 heads"),
         (original | {"blocks.0.skip": torch.zeros(1)}, ("--heads", "2"), "blocks.0.skip is not a parameter"),
         ({"weights": 1}, (), "does not hold a state dict"),
+        (original | {"x_embedder.proj.bias": torch.full((16,), torch.nan)}, ("--heads", "2"), "not finite numbers"),
     ]:
         status, err = convert(state, *more)
         assert (status, err.count("\n")) == (2, 1) and words in err
@@ -150,6 +151,11 @@ def test_router_files_that_do_not_fit(tmp_path, capsys):
         assert main(["import-router", str(tmp_path / f"{name}.pt")]) == 2
         err = capsys.readouterr().err
         assert words in err and err.count("\n") == 1
+    released_file(tmp_path / "f.pt", model="DiT-XL/2", image_size=512)
+    assert main(["import-router", str(tmp_path / "f.pt"), "--model", "dit-xl-2-256"]) == 2
+    assert "says that it is for dit-xl-2-512, not for dit-xl-2-256" in capsys.readouterr().err
+    assert main(["import-router", str(tmp_path / "f.pt"), "--cfg", "0.5", "-o", str(tmp_path / "p.safetensors")]) == 2
+    assert "guidance scale must be at least 1" in capsys.readouterr().err and not (tmp_path / "p.safetensors").exists()
     assert main(["import-router", str(tmp_path / "a.pt"), "--model", "dit-xl-2-256"]) == 2
     assert "has 60 branches per step, but dit-xl-2-256 has 56" in capsys.readouterr().err
 

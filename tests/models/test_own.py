@@ -146,6 +146,9 @@ def test_what_a_folder_says_of_its_model(folder, tmp_path):
         ("vae/config.json", None, "is not a model: it has no vae/config.json"),
         ("vae/config.json", "{}", "it has no block_out_channels"),
         ("scheduler/scheduler_config.json", '{"beta_start": 1}', "has a noise schedule that is not known here"),
+        ("scheduler/scheduler_config.json", '{"prediction_type": "v_prediction"}', "only models that predict noise"),
+        ("transformer/config.json", '{"num_embeds_ada_norm": 10, "activation_fn": "gelu"}', "activation_fn gelu: "),
+        ("transformer/config.json", '{"num_embeds_ada_norm": 10, "in_channels": 16}', "in_channels 16: the backbones"),
         ("harmonica.yaml", "a: [", "is not YAML"),
         ("harmonica.yaml", "- a", "is not a description of a model"),
         ("harmonica.yaml", "extracter: x", "did you mean 'extractor'?"),
@@ -223,3 +226,13 @@ def test_every_key_of_a_description_is_documented():
     ]
     text = (Path(__file__).parent.parent.parent / "docs" / "own_models.md").read_text("utf-8")
     assert "\n".join(["| key | meaning |", "|---|---|", *rows]) in text
+
+
+def test_parameters_that_nothing_computes_with_are_refused(folder, tmp_path, capsys):
+    weights = load_file(folder / WEIGHTS)
+    weights["transformer_blocks.0.norm3.weight"] = weights["proj_out_2.bias"].clone()
+    save_file(weights, folder / WEIGHTS, {"format": "pt"})
+    plan = tmp_path / "p.safetensors"
+    assert run(capsys, "plan", "fora", "--model", folder, "--steps", 3, "-o", plan)[0] == 0
+    status, err = run(capsys, "sample", plan, "--images", 1, "-o", tmp_path / "images")
+    assert status == 2 and "norm3.weight, which no backbone here computes with" in err

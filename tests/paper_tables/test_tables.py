@@ -49,6 +49,25 @@ def test_rows_of_mixed_devices_are_named():
     assert measured.mixed() == {"A100 and H100": [r for r in rows if r.case == "a"]}
 
 
+def test_the_papers_metrics_stand_beside_as_many_images_only():
+    from harmonica.experiments import Experiment
+    from paper_tables.published import of_images
+
+    e, row = Experiment.of("dit-xl-2-256", "ddim", 20, 1.5, "full", {}, 0), {"FID": 3.8, "speedup": 1.4, "CUR": 30.0}
+    assert of_images(row, e, 50_000) == row and of_images(row, e, 5000) == {"speedup": 1.4, "CUR": 30.0}
+    pocket = Experiment.of("pocket-dit", "ddim", 20, 1.5, "full", {}, 0)
+    assert of_images(row, pocket, 200) == row
+
+
+def test_the_paper_has_no_row_for_another_kind_of_model():
+    from harmonica.experiments import Experiment
+
+    on = {m: Experiment.of(m, "ddim", 20, 1.5, "full", {}, 0) for m in ("pocket-dit", "pocket-uvit")}
+    assert tables.get_table("table1").published(on["pocket-dit"], 20) and not tables.get_table("table1").published(
+        on["pocket-uvit"], 20
+    )
+
+
 def test_a_table_of_ones_own_is_laid_out_as_the_one_it_is_like():
     shown, own = tables.get_table("table1"), tables.of_config("mine", {"like": "table1"})
     assert own.title == "mine, laid out as table 1"

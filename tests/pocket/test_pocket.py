@@ -42,14 +42,14 @@ def test_data(data, tmp_path):
 @pytest.mark.slow
 def test_recipe(data, tmp_path):
     out, work = tmp_path / "out", tmp_path / "work"
-    build(data, out, work, steps=2, images=40)
+    build(data, out, work, steps=2, images=10)
     pipe = DiTPipeline.from_pretrained(out)
     assert pipe.transformer.config.num_layers == 8 and pipe.labels["trouser"] == 1
     record = json.loads((out / "quality.json").read_text())
-    assert record["training"]["transformer"]["steps"] == 2 and record["quality"]["N"] == 40
+    assert record["training"]["transformer"]["steps"] == 2 and record["quality"]["N"] == 10
     assert "Fashion-MNIST" in (out / "README.md").read_text()
     weights = (out / "transformer" / "diffusion_pytorch_model.safetensors").read_bytes()
-    build(data, out, work, steps=2, images=40)  # from the checkpoints, without a step
+    build(data, out, work, steps=2, images=10)  # from the checkpoints, without a step
     assert (out / "transformer" / "diffusion_pytorch_model.safetensors").read_bytes() == weights
     with pytest.raises(UserError, match="of another recipe"):
         build(data, out, work, steps=3, images=40)

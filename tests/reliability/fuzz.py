@@ -175,7 +175,7 @@ def _records() -> Iterator[Target]:
 
     row = {"FID": 1.25, "N": 24, "N_pairs": 24, "blocks": {"FID": [0.1, -0.2]}, "extractor": "cnn"}
     records = {
-        "manifest": Manifest("cpu", "float32", {"a": "pocket-dit"}, {"a": ["x/000000-000005.npz"]}),
+        "manifest": Manifest("cpu", "float32", 0, {"a": "pocket-dit"}, {"a": ["x/000000-000005.npz"]}),
         "metrics": Metrics("cpu", [{"device": "cpu"}], {"side": 32}, {"a": row, "b": row | {"PSNR": 30.0}}),
         "latency": Latency(
             "cpu", "float32", 8, 2, 1, False, {"a": {"latency_s": 0.1, "rounds_s": [0.1, 0.2], "batch": 8}}

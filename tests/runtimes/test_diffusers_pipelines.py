@@ -490,6 +490,46 @@ def test_the_settings_of_the_scheduler(both, changes, says):
         own.disable()
 
 
+def test_a_setting_counts_where_its_switch_is_on():
+    from diffusers import DDIMScheduler as S
+
+    from harmonica.runtimes.pipeline_protocol import in_effect
+
+    assert "clip_sample_range" in in_effect(S().config) and "clip_sample_range" not in in_effect(
+        S(clip_sample=False).config
+    )
+    flow = {"use_flow_sigmas": True, "flow_shift": 3.0}
+    assert in_effect(flow) == flow and in_effect(flow | {"use_flow_sigmas": False}) == {"use_flow_sigmas": False}
+
+
+def test_noise_between_steps_is_not_the_plans(dit):
+    from harmonica.runtimes.pipeline_protocol import given_times
+
+    assert given_times(plan(24, **dit.about), {"eta": 0.0}) == {}
+    found = given_times(plan(24, **dit.about | {"sampler": "ddim"}), {"eta": 1.0})
+    assert found == {"scheduler": "the plan is for eta=0, and the call has 1"}
+
+
+def test_a_family_of_one_shape_is_told_by_its_pipeline():
+    from harmonica.models import get_model
+    from harmonica.runtimes.pipeline_protocol import model_difference
+
+    model = get_model("pixart-alpha-512")
+    transformer = type("PixArtTransformer2DModel", (), {"config": model.config})()
+    p = plan(len(model.layout.branches), model="pixart-alpha-512", sampler="dpmsolver++", cfg=4.5)
+    assert model_difference(p, transformer, "PixArtAlphaPipeline") == model_difference(p, transformer) == {}
+    assert (
+        "of a PixArtSigmaPipeline, not pixart-alpha-512"
+        in model_difference(p, transformer, "PixArtSigmaPipeline")["model"]
+    )
+
+
+def test_a_pipeline_that_is_not_there_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match="is no folder, and no pipeline of the hub that can be loaded"):
+        harmonica.load_pipeline(tmp_path / "typo")
+
+
 def test_the_class_of_the_scheduler(both):
     with pytest.raises(UserError, match=r"for iddpm \(DDPMScheduler\), the pipeline has DPMSolverMultistepScheduler"):
         both["pixart"].enable(plan(24, **both["pixart"].about | {"sampler": "iddpm"}))

@@ -66,3 +66,14 @@ def test_an_empty_state_starts_anew(interrupted, capsys):
     save_torch(state(interrupted), {})
     assert made(interrupted).origin.cost["rounds"] == 6
     assert "is incomplete: starting from scratch" in capsys.readouterr().err
+
+
+def test_only_its_own_checkpoints_are_removed(tmp_path):
+    """Those of a plan whose name begins with its own may be of a training that runs."""
+    own, id_ = tmp_path / "a[1]_harmonica-target_cur22.safetensors", "0123456789ab"
+    mine = [f".{own.stem}-{id_}{part}.checkpoint" for part in ("", ".round3.0-4")]
+    others = [f".{own.stem}-threshold0.3-{id_}.checkpoint", f".{own.stem}-rounds50-{id_}.round3.0-4.checkpoint"]
+    for name in (*mine, *others):
+        (tmp_path / name).touch()
+    checkpoint.remove(own)
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(others)

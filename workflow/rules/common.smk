@@ -456,6 +456,11 @@ def plan_data(row: Row) -> str:
     return files.digest(about)
 
 
+def models_data(rows: list[Row]) -> str:
+    """Changes with the weights of the models."""
+    return files.digest([get_model(m).fingerprint for m in models_of(rows)])
+
+
 def compressor_needs(on) -> list[str]:
     """What a compression is made from: weights, captions, maybe training images, once the model is known to be right."""
     rows = [r for r in BY_SLUG.values() if r.experiment.compression == on]

@@ -23,6 +23,7 @@ rule latency:
         runs=lambda w: runs_of(ROWS[w.table]),
         batch=lambda w: TABLES[w.table]["latency"]["batch"],
         options=lambda w: latency_options(w.table),
+        data=lambda w: models_data(ROWS[w.table]),
         rounds=lambda w: rounds_options(TABLES[w.table]["latency"]),
         code=lambda w: files.source_hash(
             "evaluation/latency.py",

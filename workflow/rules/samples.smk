@@ -33,6 +33,7 @@ rule sample:
         seed=lambda w: TABLES[w.table]["seed"],
         compression=lambda w: compression_option(rows_of_group(w.table, w.group)),
         folder=SAMPLES,
+        data=lambda w: models_data(rows_of_group(w.table, w.group)),
         code=lambda w: files.source_hash(
             *generate.SOURCES,
             *RECORDS,

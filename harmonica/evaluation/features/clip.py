@@ -1,10 +1,12 @@
 """The CLIP score of pictures and captions, by an open_clip model."""
 
+from pathlib import Path
+
 import numpy as np
 
 from harmonica.models.catalog import TEXT_TO_IMAGE
 from harmonica.models.shipped import verified_folder
-from harmonica.utils import UserError, content_hash, weights_folder
+from harmonica.utils import UserError, content_hash, file_hash, weights_folder
 from harmonica.utils.precision import products
 
 SHIPPED = "noto-emoji"  # the pocket scale's own two-tower model
@@ -13,20 +15,26 @@ SHIPPED = "noto-emoji"  # the pocket scale's own two-tower model
 class Clip:
     """Cosines between pictures and captions. Raises UserError if open_clip cannot load the model or its weights.
 
-    `model` and `pretrained` are open_clip's names ("ViT-B-32-quickgelu", "openai"); the model `noto-emoji` is shipped.
-    Without `pretrained`, another model has random weights. Raises UserError as well if the weights were trained with
-    another activation than the model has: every score would be off.
+    `model` and `pretrained` are open_clip's names ("ViT-B-32-quickgelu", "openai"), or a file with the weights; the
+    model `noto-emoji` is shipped. Without `pretrained`, another model has random weights. Raises UserError as well if
+    the weights of a name were trained with another activation than the model has: every score would be off.
     """
 
     def __init__(self, model: str, pretrained: str = ""):
         import open_clip
 
         self.name = f"{model}/{pretrained}" if pretrained else model
+        is_file = bool(pretrained) and Path(pretrained).is_file()
+        if is_file:
+            self.name = f"{model}/{Path(pretrained).name}-{file_hash(pretrained)[:8]}"
+        if ":" in model:  # open_clip would ignore `pretrained`, and draw weights at random where it finds none
+            raise UserError(f"the CLIP model {model} is not one of open_clip's names: pass one, and its weights")
         source = f"local-dir:{verified_folder(TEXT_TO_IMAGE / 'clip')}" if model == SHIPPED else model
         options = {"pretrained": pretrained, "cache_dir": str(weights_folder() / "open_clip")} if pretrained else {}
         try:
             own, trained = open_clip.get_model_config(model) or {}, open_clip.get_pretrained_cfg(model, pretrained)
-            if pretrained and own.get("quick_gelu", False) != trained.get("quick_gelu", False):  # it only warns
+            other = own.get("quick_gelu", False) != trained.get("quick_gelu", False)
+            if pretrained and not is_file and other:  # it only warns
                 raise ValueError("its weights were trained with another GELU, see the models that end in -quickgelu")
             self.net, _, self.prepare = open_clip.create_model_and_transforms(source, **options)
             self.tokenize = open_clip.get_tokenizer(source)
