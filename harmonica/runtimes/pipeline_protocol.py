@@ -129,8 +129,8 @@ def scheduler_difference(plan: Plan, scheduler: Any) -> dict[str, str]:
     if type(scheduler).__name__ != type(expected).__name__:
         own = f"{p.sampler} ({type(expected).__name__})"
         return {"scheduler": f"the plan is for {own}, the pipeline has {type(scheduler).__name__}"}
-    own, theirs = in_effect(expected.config), scheduler.config
-    other = [f"{k} {theirs[k]}, not {own[k]}" for k in own if k not in free and k in theirs and theirs[k] != own[k]]
+    ours, theirs = in_effect(expected.config), scheduler.config
+    other = [f"{k} {theirs[k]}, not {ours[k]}" for k in ours if k not in free and k in theirs and theirs[k] != ours[k]]
     return {"scheduler": f"the pipeline's {type(scheduler).__name__} has {', '.join(other)}"} if other else {}
 
 

@@ -40,7 +40,7 @@ def test_lint():
 @pytest.mark.slow
 def test_the_build_steps(tmp_path):
     """As printed, but for apt and uv itself; packages come from uv's cache, by links, and nothing from the network."""
-    folder = tmp_path / "harmonica"
+    folder = tmp_path / "a project"
     shutil.copytree(ROOT, folder, ignore=ignored)
     subprocess.run([sys.executable, "-m", "venv", str(folder / ".venv")], check=True)
     uv = shutil.which("uv", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
