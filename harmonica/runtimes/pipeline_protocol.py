@@ -6,11 +6,14 @@ import json
 import re
 import warnings
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 
 from harmonica.models import known
+from harmonica.models.state_dicts import weight_files
 from harmonica.plan import Plan, Protocol
 from harmonica.samplers import make_sampler
 from harmonica.samplers.ddim import DDIM
@@ -30,6 +33,7 @@ SWITCHES = {"clip_sample_range": "clip_sample", "dynamic_thresholding_ratio": "t
 WITHOUT_EFFECT = ("variance_type",)
 KINDS = {"DiTTransformer2DModel": "dit", "PixArtTransformer2DModel": "pixart"}  # of the suite's own models
 FAMILIES = ("PixArtAlpha", "PixArtSigma")  # of transformers of one class and shape, in names of pipelines
+COMPARED = 16  # parameters of a transformer, of hundreds
 SPACING = ("timestep_spacing", "steps_offset")
 
 
@@ -85,8 +89,8 @@ def scheduler_settings(scheduler: Any) -> str:
 
 
 def model_difference(plan: Plan, transformer: Any, pipeline: str = "") -> dict[str, str]:
-    """How a transformer differs from the plan's model: in its shape, in its family, by the class of the `pipeline`, or
-    in its content if the plan was made on a pipeline."""
+    """How a transformer differs from the plan's model: in its shape, in its family, by the class of the `pipeline`, in
+    its weights if those of the model are here; or in its content, if the plan was made on a pipeline."""
     name = plan.protocol.model
     if plan.protocol.scheduler:
         found = identity(transformer)
@@ -103,7 +107,28 @@ def model_difference(plan: Plan, transformer: Any, pipeline: str = "") -> dict[s
     own, theirs = model.config, transformer.config
     keys = [k for k in (*SHAPE, *(("num_embeds_ada_norm",) if kind == "dit" else ())) if k in own]
     other = [f"{k} {theirs[k]}, not {own[k]}" for k in keys if theirs[k] != own[k]]
+    other = other or _other_weights(
+        transformer, model.place("transformer") if model.hub else model.folder("transformer")
+    )
     return {"model": f"the transformer is not {name}: {', '.join(other)}"} if other else {}
+
+
+def _other_weights(transformer: Any, folder: Path) -> list[str]:
+    """The first of some parameters that are not those of the model's own files, up to half precision; [] if there are
+    no such files here."""
+    files = [p for p in weight_files(folder) if p.suffix == ".safetensors"] if folder.is_dir() else []
+    own = {k.replace("_orig_mod.", ""): x for k, x in transformer.named_parameters()} if files else {}
+    for file in files:
+        with safe_open(file, "pt") as stored:
+            names = sorted(own.keys() & stored.keys())
+            for name in names[:: max(1, len(names) // COMPARED)]:
+                x = own[name]
+                if x.is_meta or not x.is_floating_point():  # offloaded, or quantised
+                    continue
+                y, x = stored.get_tensor(name).float(), x.detach().to("cpu", torch.float32)
+                if x.shape != y.shape or not torch.allclose(x, y, rtol=0.02, atol=1e-3 * float(y.abs().max())):
+                    return [f"its {name} has other values"]
+    return []
 
 
 def check_evaluations(scheduler: Any) -> None:

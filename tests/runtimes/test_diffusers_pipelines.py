@@ -510,6 +510,27 @@ def test_noise_between_steps_is_not_the_plans(dit):
     assert found == {"scheduler": "the plan is for eta=0, and the call has 1"}
 
 
+def test_other_weights_are_another_model(dit):
+    """Up to half precision, and to what is not compared."""
+    transformer = dit.pipe.transformer
+    before = {k: x.clone() for k, x in transformer.state_dict().items()}
+    try:
+        dit.pipe.transformer.to(torch.bfloat16)
+        dit.enable()
+        dit.disable()
+        dit.pipe.transformer.to(torch.float32)
+        with torch.no_grad():
+            for x in transformer.parameters():
+                x.mul_(1.1)
+        with pytest.raises(UserError, match="the transformer is not pocket-dit: its .* has other values"):
+            dit.enable()
+        with pytest.warns(UserWarning, match="has other values; the plan is run all the same"):
+            dit.enable(allow=["model"])
+    finally:
+        dit.disable()
+        transformer.load_state_dict(before)
+
+
 def test_a_family_of_one_shape_is_told_by_its_pipeline():
     from harmonica.models import get_model
     from harmonica.runtimes.pipeline_protocol import model_difference

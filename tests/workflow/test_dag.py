@@ -173,10 +173,16 @@ def test_a_changed_heuristic_renews_its_own_row(project):
     assert jobs == {"plans": 1, "sample": 1, "metrics": 1, "latency": 1, "table": 1, "publish": 1, "total": 6}
 
 
-def test_table_of_quantisation_and_caching(project):
-    """The router of the last row is trained on the quantised model, whose images are its own."""
-    status, out = project.snakemake("results/table5.csv")
+def test_tables_of_compressions(project):
+    """The router of the last row of table 5 is trained on the quantised model, whose images are its own."""
+    status, out = project.snakemake("results/table4.csv", "results/table5.csv")
     assert status == 0, out + "\n".join(f.read_text() for f in project.folder.rglob("logs/**/*.log"))
+    t = pd.read_csv(project.folder / "results" / "table4.csv")
+    assert len(t) == 4 and t.FID_uncached.nunique() == 4 and (t.speedup > 0).all()
+    quantised, pruned, cached = (t.iloc[k] for k in (1, 2, 3))
+    assert 2 < quantised.size_ratio < 4.1 and quantised.GMACs == t.GMACs[0] and quantised.bit_operations > 2
+    assert pruned.GMACs < t.GMACs[0] and pruned.size_ratio > 1 and pruned.training_images > 0
+    assert cached.CUR > 0 and cached.size_ratio == 1
     t = pd.read_csv(project.folder / "results" / "table5.csv")
     assert t.method.tolist() == ["Full", "HarmoniCa", "EfficientDM W4A8", "EfficientDM W4A8 + HarmoniCa"]
     assert (t.size_ratio[2:] > 4).all() and (t.size_ratio[:2] == 1).all() and (t.bit_operations[2:] > 5).all()
