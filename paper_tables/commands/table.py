@@ -34,10 +34,10 @@ def add_arguments(parser) -> None:
 def run(args) -> None:
     from harmonica.compression import Compression
     from harmonica.evaluation import generate
-    from harmonica.evaluation.records import Latency, Manifest, Metrics
+    from harmonica.evaluation.records import Latency, Manifest
     from harmonica.experiments import config as configuration
     from harmonica.plan import Plan
-    from harmonica.utils import UserError, provenance
+    from harmonica.utils import provenance
     from paper_tables.measured import Measured
     from paper_tables.tables import of_config
 
@@ -51,7 +51,7 @@ def run(args) -> None:
         "commit": provenance.commit(), "versions": provenance.versions(), "device": device,
         "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "config": config,
         "protocols": {slug: plan.protocol.__dict__ for slug, plan in plans.items()},
-        "references": {}, "origins": {slug: plan.origin.__dict__ for slug, plan in plans.items()},
+        "origins": {slug: plan.origin.__dict__ for slug, plan in plans.items()},
     }  # fmt: skip
     compressions = {p.stem: Compression.load(p) for p in args.compressions}
     if compressions:
@@ -64,13 +64,7 @@ def run(args) -> None:
         record["latency_made_on"] = {"device": latency.device, "precision": latency.precision}
     manifests = Manifest.read(args.manifests)
     record["images_made_on"], files = manifests.made_on, manifests.files
-    metrics: dict[str, dict] = {}
-    for path in args.metrics:  # <case>/<group>.json
-        case, found = path.parent.name, Metrics.load(path)
-        if record["references"].setdefault(case, found.reference) != found.reference:
-            raise UserError(f"{path} and other metrics of the case {case} were measured against two references")
-        own = {slug: row | {"images_made_on": found.images_made_on} for slug, row in found.rows.items()}
-        metrics.setdefault(case, {}).update(own)
+    metrics, record["references"] = read_metrics(args.metrics)
     measured = Measured(
         config["scale"], rows, plans, device,
         routers={p.name.removesuffix(".router.safetensors"): p for p in args.routers},
@@ -84,6 +78,23 @@ def run(args) -> None:
         record["by_training_seed"] = json.loads(each.to_json(orient="records"))
     about.draw(table, each, measured, args.out / "figures" / args.table)
     write(args.out, args.table, table, about.markdown(table, measured), record)
+
+
+def read_metrics(paths: list[Path]) -> tuple[dict[str, dict[str, dict]], dict[str, dict]]:
+    """The rows of metrics files <case>/<group>.json by case, with what their images were made on, and the reference of
+    every case. Raises UserError if a case has two."""
+    from harmonica.evaluation.records import Metrics
+    from harmonica.utils import UserError
+
+    metrics: dict[str, dict[str, dict]] = {}
+    references: dict[str, dict] = {}
+    for path in paths:
+        case, found = path.parent.name, Metrics.load(path)
+        if references.setdefault(case, found.reference) != found.reference:
+            raise UserError(f"{path} and other metrics of the case {case} were measured against two references")
+        own = {slug: row | {"images_made_on": found.images_made_on} for slug, row in found.rows.items()}
+        metrics.setdefault(case, {}).update(own)
+    return metrics, references
 
 
 def write(out: Path, name: str, table, text: str, record: dict) -> None:

@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 
 from harmonica.cli import main
+from harmonica.evaluation.records import Metrics
 from harmonica.experiments import config as configuration
 from harmonica.utils import UserError
 from paper_tables import tables
+from paper_tables.commands.table import read_metrics
 from paper_tables.measured import Measured
 
 ROOT = Path(__file__).parent.parent.parent
@@ -36,15 +38,18 @@ def test_the_figure_of_memory(tmp_path):
     assert out.read_bytes().startswith(b"\x89PNG") and out.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
 
 
-def test_rows_of_mixed_devices_are_named():
-    """Of GPUs, and of processors whatever their cores."""
+def test_rows_of_mixed_devices_are_named(tmp_path):
+    """As their files of metrics say: of GPUs, and of processors whatever their cores."""
     about = {"scale": "pocket", "sampler": "ddim", "cfg": 1.5, "seeds": [0], "methods": ["full", "fora"],
              "cases": {c: {"model": "pocket-dit", "steps": s} for c, s in (("a", 4), ("b", 3))}}  # fmt: skip
     rows = configuration.rows(about)
     made_on = {"a": ["H100", "A100"], "b": ["Xeon, 2 cores", "Xeon, 4 cores"]}
-    metrics = {r.case: {} for r in rows}
-    for r in rows:
-        metrics[r.case][r.slug] = {"images_made_on": [{"device": d, "precision": "tf32"} for d in made_on[r.case]]}
+    paths = [tmp_path / case / "all.json" for case in made_on]
+    for path, (case, devices) in zip(paths, made_on.items(), strict=True):
+        own = {r.slug: {"N": 8, "blocks": {}} for r in rows if r.case == case}
+        Metrics("H100", [{"device": d, "precision": "tf32"} for d in devices], {"side": 32}, own).save(path)
+    metrics, references = read_metrics(paths)
+    assert references == {"a": {"side": 32}, "b": {"side": 32}}
     measured = Measured("pocket", rows, {}, "H100", {}, metrics, {}, {})
     assert measured.mixed() == {"A100 and H100": [r for r in rows if r.case == "a"]}
 
