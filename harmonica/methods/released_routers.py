@@ -47,8 +47,10 @@ class Released:
         steps, branches = self.logits.shape
         title, size = self.args.get("model"), self.args.get("image_size")
         named = [m.name for m in MODELS.values() if (m.title, m.resolution) == (title, size)]
-        if model is not None and named and get_model(model).name not in named:
-            raise UserError(f"{self.path} says that it is for {named[0]}, not for {model}")
+        if model is not None and named:
+            own, theirs = get_model(model), get_model(named[0])
+            if (own.kind, own.resolution) != (theirs.kind, theirs.resolution):
+                raise UserError(f"{self.path} says that it is for {named[0]}, not for {model}")
         if model is None:
             alike = [m.name for m in MODELS.values() if m.scale == "paper" and len(m.layout.branches) == branches]
             fitting = named or alike
@@ -106,10 +108,16 @@ def read(path: str | Path) -> Released:
 
 
 def write(router: Router, path: str | Path) -> None:
-    """Write a router in the released layout, for the official samplers."""
+    """Write a router in the released layout, for the official samplers: by steps, the noisiest last, or by intervals of
+    a sampler with two evaluations in each."""
     import torch
 
     from harmonica.utils.torch_files import save_torch
 
-    rows = {f"{t}.prob": torch.from_numpy(row.copy()) for t, row in enumerate(router.logits[::-1])}
+    steps, p = len(router.logits), router.protocol
+    logits = router.logits[::-1]
+    if make_sampler(p.sampler, steps).stages == 2:
+        logits = np.full_like(router.logits, LIMIT)
+        logits[1 : steps // 2] = router.logits[routed_steps(steps, 2)]
+    rows = {f"{t}.prob": torch.from_numpy(row.copy()) for t, row in enumerate(logits)}
     save_torch(path, {"routers": rows})

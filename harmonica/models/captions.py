@@ -58,7 +58,10 @@ def read_captions(path: Path) -> list[str]:
         raise UserError(f"{path} cannot be read: {e.strerror}") from None
     except UnicodeDecodeError as e:
         raise UserError(f"{path} is not UTF-8 text (byte {e.start}): convert it") from None
-    if path.suffix != ".csv":  # a caption may have any other separator of lines, such as U+2028
+    suffix = path.suffix.lower()
+    if suffix in (".json", ".jsonl", ".tsv", ".parquet"):
+        raise UserError(f"{path} is not a list of captions: one per line (.txt), or a .csv with a column `caption`")
+    if suffix != ".csv":  # a caption may have any other separator of lines, such as U+2028
         return [line for line in text.split("\n") if line.strip()]
     rows = csv.DictReader(io.StringIO(text, newline=""))
     try:
@@ -67,8 +70,9 @@ def read_captions(path: Path) -> list[str]:
         found = [row["caption"] for row in rows]
     except csv.Error as e:
         raise UserError(f"{path} is not CSV (line {rows.line_num}: {e})") from None
-    if None in found:
-        raise UserError(f"{path} has no caption in row {found.index(None) + 1}: the row ends before that column")
+    empty = [k for k, caption in enumerate(found, 1) if not (caption or "").strip()]
+    if empty:
+        raise UserError(f"{path} has no caption in row {empty[0]}: the row ends before that column, or is empty there")
     return found
 
 

@@ -17,7 +17,7 @@ from harmonica.backbones.uvit import UViT
 from harmonica.models.convert import original_to_diffusers
 from harmonica.models.embeddings import embedded
 from harmonica.models.shipped import verified, verified_folder
-from harmonica.models.spec import Model
+from harmonica.models.spec import Model, check_computed
 from harmonica.models.state_dicts import NAMES, brief, check_finite, is_complete, read_state, weight_files
 from harmonica.samplers.schedules import get_schedule, read_scheduler
 from harmonica.utils import UserError, read_json
@@ -48,6 +48,8 @@ def load_backbone(model: Model, precision: str = "float32") -> Backbone:
     if model.hub:
         require_gpu(model.title)
     check_schedule(model.folder("transformer").parent, model)
+    if model.kind != "uvit":
+        check_computed(config, path)
     try:
         with torch.device("meta"), without_initial_values():  # the weights are taken over
             backbone = new_backbone(model, config)

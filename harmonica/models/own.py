@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from harmonica.models.captions import CaptionList
-from harmonica.models.spec import CHECKPOINTS, Model, contents
+from harmonica.models.spec import CHECKPOINTS, Model, check_computed, contents
 from harmonica.samplers.schedules import SCHEDULES, get_schedule, read_scheduler
 from harmonica.utils import UserError, digest, parse, read_json, setting, weights_folder
 from harmonica.utils.records import Record
@@ -184,13 +184,6 @@ def _described(folder: Path) -> Model:
     return model
 
 
-# settings of diffusers' DiT and PixArt transformers that change what they compute, and the only values of them here
-COMPUTED = {
-    "activation_fn": "gelu-approximate",
-    "norm_elementwise_affine": False,
-    "attention_bias": True,
-    "in_channels": 4,
-}
 _SAME = {"inception-v3-compat": "inception-2015-12-05"}  # torch-fidelity's name of the same network
 
 
@@ -219,10 +212,7 @@ def _kind(source: Path) -> tuple[dict[str, Any], str]:
         raise UserError(f"{path} is not the configuration of a transformer")
     if {"img_size", "embed_dim", "depth"} <= config.keys():
         return config, "uvit"
-    wrong = {k: config[k] for k, own in COMPUTED.items() if config.get(k, own) != own}
-    if wrong:
-        listed = ", ".join(f"{k} {v}" for k, v in wrong.items())
-        raise UserError(f"{path} has {listed}: the backbones here compute {COMPUTED}")
+    check_computed(config, path)
     name = config.get("_class_name", "")
     if name == "PixArtTransformer2DModel" or config.get("caption_channels"):
         return config, "pixart"
@@ -259,6 +249,9 @@ def _resolution(companion: Path, config: dict[str, Any], kind: str) -> int:
         raise UserError(f"{path} is not the configuration of an AutoencoderKL: it has no block_out_channels")
     if not isinstance(side, int) or side < 1:
         raise UserError(f"the configuration of the {kind} in {companion} has no side of its latents (sample_size)")
+    channels, own = found.get("latent_channels", 4), config.get("in_channels", config.get("in_chans", 4))
+    if channels != own:
+        raise UserError(f"{path} has {channels} latent channels, and the {kind} of {companion} takes {own}")
     return side * 2 ** (len(levels) - 1)
 
 

@@ -4,6 +4,7 @@ costed without weights."""
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from harmonica.models.captions import SHARD, TRAINING_CAPTIONS, CaptionList
 from harmonica.plan.branches import BranchLayout, dit_layout, pixart_layout, uvit_layout
@@ -12,6 +13,23 @@ from harmonica.utils import UserError, content_hash, digest, file_hash, read_jso
 # of Stable Diffusion's autoencoder in float32, counted on fake tensors (tests/gpu); decoding is per pixel
 AUTOENCODER_BYTES, DECODING_BYTES = 335_000_000, 3400
 CHECKPOINTS = (".pt", ".pth", ".ckpt")  # of a user's model, as training code writes them
+
+
+# settings of diffusers' DiT and PixArt transformers that change what they compute, and the only values of them here
+COMPUTED = {
+    "activation_fn": "gelu-approximate",
+    "norm_elementwise_affine": False,
+    "attention_bias": True,
+    "in_channels": 4,
+}
+
+
+def check_computed(config: dict[str, Any], path: Path) -> None:
+    """Raise UserError for the configuration of a DiT or PixArt that the backbones would compute as another one."""
+    wrong = {k: config[k] for k, own in COMPUTED.items() if config.get(k, own) != own}
+    if wrong:
+        listed = ", ".join(f"{k} {v}" for k, v in wrong.items())
+        raise UserError(f"{path} has {listed}: the backbones here compute {COMPUTED}")
 
 
 @dataclass(frozen=True)

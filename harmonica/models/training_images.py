@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from harmonica.models.shipped import verified
 from harmonica.models.spec import Model
-from harmonica.utils import UserError, digest, provenance, weights_folder
+from harmonica.utils import UserError, content_hash, digest, provenance, weights_folder
 from harmonica.utils.arrays import Form, read_npy, read_npz, write_npy
 from harmonica.utils.devices import require_gpu
 from harmonica.utils.images import pad_to_32, pictures_in, read_picture, to_float, visible
@@ -118,7 +118,16 @@ def training_latents(model: Model, vae=None) -> tuple[Latents, Tensor]:
     if model.hub:
         moments = Moments(moments_folder(model), f"harmonica moments {model.name}")
         return moments, moments.labels
-    return shipped_latents(path, vae)
+    return shipped_latents(path, vae, model)
+
+
+def fingerprint(model: Model) -> str:
+    """Changes with the training images of a model that are here; "" if there are none."""
+    if model.hub and not model.captions:
+        index = moments_folder(model) / "index.json"
+        return MomentsIndex.load(index).pictures if index.is_file() else ""
+    path = model.training_images
+    return content_hash(path) if path is not None and path.is_file() else ""
 
 
 def _images(model: Model) -> Path:
@@ -127,9 +136,9 @@ def _images(model: Model) -> Path:
     return model.training_images
 
 
-def shipped_latents(path: Path, vae) -> tuple[Latents, Tensor]:
+def shipped_latents(path: Path, vae, model: Model) -> tuple[Latents, Tensor]:
     """Latents and labels (n,) of a file of training images; a draw is always the same sample of an image. Raises
-    UserError if the file is missing."""
+    UserError if the file is missing, or its images or labels are not of the model's side, channels and classes."""
     if not path.is_file():
         raise UserError(
             f"{path}, the training images of this model, is missing; a method that trains on images needs it"
@@ -137,8 +146,15 @@ def shipped_latents(path: Path, vae) -> tuple[Latents, Tensor]:
     forms = {"images": Form("u", (3, 4)), "labels": Form("iu", (1,))}
     found = read_npz(verified(path), "a file of training images", forms, own=False)
     images, labels = found["images"], torch.from_numpy(found["labels"])
-    if images.ndim == 3:  # Fashion-MNIST, 28×28
+    if images.shape[1:] == (28, 28):  # Fashion-MNIST
         images = pad_to_32(images)
+    side, channels = model.resolution, vae.config.in_channels
+    if images.shape[1:3] != (side, side) or (images.shape[3] if images.ndim == 4 else 1) != channels:
+        raise UserError(f"{path} has images {images.shape[1:]}, and {model.title} is of {side}×{side} with {channels}")
+    if len(labels) != len(images):
+        raise UserError(f"{path} must have a label for each of its {len(images)} images, and has {len(labels)}")
+    if not model.captions and not ((labels >= 0) & (labels < model.classes)).all():
+        raise UserError(f"{path} must have labels in [0, {model.classes - 1}]")
     generator = torch.Generator().manual_seed(0)
     with torch.inference_mode():
         parts = [

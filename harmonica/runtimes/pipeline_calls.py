@@ -23,13 +23,21 @@ from harmonica.runtimes.diffusers_pipelines import evaluations_of, is_cache_enab
 from harmonica.runtimes.pipeline_branches import WHOLE, Block, blocks_of, transformer_of
 from harmonica.runtimes.pipeline_hooks import Evaluations, Hooks, Streams, Trajectory
 from harmonica.runtimes.pipeline_plans import check_spans
-from harmonica.runtimes.pipeline_protocol import GUIDANCE, check_evaluations, guidance_of, identity, scheduler_settings
+from harmonica.runtimes.pipeline_protocol import (
+    GUIDANCE,
+    TIMES,
+    check_evaluations,
+    guidance_of,
+    identity,
+    scheduler_settings,
+)
 from harmonica.runtimes.pipeline_rules import Ruled
 from harmonica.runtimes.pipeline_rules import skipped as skipped_by
 from harmonica.utils import UserError
 
 CALIBRATION = 1  # the stream of seeds of images that methods learn from; that of others is 0
 CONDITIONS = ("prompt", "class_labels")  # the argument of a call that a prompt is given to
+OWN = (*CONDITIONS, "num_inference_steps", "generator", "return_dict", "callback_on_step_end", *TIMES)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,13 +70,18 @@ class Calls:
         for name in given:
             if name not in known:
                 raise UserError(f"a call of {type(pipe).__name__} has no argument {name!r}")
+            if name in OWN:
+                raise UserError(f"{name} of the calls is set by options and prompts, not as a further argument")
         defaults = {k: p.default for k, p in known.items() if p.default is not p.empty} | given
         if cfg is not None:
             scale = next((k for k in GUIDANCE if defaults.get(k) is not None), None)
             if scale is None:
                 raise UserError(f"a call of {type(pipe).__name__} has no guidance scale")
             given[scale] = defaults[scale] = cfg
-        scales = [*guidance_of(defaults).values(), 1.0, 1.0]
+        try:
+            scales = [*guidance_of(defaults).values(), 1.0, 1.0]
+        except (TypeError, ValueError):
+            raise UserError(f"the guidance scales of a call are numbers, got {given}") from None
         protocol = Protocol(
             identity(transformer), type(pipe.scheduler).__name__, steps, scales[0],
             scheduler=scheduler_settings(pipe.scheduler), true_cfg=scales[1],
@@ -97,6 +110,9 @@ class Calls:
                     **self._condition(k, known), num_inference_steps=steps or self.protocol.steps,
                     **given | self.arguments | more,
                 )[0]  # fmt: skip
+        except (TypeError, ValueError) as e:
+            why = f"{type(e).__name__}: {' '.join(str(e).split())[:300]}"
+            raise UserError(f"{type(self.pipe).__name__} cannot be called with these arguments ({why})") from e
         finally:
             hooks.release(self)
         trajectory.finish()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from harmonica.models import known
 from harmonica.models.state_dicts import weight_files
@@ -115,20 +115,27 @@ def model_difference(plan: Plan, transformer: Any, pipeline: str = "") -> dict[s
 
 def _other_weights(transformer: Any, folder: Path) -> list[str]:
     """The first of some parameters that are not those of the model's own files, up to half precision; [] if there are
-    no such files here."""
-    files = [p for p in weight_files(folder) if p.suffix == ".safetensors"] if folder.is_dir() else []
-    own = {k.replace("_orig_mod.", ""): x for k, x in transformer.named_parameters()} if files else {}
-    for file in files:
-        with safe_open(file, "pt") as stored:
-            names = sorted(own.keys() & stored.keys())
-            for name in names[:: max(1, len(names) // COMPARED)]:
-                x = own[name]
-                if x.is_meta or not x.is_floating_point():  # offloaded, or quantised
-                    continue
-                y, x = stored.get_tensor(name).float(), x.detach().to("cpu", torch.float32)
-                if x.shape != y.shape or not torch.allclose(x, y, rtol=0.02, atol=1e-3 * float(y.abs().max())):
-                    return [f"its {name} has other values"]
+    no such files here, or none that can be read."""
+    try:
+        files = [p for p in weight_files(folder) if p.suffix == ".safetensors"] if folder.is_dir() else []
+        parameters = transformer.named_parameters() if files else ()
+        own = {k.replace("_orig_mod.", ""): x for k, x in parameters if _is_plain(x)}
+        for file in files:
+            with safe_open(file, "pt") as stored:
+                names = sorted(own.keys() & stored.keys())
+                for name in names[:: max(1, len(names) // COMPARED)]:
+                    y, x = stored.get_tensor(name).float(), own[name].detach().to("cpu", torch.float32)
+                    if x.shape != y.shape or not torch.allclose(x, y, rtol=0.02, atol=1e-3 * float(y.abs().max())):
+                        return [f"its {name} has other values"]
+    except (OSError, SafetensorError, UserError):
+        return []
     return []
+
+
+def _is_plain(x: torch.Tensor) -> bool:
+    """Whether a parameter has its values: one that is offloaded or quantised does not."""
+    usual = x.dtype in (torch.float32, torch.float16, torch.bfloat16)
+    return usual and type(x) in (torch.Tensor, torch.nn.Parameter) and not x.is_meta
 
 
 def check_evaluations(scheduler: Any) -> None:
@@ -216,13 +223,14 @@ def timestep_difference(plan: Plan, scheduler: Any) -> dict[str, str]:
 
 
 def given_times(plan: Plan, arguments: dict[str, Any]) -> dict[str, str]:
-    """Whether a call brings its own timesteps to a plan whose timesteps follow from the scheduler's settings, or noise
-    between the steps of DDIM (η) to a plan without."""
+    """Whether a call brings its own timesteps to a plan whose timesteps follow from the scheduler's settings, or other
+    noise between the steps of DDIM (η) than the plan's."""
     own = [k for k in TIMES if arguments.get(k) is not None] if plan.protocol.scheduler else []
     if own:
         return {"scheduler": f"the plan is for the scheduler's own timesteps, and the call gives {own[0]}"}
-    if arguments.get("eta") and plan.protocol.sampler in ("ddim", "DDIMScheduler"):
-        return {"scheduler": f"the plan is for eta=0, and the call has {arguments['eta']:g}"}
+    eta, planned = (x.get("eta") or 0.0 for x in (arguments, plan.origin.notes.get("pipeline", {}).get("call", {})))
+    if eta != planned and plan.protocol.sampler in ("ddim", "DDIMScheduler"):
+        return {"scheduler": f"the plan is for eta={planned:g}, and the call has {eta:g}"}
     return {}
 
 

@@ -84,7 +84,12 @@ def _loaded(folder: str | Path, more: dict[str, Any]):
         pipe = diffusers.DiffusionPipeline.from_pretrained(str(folder), **more)
     except Exception as e:  # the hub's client raises many kinds
         raise UserError(f"{folder} is no folder, and no pipeline of the hub that can be loaded ({_brief(e)})") from None
-    return OWN[type(pipe).__name__](**pipe.components) if type(pipe).__name__ in OWN else pipe
+    if type(pipe).__name__ not in OWN:
+        return pipe
+    own = OWN[type(pipe).__name__](**pipe.components)
+    if hasattr(pipe, "labels"):  # of a DiT: what get_label_ids looks up
+        own.labels = pipe.labels
+    return own
 
 
 def _brief(e: Exception) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from harmonica.models import training_images
 from harmonica.training import distributed
 from harmonica.training.settings import SOURCES, Recipe
 from harmonica.utils import UserError, digest, source_hash
@@ -30,6 +31,7 @@ def identity(task, recipe: Recipe) -> str:
     p = task.protocol
     about = [p.model, p.sampler, p.steps, p.cfg, task.origin.method, task.precision]
     about += [task.compression.checksum] if task.compression else []
+    about.append(training_images.fingerprint(task.model))
     return digest([about, settings, asdict(recipe), task.seed, task.model.fingerprint, source_hash(*SOURCES)])
 
 

@@ -122,6 +122,9 @@ def test_only_rows_of_equal_macs_are_ranked(tmp_path):
 @pytest.mark.parametrize("given, says", [
     (["--steps", "0"], "at least one step"), (["--cfg", "nan"], "a finite guidance scale"),
     (["--speedups", "1"], "above 1"), (["--set", "images=2"], "METHOD.KEY=VALUE"), (["--call", "x"], "KEY=VALUE"),
+    (["--call", "num_inference_steps=4"], "is set by options and prompts"),
+    (["--call", "guidance_scale=high"], "guidance scales of a call are numbers"),
+    (["--call", "height=36"], "cannot be called with these arguments .*divisible by 8"),
     (["--methods", "harmonica"], "does not work on a pipeline|needs a model of this suite"),
 ])  # fmt: skip
 def test_wrong_arguments(given, says, tmp_path, capsys):

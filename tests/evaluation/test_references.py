@@ -117,7 +117,13 @@ def test_images_of_other_seeds_are_not_compared(tmp_path, capsys):
     assert "images of the seeds 0 and 1 are not measured together" in capsys.readouterr().err
 
 
+def test_manifests_in_another_order_are_of_the_same_images():
+    targets = Targets(["a/000000-000007.npz", "a/000008-000015.npz"])
+    with pytest.raises(UserError, match="000000-000007.npz is not a complete chunk"):  # and not: other images
+        gather("fora", ["b/000008-000015.npz", "b/000000-000007.npz"], targets, None, None, {})
+
+
 def test_other_images_are_not_compared():
     targets = Targets(["a/000000-000007.npz"])
-    with pytest.raises(UserError, match="fora and the uncached images are not the same ones: b/000008-000015.npz"):
+    with pytest.raises(UserError, match="fora and the uncached images are not the same ones: 000008-000015.npz"):
         gather("fora", ["b/000008-000015.npz"], targets, None, None, {})

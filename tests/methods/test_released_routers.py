@@ -14,10 +14,13 @@ from harmonica.cli import main
 from harmonica.execution import Plain
 from harmonica.execution.executor import evaluate
 from harmonica.methods import released_routers
+from harmonica.models import get_model
 from harmonica.models.convert import diffusers_to_original, original_to_diffusers
 from harmonica.models.loading import load_weights
 from harmonica.models.state_dicts import read_state
-from harmonica.plan import Router
+from harmonica.plan import LIMIT, Origin, Protocol, Router
+from harmonica.samplers import make_sampler
+from harmonica.training.settings import routed_steps
 from harmonica.utils.errors import UserError
 
 
@@ -132,6 +135,21 @@ def test_a_harmonica_checkpoint_routes_every_step(tmp_path):
     router = released_routers.read(tmp_path / "r.pt").router()
     assert (router.origin.method, router.protocol.model) == ("harmonica", "dit-xl-2-512")
     np.testing.assert_array_equal(router.logits, np.stack([rows[f"{t}.prob"].numpy() for t in range(5, -1, -1)]))
+
+
+@pytest.mark.parametrize("model", ["dit-xl-2-256", "uvit-h-2-256"])
+def test_a_router_comes_back_as_it_was_written(tmp_path, model):
+    """Learning-to-Cache's, by steps for DiT and by intervals for U-ViT: only what is routed."""
+    about = get_model(model)
+    steps, branches = 8, len(about.layout.branches)
+    stages = make_sampler(about.sampler, steps).stages
+    logits = np.full((steps, branches), LIMIT, np.float32)
+    for k, s in enumerate(routed_steps(steps, stages)):
+        logits[s] = -1.0 - k
+    router = Router(logits, Protocol(model, about.sampler, steps, 1.5), Origin("learning_to_cache", {}))
+    released_routers.write(router, tmp_path / "r.pt")
+    back = released_routers.read(tmp_path / "r.pt").router(model, "learning_to_cache")
+    np.testing.assert_array_equal(back.logits, logits)
 
 
 def test_router_files_that_do_not_fit(tmp_path, capsys):

@@ -219,3 +219,22 @@ def test_captions_of_other_editors(tmp_path, name):
     (tmp_path / name).write_bytes("caption\nfünf\n".encode("latin-1"))
     with pytest.raises(UserError, match="is not UTF-8 text"):
         CaptionList("c", str(tmp_path / name), 0).read()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("a.jsonl", '{"caption": "a"}\n', "is not a list of captions"),
+        ("a.TSV", "id\tcaption\n", "is not a list of captions"),
+        ("a.csv", "id,caption\n1,a heart\n2,\n", "no caption in row 2"),
+    ],
+)
+def test_other_forms_of_captions_are_refused(tmp_path, name, text, says):
+    (tmp_path / name).write_text(text, "utf-8")
+    with pytest.raises(UserError, match=says):
+        read_captions(tmp_path / name)
+
+
+def test_a_suffix_counts_in_any_case(tmp_path):
+    (tmp_path / "a.CSV").write_text("id,caption\n1,a heart\n", "utf-8")
+    assert read_captions(tmp_path / "a.CSV") == ["a heart"]

@@ -145,6 +145,7 @@ def test_what_a_folder_says_of_its_model(folder, tmp_path):
         (str(WEIGHTS), None, "has no weights, neither safetensors nor an original checkpoint (.pt)"),
         ("vae/config.json", None, "is not a model: it has no vae/config.json"),
         ("vae/config.json", "{}", "it has no block_out_channels"),
+        ("vae/config.json", '{"block_out_channels": [8, 8], "latent_channels": 16}', "16 latent channels, and the dit"),
         ("scheduler/scheduler_config.json", '{"beta_start": 1}', "has a noise schedule that is not known here"),
         ("scheduler/scheduler_config.json", '{"prediction_type": "v_prediction"}', "only models that predict noise"),
         ("transformer/config.json", '{"num_embeds_ada_norm": 10, "activation_fn": "gelu"}', "activation_fn gelu: "),

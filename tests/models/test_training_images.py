@@ -12,7 +12,14 @@ from PIL import Image
 from harmonica.cli import main
 from harmonica.methods import Task
 from harmonica.models import catalog, get_model, loading, training_images
-from harmonica.models.training_images import Moments, moments_folder, pictures, store_moments, training_latents
+from harmonica.models.training_images import (
+    Moments,
+    moments_folder,
+    pictures,
+    shipped_latents,
+    store_moments,
+    training_latents,
+)
 from harmonica.plan import Origin, Protocol
 from harmonica.utils import UserError
 
@@ -214,3 +221,20 @@ def test_shipped_images_are_one_sample_each():
         x = torch.from_numpy(f["images"][:500] / 127.5 - 1).float().permute(0, 3, 1, 2)
     expected = vae.encode(x).latent_dist.sample(generator(0)) * vae.config.scaling_factor
     torch.testing.assert_close(drawn[:2], expected[[3, 0]], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "says"),
+    [
+        ((5, 64, 64), range(5), r"has images \(64, 64\), and .* is of 32×32 with 1"),
+        ((5, 32, 32, 3), range(5), r"has images \(32, 32, 3\)"),
+        ((5, 28, 28), [0, 1, 2, 3, 10], r"labels in \[0, 9\]"),
+        ((5, 28, 28), range(4), "for each of its 5 images"),
+    ],
+)
+def test_training_images_of_another_model_are_refused(tmp_path, images, labels, says):
+    """The label 10 of a model of ten classes is its null class: classes that count from 1 trained something else."""
+    np.savez(tmp_path / "train_images.npz", images=np.zeros(images, np.uint8), labels=np.array(list(labels)))
+    own = get_model("pocket-dit")
+    with pytest.raises(UserError, match=says):
+        shipped_latents(tmp_path / "train_images.npz", loading.load_autoencoder(own), own)

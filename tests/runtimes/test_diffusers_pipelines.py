@@ -506,8 +506,21 @@ def test_noise_between_steps_is_not_the_plans(dit):
     from harmonica.runtimes.pipeline_protocol import given_times
 
     assert given_times(plan(24, **dit.about), {"eta": 0.0}) == {}
-    found = given_times(plan(24, **dit.about | {"sampler": "ddim"}), {"eta": 1.0})
-    assert found == {"scheduler": "the plan is for eta=0, and the call has 1"}
+    p = plan(24, **dit.about | {"sampler": "ddim"})
+    assert given_times(p, {"eta": 1.0}) == {"scheduler": "the plan is for eta=0, and the call has 1"}
+    made_with = p.with_origin(notes={"pipeline": {"call": {"eta": 1.0}}})
+    assert given_times(made_with, {"eta": 1.0}) == {}
+    assert given_times(made_with, {"eta": 0.0}) == {"scheduler": "the plan is for eta=1, and the call has 0"}
+
+
+def test_quantised_weights_are_not_compared(dit):
+    from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
+    from harmonica.runtimes.pipeline_protocol import model_difference
+
+    transformer = copy.deepcopy(dit.pipe.transformer)
+    quantize_(transformer, Int8WeightOnlyConfig())
+    assert model_difference(dit.plan, transformer) == {}
 
 
 def test_other_weights_are_another_model(dit):

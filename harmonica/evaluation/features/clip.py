@@ -1,5 +1,6 @@
 """The CLIP score of pictures and captions, by an open_clip model."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -33,8 +34,10 @@ class Clip:
         options = {"pretrained": pretrained, "cache_dir": str(weights_folder() / "open_clip")} if pretrained else {}
         try:
             own, trained = open_clip.get_model_config(model) or {}, open_clip.get_pretrained_cfg(model, pretrained)
+            if is_file:
+                trained = _released(pretrained)
             other = own.get("quick_gelu", False) != trained.get("quick_gelu", False)
-            if pretrained and not is_file and other:  # it only warns
+            if pretrained and other and (trained or not is_file):  # it only warns
                 raise ValueError("its weights were trained with another GELU, see the models that end in -quickgelu")
             self.net, _, self.prepare = open_clip.create_model_and_transforms(source, **options)
             self.tokenize = open_clip.get_tokenizer(source)
@@ -63,6 +66,20 @@ class Clip:
                 parts.append(self.net.encode_image(x.to(self.device), normalize=True).cpu().double().numpy())
         text = np.stack([self._text[c] for c in captions])
         return (np.concatenate(parts) * text).sum(1)
+
+
+def _released(path: str) -> dict:
+    """What open_clip says of weights whose file this is, by the sha256 in their address; {} if it is of none, which is
+    said."""
+    import open_clip
+
+    own = file_hash(path)
+    for model, tag in open_clip.list_pretrained():
+        about = open_clip.get_pretrained_cfg(model, tag)
+        if own in about.get("url", ""):
+            return about
+    print(f"{path}: whether it was trained with this model's activation cannot be told from a file", file=sys.stderr)
+    return {}
 
 
 def fingerprint(about: dict[str, str] | None) -> str:
