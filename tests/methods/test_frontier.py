@@ -56,6 +56,12 @@ def test_what_does_not_change_is_forecast_exactly(method, case):
     assert len(weights) <= 4 and weights.sum() == pytest.approx(1, abs=1e-6)
 
 
+def test_chebbooster_keeps_away_from_a_pole():
+    """Of its last four outputs at steps 0, 4, 9 and 10, at step 12 exactly: three are left."""
+    weights = np.asarray(ChebBooster(target_cur=60, history=4).weigh(12, [0, 4, 9, 10]))
+    assert len(weights) == 3 and weights == pytest.approx(ChebBooster(target_cur=60).weigh(12, [4, 9, 10]))
+
+
 @pytest.mark.parametrize("name", ["TaylorSeer", "FoCa", "ChebBooster 2"])
 @given(case=schedules())
 def test_lines_are_forecast_exactly(name, case):

@@ -35,7 +35,8 @@ def test_the_best_of_the_rows_that_save_enough(capsys, against, speedup):
 def test_the_command_it_prints_makes_a_plan(capsys, tmp_path):
     from harmonica.cli import main
 
-    command = recommended(capsys, "--steps", "20", "--speedup", "3")[1].split()
+    table = str(TABLE.with_name("frontier.csv"))
+    command = recommended(capsys, "--table", table, "--steps", "20", "--speedup", "5")[1].split()
     command[-1] = str(tmp_path / "plan.safetensors")
     assert main(command[1:]) == 0 and (tmp_path / "plan.safetensors").is_file()
 

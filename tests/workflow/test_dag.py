@@ -180,7 +180,7 @@ def test_tables_of_compressions(project):
     t = pd.read_csv(project.folder / "results" / "table4.csv")
     assert len(t) == 4 and t.FID_uncached.nunique() == 4 and (t.speedup > 0).all()
     quantised, pruned, cached = (t.iloc[k] for k in (1, 2, 3))
-    assert 2 < quantised.size_ratio < 4.1 and quantised.GMACs == t.GMACs[0] and quantised.bit_operations > 2
+    assert 1.5 < quantised.size_ratio < 4.1 and quantised.GMACs == t.GMACs[0] and quantised.bit_operations > 2
     assert pruned.GMACs < t.GMACs[0] and pruned.size_ratio > 1 and pruned.training_images > 0
     assert cached.CUR > 0 and cached.size_ratio == 1
     t = pd.read_csv(project.folder / "results" / "table5.csv")

@@ -28,7 +28,7 @@ class Clip:
         is_file = bool(pretrained) and Path(pretrained).is_file()
         if is_file:
             self.name = f"{model}/{Path(pretrained).name}-{file_hash(pretrained)[:8]}"
-        if ":" in model:  # open_clip would ignore `pretrained`, and draw weights at random where it finds none
+        if pretrained and ":" in model:  # open_clip would ignore it, and draw weights at random where it finds none
             raise UserError(f"the CLIP model {model} is not one of open_clip's names: pass one, and its weights")
         source = f"local-dir:{verified_folder(TEXT_TO_IMAGE / 'clip')}" if model == SHIPPED else model
         options = {"pretrained": pretrained, "cache_dir": str(weights_folder() / "open_clip")} if pretrained else {}
