@@ -157,13 +157,6 @@ def test_an_undivided_batch_of_sdt_at_512_would_not_fit():
     assert trained("dit-xl-2-512", Split(32, False, False, 32), 32) > 100 * GIB
 
 
-@pytest.mark.slow
-def test_sdt_on_a_smaller_card():
-    split, images = split_of("dit-xl-2-256", "sdt", 22 * GIB)
-    assert split.part < images and not split.offload
-    assert SLACK * trained("dit-xl-2-256", split, images) <= 22 * GIB
-
-
 @pytest.mark.parametrize("name", models())
 def test_every_training_fits_a_card_of_24_gb(name):
     """The largest with caches in the host's memory."""
