@@ -146,7 +146,7 @@ def grid(
     for part, case in zip(parts[:, 0], cases, strict=True):
         block = [(line, title) for line, title in zip(lines, titles, strict=True) if line[0].case == case]
         base = next(images[line[0].slug] for line, _ in block if line[0].experiment.name == "full")
-        axes = part.subplots(1, 3, width_ratios=[IMAGES, IMAGES, 3])
+        axes = part.subplots(1, 3, width_ratios=[IMAGES, IMAGES, 2])  # one scale
         _case(axes, [images[line[0].slug][0] for line, _ in block], base[0], [title for _, title in block])
         for ax, head in zip(axes, ("first images", "difference to uncached", "worst, its uncached"), strict=True):
             ax.set_title(head, fontsize=9)
