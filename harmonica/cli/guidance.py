@@ -15,7 +15,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("--steps", type=int, default=20, help="T, sampling steps; default: %(default)s")
     parser.add_argument("--scales", type=float, nargs="+", metavar="CFG", default=[1, 1.15, 1.25, 1.35, 1.5, 2],
                         help="guidance scales; default: %(default)s")  # fmt: skip
-    parser.add_argument("--images", type=_shared.count, default=1000, help="per scale; default: %(default)s")
+    parser.add_argument("--images", type=int, default=1000, help="per scale; default: %(default)s")
     _shared.image_seed_argument(parser)
     parser.add_argument("--reference", type=Path, help="made by `harmonica reference`; default: the extractor's own")
     parser.add_argument("-o", "--out", type=Path, required=True, help="csv")

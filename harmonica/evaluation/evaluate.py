@@ -56,13 +56,13 @@ def gather(
     labels, pairs, skipped = [], _Pairs(targets), []
     if len(files) != len(targets.uncached):
         raise UserError(f"{name} has {len(files)} chunks of images, the uncached model {len(targets.uncached)}")
-    both = (sorted(Path(f).name for f in own) for own in (files, targets.uncached))
-    for mine, theirs in zip(*both, strict=True):
-        if mine != theirs:  # first and last image
+    names = (sorted(Path(f).name for f in own) for own in (files, targets.uncached))  # they say first and last image
+    for mine, theirs in zip(*names, strict=True):
+        if mine != theirs:
             raise UserError(f"{name} and the uncached images are not the same ones: {mine} stands beside {theirs}")
     chunks, is_base = generate.chunks(files), files == targets.uncached
-    pairs_of = ((c, c) for c in chunks) if is_base else zip(chunks, generate.chunks(targets.uncached), strict=True)
-    for own, plain in pairs_of:
+    both = ((c, c) for c in chunks) if is_base else zip(chunks, generate.chunks(targets.uncached), strict=True)
+    for own, plain in both:
         if len(own.labels) != len(plain.labels) or (own.labels != plain.labels).any():
             raise UserError(f"{name} and the uncached images do not have the same seeds")
         parts.append(_features(name, own, extract, about))

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from harmonica.models.state_dicts import brief
 from harmonica.plan import BranchLayout, Plan, Protocol
 from harmonica.runtimes.diffusers_pipelines import evaluations_of, is_cache_enabled
 from harmonica.runtimes.pipeline_branches import WHOLE, Block, blocks_of, transformer_of
@@ -111,7 +112,7 @@ class Calls:
                     **given | self.arguments | more,
                 )[0]  # fmt: skip
         except (TypeError, ValueError) as e:
-            why = f"{type(e).__name__}: {' '.join(str(e).split())[:300]}"
+            why = f"{type(e).__name__}: {brief(e)}"
             raise UserError(f"{type(self.pipe).__name__} cannot be called with these arguments ({why})") from e
         finally:
             hooks.release(self)

@@ -14,6 +14,7 @@ import diffusers
 import torch
 from safetensors import SafetensorError
 
+from harmonica.models.state_dicts import brief
 from harmonica.utils import UserError, read_json
 
 
@@ -79,18 +80,16 @@ def _loaded(folder: str | Path, more: dict[str, Any]):
         try:
             return cls.from_pretrained(str(folder), **more)
         except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError) as e:
-            raise UserError(f"{folder} is not a complete pipeline of the class {name} ({_brief(e)})") from None
+            why = f"{type(e).__name__}: {brief(e)}"
+            raise UserError(f"{folder} is not a complete pipeline of the class {name} ({why})") from None
     try:
         pipe = diffusers.DiffusionPipeline.from_pretrained(str(folder), **more)
     except Exception as e:  # the hub's client raises many kinds
-        raise UserError(f"{folder} is no folder, and no pipeline of the hub that can be loaded ({_brief(e)})") from None
+        why = f"{type(e).__name__}: {brief(e)}"
+        raise UserError(f"{folder} is no folder, and no pipeline of the hub that can be loaded ({why})") from None
     if type(pipe).__name__ not in OWN:
         return pipe
     own = OWN[type(pipe).__name__](**pipe.components)
     if hasattr(pipe, "labels"):  # of a DiT: what get_label_ids looks up
         own.labels = pipe.labels
     return own
-
-
-def _brief(e: Exception) -> str:
-    return f"{type(e).__name__}: {' '.join(str(e).split())[:300]}"

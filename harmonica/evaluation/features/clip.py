@@ -25,19 +25,19 @@ class Clip:
         import open_clip
 
         self.name = f"{model}/{pretrained}" if pretrained else model
-        is_file = bool(pretrained) and Path(pretrained).is_file()
-        if is_file:
-            self.name = f"{model}/{Path(pretrained).name}-{file_hash(pretrained)[:8]}"
+        sha256 = file_hash(pretrained) if pretrained and Path(pretrained).is_file() else ""  # of a file
+        if sha256:
+            self.name = f"{model}/{Path(pretrained).name}-{sha256[:8]}"
         if pretrained and ":" in model:  # open_clip would ignore it, and draw weights at random where it finds none
             raise UserError(f"the CLIP model {model} is not one of open_clip's names: pass one, and its weights")
         source = f"local-dir:{verified_folder(TEXT_TO_IMAGE / 'clip')}" if model == SHIPPED else model
         options = {"pretrained": pretrained, "cache_dir": str(weights_folder() / "open_clip")} if pretrained else {}
         try:
             own, trained = open_clip.get_model_config(model) or {}, open_clip.get_pretrained_cfg(model, pretrained)
-            if is_file:
-                trained = _released(pretrained)
+            if sha256:
+                trained = _released(pretrained, sha256)
             other = own.get("quick_gelu", False) != trained.get("quick_gelu", False)
-            if pretrained and other and (trained or not is_file):  # it only warns
+            if pretrained and other and (trained or not sha256):  # it only warns
                 raise ValueError("its weights were trained with another GELU, see the models that end in -quickgelu")
             self.net, _, self.prepare = open_clip.create_model_and_transforms(source, **options)
             self.tokenize = open_clip.get_tokenizer(source)
@@ -68,15 +68,14 @@ class Clip:
         return (np.concatenate(parts) * text).sum(1)
 
 
-def _released(path: str) -> dict:
+def _released(path: str, sha256: str) -> dict:
     """What open_clip says of weights whose file this is, by the sha256 in their address; {} if it is of none, which is
     said."""
     import open_clip
 
-    own = file_hash(path)
     for model, tag in open_clip.list_pretrained():
         about = open_clip.get_pretrained_cfg(model, tag)
-        if own in about.get("url", ""):
+        if sha256 in about.get("url", ""):
             return about
     print(f"{path}: whether it was trained with this model's activation cannot be told from a file", file=sys.stderr)
     return {}
