@@ -22,7 +22,7 @@ class StepSearch(SearchSettings, Method):
     seeded = True
 
     def label(self) -> str:
-        return ", ".join(filter(None, [self.title, self.fine_grid]))
+        return ", ".join(filter(None, [self.title, self.variant]))
 
     def reads(self, protocol: Protocol) -> Reads:
         return Reads(weights=True)

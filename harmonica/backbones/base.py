@@ -105,6 +105,11 @@ class Backbone(nn.Module):
         branches."""
         raise NotImplementedError
 
+    def head_context(self, latents: Tensor, t: Tensor | float, condition: Any) -> Any:
+        """The context of the head alone, for a step that takes the stream after all branches from a cache. The
+        latents (B, C, H, W) tell device and dtype."""
+        raise NotImplementedError
+
     def join(self, i: int, x: Tensor, skips: dict[int, Tensor]) -> Tensor:
         """The stream (B, N, D) before branch `i` of `joins`: a starting skip is put in `skips`, an ending one
         joined."""

@@ -83,12 +83,18 @@ class DiT(Backbone):
 
     def embed(self, latents: Tensor, t: Tensor | float, labels: Tensor) -> tuple[Tensor, Context]:
         """Latents (B, C, H, W), timestep 0..999 (one for all or (B,)), embedded labels (B, D) -> stream (B, N, D)."""
-        time = self.time_out(F.silu(self.time_in(wave(t, self.frequencies, latents))))  # (1 or B, D)
-        condition = F.silu(time + labels)
+        condition = self._timed(latents, t, labels)
         weight, bias = (p.unflatten(0, (2 * self.depth, -1)) for p in self.to_gates.parameters())  # per branch
         gates = torch.baddbmm(bias[:, None], condition.expand(len(weight), -1, -1), weight.mT)[:, :, None].unbind()
         x = to_tokens(latents, self.patch_in) + self.position  # (B, N, D)
         return x, Context(condition, gates)
+
+    def head_context(self, latents: Tensor, t: Tensor | float, labels: Tensor) -> Context:
+        return Context(self._timed(latents, t, labels), ())
+
+    def _timed(self, latents: Tensor, t: Tensor | float, labels: Tensor) -> Tensor:
+        time = self.time_out(F.silu(self.time_in(wave(t, self.frequencies, latents))))  # (1 or B, D)
+        return F.silu(time + labels)
 
     def normed(self, i: int, x: Tensor, ctx: Context) -> Tensor:
         """The stream (B, N, D) after the norm of branch `i`, shifted and scaled."""

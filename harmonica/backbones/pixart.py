@@ -114,17 +114,28 @@ class PixArt(Backbone):
 
     def embed(self, latents: Tensor, t: Tensor | float, text: Text) -> tuple[Tensor, Context]:
         """Latents (B, C, H, W), timestep 0..999 (one for all or (B,)), captions -> stream (B, N, D)."""
-        time = self.time_out(F.silu(self.time_in(wave(t, self.frequencies, latents))))  # (1 or B, D)
+        time = self._time(latents, t)
+        six = self.modulation(F.silu(time)).view(len(time), 1, 6, self.width)
+        modulation = (self.tables + six).unsqueeze(3)  # (1 or B, depth, 6, 1, D)
+        x = to_tokens(latents, self.patch_in) + self.position  # (B, N, D)
+        return x, Context(tuple(block.unbind(1) for block in modulation.unbind(1)), self._final(time), text)
+
+    def head_context(self, latents: Tensor, t: Tensor | float, text: Text) -> Context:
+        return Context((), self._final(self._time(latents, t)), text)
+
+    def _time(self, latents: Tensor, t: Tensor | float) -> Tensor:
+        """The embedded timestep (1 or B, D), with resolution and aspect ratio if the model takes them."""
+        time = self.time_out(F.silu(self.time_in(wave(t, self.frequencies, latents))))
         if self.sized:
             side = wave(8.0 * self.side, self.frequencies, latents)  # in pixels
             side = self.size_out(F.silu(self.size_in(side)))
             ratio = self.ratio_out(F.silu(self.ratio_in(wave(1.0, self.frequencies, latents))))
             time = time + torch.cat([side, side, ratio], 1)
-        six = self.modulation(F.silu(time)).view(len(time), 1, 6, self.width)
-        modulation = (self.tables + six).unsqueeze(3)  # (1 or B, depth, 6, 1, D)
-        x = to_tokens(latents, self.patch_in) + self.position  # (B, N, D)
-        final = (self.final_table + time[:, None]).chunk(2, 1)
-        return x, Context(tuple(block.unbind(1) for block in modulation.unbind(1)), final, text)
+        return time
+
+    def _final(self, time: Tensor) -> tuple[Tensor, Tensor]:
+        shift, scale = (self.final_table + time[:, None]).chunk(2, 1)
+        return shift, scale
 
     def normed(self, i: int, x: Tensor, ctx: Context) -> Tensor:
         """The stream (B, N, D) after the norm of branch `i`, shifted and scaled; a cross-attention has none."""

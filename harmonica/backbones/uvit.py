@@ -103,6 +103,9 @@ class UViT(Backbone):
         tokens = torch.stack([labels, time], 1) + self.pos_embed[:, : self.extras]
         return torch.cat([tokens, patches + self.pos_embed[:, self.extras :]], 1), None
 
+    def head_context(self, latents: Tensor, t: Tensor | float, labels: Tensor) -> None:
+        """None: the head takes the stream alone."""
+
     def join(self, i: int, x: Tensor, skips: dict[int, Tensor]) -> Tensor:
         """The stream before branch `i`, where a long skip begins (it is put in `skips`) or ends."""
         block = i // 2

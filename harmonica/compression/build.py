@@ -14,13 +14,17 @@ from harmonica.utils import UserError
 
 
 class Clocked(Backbone):
-    """A backbone whose layers have scales per step: `embed` says which step it is, by its timestep."""
+    """A backbone whose layers have scales per step: an evaluation begins by telling which step it is, from its time."""
 
     clock: Clock
 
     def embed(self, latents, t, condition):
         self.clock.set(t)
         return super().embed(latents, t, condition)
+
+    def head_context(self, latents, t, condition):
+        self.clock.set(t)
+        return super().head_context(latents, t, condition)
 
 
 def build(compression: Compression, backbone: Backbone) -> Backbone:

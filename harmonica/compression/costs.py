@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from harmonica.compression.file import FULL_BITS, Compression, Layer
 from harmonica.plan import COMPUTE, BranchLayout, Plan, macs
+from harmonica.plan.costs import steps_without_stream
 
 _KINDS = {
     **dict.fromkeys(("qkv", "proj"), "attention"),
     **dict.fromkeys(("query", "cross_proj"), "cross-attention"),
     **dict.fromkeys(("up", "down", "fc1", "fc2"), "mlp"),
 }
+
+
+_OF_THE_STREAM = ("to_gates", "patch_in", "modulation")  # not needed where the whole stream is cached
 
 
 def bit_operations(plan: Plan, layout: BranchLayout, compression: Compression | None) -> float:
@@ -19,7 +23,8 @@ def bit_operations(plan: Plan, layout: BranchLayout, compression: Compression | 
         return macs(plan, layout) * FULL_BITS**2
     layout = compression.layout_of(layout)
     saved = dict.fromkeys(layout.kinds, 0.0)  # by every branch of a kind; blocks are alike
-    at_every_step = in_all = 0.0
+    in_all = 0.0
+    embedding = plan.steps - steps_without_stream(plan)
     for name, layer in compression.layers.items():
         kind = next((_KINDS[part] for part in name.split(".") if part in _KINDS), None)
         own = _saved(layer)
@@ -31,9 +36,9 @@ def bit_operations(plan: Plan, layout: BranchLayout, compression: Compression | 
             for each in saved:
                 saved[each] += own / len(layout.branches)
         else:
-            at_every_step += own
+            in_all += own * (embedding if name in _OF_THE_STREAM else plan.steps)
     computed = sum((plan.actions[:, i] == COMPUTE).sum() * saved[kind] for i, kind in enumerate(layout.kinds))
-    return float(macs(plan, layout) * FULL_BITS**2 - computed - plan.steps * at_every_step - in_all)
+    return float(macs(plan, layout) * FULL_BITS**2 - computed - in_all)
 
 
 def _saved(layer: Layer) -> float:

@@ -19,7 +19,11 @@ def evaluate(backbone: Backbone, latents: Tensor, t: Tensor | float, condition: 
     output keep theirs. Long skips begin and end before branches that the policy reaches; those carried between steps
     are in `step.skips`.
     """
-    x, ctx = backbone.embed(latents.to(backbone.dtype), t, condition)
+    own = latents.to(backbone.dtype)
+    if step.skips_stream:
+        x, ctx = own, backbone.head_context(own, t, condition)  # that x is not looked at
+    else:
+        x, ctx = backbone.embed(own, t, condition)
     x = run_branches(backbone, (0, len(backbone.layout.branches)), x, ctx, step, step.skips)
     return backbone.head(x, ctx).to(latents.dtype)
 

@@ -63,16 +63,26 @@ class Guided:
 
         Guided channels are equal in both halves, the others stay separate, as in the official code.
         """
+        out = self._unguided(latents, t, step)
         if self.halves == 1:
-            return step.evaluate(self.backbone, latents, t, self.condition)
-        out = step.evaluate(self.backbone, torch.cat([latents, latents]), t, self.condition)
-        cond, null = out[:, : self.channels].chunk(2)
-        guided = torch.lerp(null, cond, self.cfg)
+            return out
+        guided = self._guided(out)
         return torch.cat([torch.cat([guided, guided]), out[:, self.channels :]], 1)
 
     def __call__(self, latents: Tensor, t: Tensor | float, step: StepPolicy) -> Tensor:
         """Output (n, C_out, H, W) for latents (n, C, H, W) at timestep `t`."""
-        return self.both(latents, t, step)[: len(latents)]
+        out = self._unguided(latents, t, step)
+        if self.halves == 1:
+            return out
+        return torch.cat([self._guided(out), out[: len(latents), self.channels :]], 1)
+
+    def _unguided(self, latents: Tensor, t: Tensor | float, step: StepPolicy) -> Tensor:
+        both = latents if self.halves == 1 else torch.cat([latents, latents])
+        return step.evaluate(self.backbone, both, t, self.condition)
+
+    def _guided(self, out: Tensor) -> Tensor:
+        cond, null = out[:, : self.channels].chunk(2)
+        return torch.lerp(null, cond, self.cfg)
 
     def together(self, latents: Tensor, times: list[float], step: StepPolicy) -> list[Tensor]:
         """Outputs (n, C_out, H, W) at several timesteps in one batch, with a policy for all of them."""

@@ -13,7 +13,7 @@ from harmonica.backbones.layers import add, add_run
 from harmonica.execution import executor
 from harmonica.execution.cache import Cache, CacheState, weights_of
 from harmonica.plan import COMPUTE, Plan
-from harmonica.plan.program import Op, Ops, carried_skips, independent_steps
+from harmonica.plan.program import Op, Ops, carried_skips, independent_steps, skips_stream
 
 
 class StepPolicy(typing.Protocol):
@@ -24,6 +24,11 @@ class StepPolicy(typing.Protocol):
     def skips(self) -> dict[int, Tensor]:
         """Long skips carried into this step; it adds its own."""
         return {}
+
+    @property
+    def skips_stream(self) -> bool:
+        """Whether the stream after all branches comes from a cache, whatever it was before."""
+        return False
 
     def __call__(self, i: int, x: Tensor, ctx: Any) -> tuple[Tensor, int]: ...
 
@@ -81,6 +86,10 @@ class PlannedStep(StepPolicy):
     @property
     def skips(self) -> dict[int, Tensor]:
         return self.cache.skips
+
+    @property
+    def skips_stream(self) -> bool:
+        return skips_stream(self.ops, len(self.backbone.layout.branches))
 
     def __call__(self, i, x, ctx):
         op, cache = self.ops[i], self.cache

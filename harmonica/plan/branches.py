@@ -24,6 +24,7 @@ class BranchLayout:
     parameters: int = 0  # of the model
     condition_elements: int = 0  # computed once per trajectory from one label
     attention_macs: float = 0.0  # those of `branch_macs` that are products of two activations, of all branches
+    stream_macs: float = 0.0  # those of `other_macs` for the stream and the branches alone: patches, gates
 
     @property
     def macs(self) -> float:
@@ -91,6 +92,7 @@ def dit_layout(name: str, config: dict) -> BranchLayout:
         parameters=weights + patch_weights + (config["num_embeds_ada_norm"] + 257 + 3 * width) * width,
         condition_elements=width,
         attention_macs=float(depth * 2 * tokens**2 * width),
+        stream_macs=float(tokens * width * patch**2 * config["in_channels"] + depth * 2 * width**2),
     )
 
 
@@ -125,6 +127,7 @@ def pixart_layout(name: str, config: dict, text_tokens: int) -> BranchLayout:
         parameters=depth * (16 * width**2 + 20 * width) + patch_weights + embedders,
         condition_elements=2 * depth * text_tokens * width,
         attention_macs=float(depth * (2 * tokens**2 * width + 2 * tokens * text_tokens * width)),
+        stream_macs=float(tokens * width * patch**2 * config["in_channels"] + 6 * width**2),
     )
 
 
@@ -148,4 +151,5 @@ def uvit_layout(name: str, config: dict) -> BranchLayout:
         parameters=(depth + 1) * (12 * width**2 + 9 * width) + depth // 2 * 2 * width**2 + 2 * tokens * width,
         condition_elements=width,
         attention_macs=float((depth + 1) * 2 * tokens**2 * width),
+        stream_macs=float(patches * width * patch**2 * config["in_chans"]),
     )

@@ -4,7 +4,7 @@ from bisect import bisect_right
 
 from harmonica.plan.branches import BranchLayout
 from harmonica.plan.plan import Plan
-from harmonica.plan.program import COMPUTE, FORECASTS, carried_skips, independent_steps
+from harmonica.plan.program import COMPUTE, FORECASTS, carried_skips, independent_steps, skips_stream
 from harmonica.plan.rule import MEASURES, Rule
 from harmonica.utils import UserError
 
@@ -26,8 +26,14 @@ def macs(plan: Plan, layout: BranchLayout) -> float:
         + joins * layout.skip_macs
         + summed * layout.stream_elements
         + plan.steps * layout.other_macs
+        - steps_without_stream(plan) * layout.stream_macs
         + layout.once_macs
     )
+
+
+def steps_without_stream(plan: Plan) -> int:
+    """The steps that embed nothing, see `skips_stream`."""
+    return sum(skips_stream(ops, plan.branches) for ops in plan.program)
 
 
 def theoretical_speedup(plan: Plan, layout: BranchLayout) -> float:

@@ -116,6 +116,12 @@ def carried_skips(program: tuple[Ops, ...], skips: tuple[tuple[int, int], ...]) 
     return tuple(reversed(after))
 
 
+def skips_stream(ops: Ops, branches: int) -> bool:
+    """Whether a step takes the stream after all branches from the cache: then nothing is embedded or gated."""
+    first = ops[0]
+    return first.action in (SPAN_OUTPUT, SPAN_FORECAST) and first.stop == branches
+
+
 def live_keys(program: tuple[Ops, ...]) -> list[frozenset[Key]]:
     """The tensors that are cached before every step, since it or a later one takes them; and after the last, none."""
     before: list[frozenset[Key]] = []

@@ -55,6 +55,12 @@ class SearchSettings:
         """The grid in words, if it is not the experiment's."""
         return f"{self.grid or 'all'} steps of {self.solver or 'its sampler'}" if self.solver or self.grid else ""
 
+    @property
+    def variant(self) -> str:
+        """What is not the default, in words: a form alone, and the grid."""
+        forms = {"last": "last block", "branches": "every branch", "best": ""}
+        return ", ".join(filter(None, [forms[self.form], self.fine_grid]))
+
     def plan_sampler(self, protocol: Protocol) -> str:
         """The sampler of the plan."""
         return self.solver or protocol.sampler

@@ -11,6 +11,7 @@ from harmonica.plan import (
     FORECAST,
     FORECASTS,
     SPAN_FORECAST,
+    SPAN_OUTPUT,
     Origin,
     Plan,
     Protocol,
@@ -46,6 +47,8 @@ def test_numbers_of_a_plan(plan):
     reused = plan.actions != COMPUTE
     assert plan.cur == pytest.approx(100 * reused.sum() / plan.actions.size)
     saved = (reused * LAYOUT.branch_macs).sum()
+    for row in plan.actions:  # the stream is neither embedded nor gated where all of it is cached
+        saved += (set(row) <= {SPAN_OUTPUT} or set(row) <= {SPAN_FORECAST}) * LAYOUT.stream_macs
     summed = sum(len(op.ages) for ops in plan.program for op in ops.values() if op.action in FORECASTS)
     assert macs(plan, LAYOUT) == pytest.approx(plan.steps * LAYOUT.macs - saved + summed * LAYOUT.stream_elements)
     assert (cache_bytes(plan, LAYOUT) == 0) == (not reused.any())
