@@ -1,16 +1,20 @@
 """A copy of the project with the micro configuration, and Snakemake in it."""
 
+import functools
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import yaml
+from forked import Forks
 
 ROOT = Path(__file__).parent.parent
 MICRO = ROOT / "workflow" / ".test" / "micro.yaml"
+
+
+forks = functools.cache(Forks)
 
 
 class Project:
@@ -34,7 +38,7 @@ class Project:
 
     def start(self, *args: str, cores: str = "2") -> subprocess.Popen:
         """Snakemake in a process group of its own, its output in one pipe."""
-        command = [sys.executable, "-m", "snakemake", *args, "--cores", cores, "--configfile", "micro.yaml"]
+        command = [forks().python, "-m", "snakemake", *args, "--cores", cores, "--configfile", "micro.yaml"]
         env = {**os.environ, "PYTHONPATH": str(self.folder)}  # the copy's code, not that of the installed project
         pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         return subprocess.Popen(command, cwd=self.folder, env=env, start_new_session=True, **pipe)
