@@ -6,6 +6,7 @@ The command as it is installed runs in the tests of the wheel, of the tutorial a
 """
 
 import atexit
+import functools
 import json
 import os
 import selectors
@@ -33,7 +34,8 @@ sys.exit(status)
 
 
 class Forks:
-    """The process, and a twin of this environment whose `harmonica` is a client of it: `python` is the twin's."""
+    """The process, and a twin of this environment whose `harmonica` is a client of it: its folder of commands, and its
+    interpreter `python`."""
 
     def __init__(self):
         self.folder = tempfile.TemporaryDirectory()
@@ -43,12 +45,14 @@ class Forks:
         for name in ("lib", "pyvenv.cfg"):
             (twin / name).symlink_to(Path(sys.prefix) / name)
         for own in Path(sys.executable).parent.iterdir():
-            if own.name != "harmonica":
+            if own.name not in ("harmonica", "snakemake"):
                 (commands / own.name).symlink_to(own)
-        self.python = str(commands / Path(sys.executable).name)
-        command = commands / "harmonica"
-        command.write_text(CLIENT.format(python=sys.executable, address=address))
-        command.chmod(0o755)
+        self.commands, self.python = str(commands), str(commands / Path(sys.executable).name)
+        snakemake = f'#!/bin/sh\nexec {self.python} -m snakemake "$@"\n'
+        client = CLIENT.format(python=sys.executable, address=address)
+        for name, text in (("harmonica", client), ("snakemake", snakemake)):
+            (commands / name).write_text(text)
+            (commands / name).chmod(0o755)
         pipe = subprocess.PIPE
         self.process = subprocess.Popen([sys.executable, __file__, address], stdin=pipe, stdout=pipe, text=True)
         atexit.register(self.close)
@@ -58,6 +62,9 @@ class Forks:
         self.process.terminate()
         self.process.wait()
         self.folder.cleanup()
+
+
+forks = functools.cache(Forks)  # one of each process of tests
 
 
 def serve(address: str) -> None:
@@ -114,6 +121,8 @@ def run(about: dict, files: list[int]) -> None:
     for own, given in enumerate(files):
         os.dup2(given, own)
         os.close(given)
+    sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", closefd=False)
+    sys.stderr = open(2, "w", buffering=1, closefd=False)
     os.chdir(about["folder"])
     os.environ.clear()
     os.environ.update(about["env"])

@@ -1,6 +1,5 @@
 """A copy of the project with the micro configuration, and Snakemake in it."""
 
-import functools
 import os
 import shutil
 import subprocess
@@ -8,13 +7,10 @@ from pathlib import Path
 
 import pandas as pd
 import yaml
-from forked import Forks
+from forked import forks
 
 ROOT = Path(__file__).parent.parent
 MICRO = ROOT / "workflow" / ".test" / "micro.yaml"
-
-
-forks = functools.cache(Forks)
 
 
 class Project:

@@ -19,7 +19,7 @@ from harmonica.backbones.layers import in_precision
 from harmonica.execution import Batch, Guided, Plain, Planned, Policy, Run, run
 from harmonica.models import get_model
 from harmonica.models.random_weights import random_model
-from harmonica.plan import REUSE, Plan, Protocol, all_compute, cache_bytes, theoretical_speedup
+from harmonica.plan import FORECAST, REUSE, SPAN_FORECAST, Plan, Protocol, all_compute, cache_bytes, theoretical_speedup
 from harmonica.runtimes.compiled import Compiled
 from harmonica.runtimes.compiled_branches import CompiledBranches
 from harmonica.runtimes.cuda_graph import CudaGraph
@@ -182,12 +182,23 @@ def in_whole_steps(steps: int, branches: int, percent: float) -> Plan:
     return Plan(whole, Protocol("bench", "ddim", steps, 1.0))
 
 
+def in_forecast_steps(steps: int, branches: int, percent: float, action: int) -> Plan:
+    """The same with linear forecasts in place of reuse, of every branch or of the last block's output."""
+    reusing = in_whole_steps(steps, branches, percent).actions
+    weights = np.zeros((steps, 1, 2), np.float32)
+    for s in np.flatnonzero(reusing[:, 0]):
+        weights[s, 0] = (2, -1) if (reusing[:s, 0] == 0).sum() > 1 else (1, 0)
+    return Plan(np.where(reusing, action, 0).astype(np.uint8), Protocol("bench", "ddim", steps, 1.0), weights=weights)
+
+
 def some_plans(branches: int, steps: int) -> Iterator[tuple[str, int, Plan]]:
-    """Plans that reuse 25, 50, 75 % of branches, at random and in whole steps."""
+    """Plans that reuse 25, 50, 75 % of branches, at random and in whole steps; and that forecast 75 %."""
     rng = np.random.default_rng(0)
     for percent in WANTED:
         yield "random", percent, scattered(rng, steps, branches, percent)
         yield "FORA-like", percent, in_whole_steps(steps, branches, percent)
+    yield "forecasts of branches", 75, in_forecast_steps(steps, branches, 75, FORECAST)
+    yield "forecasts of the last block", 75, in_forecast_steps(steps, branches, 75, SPAN_FORECAST)
 
 
 def inference(rounds: int, sizes: tuple[str, ...] = (), batch: int = 8, steps: int = 8) -> Iterator[Line]:

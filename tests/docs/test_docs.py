@@ -13,6 +13,7 @@ import nbformat
 import pandas as pd
 import pytest
 import yaml
+from forked import forks
 
 from harmonica.methods import get_method, known_methods
 from harmonica.utils.settings import described
@@ -118,7 +119,7 @@ def test_the_tutorial(tmp_path):
         "converged": {"images": 8, "steps": 12}, "latency": {"batch": 2, "rounds": 1, "max_rounds": 1},
     }  # fmt: skip
     (project / "mine.yaml").write_text(yaml.safe_dump(mine))
-    env = os.environ | {"PYTHONPATH": str(project), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    env = os.environ | {"PYTHONPATH": str(project), "PATH": f"{forks().commands}:{os.environ['PATH']}"}
     out = {}
     for block in blocks(page, "shell"):
         for command in block.splitlines():

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from forked import forks
 
 from paper_tables.tables import known_tables
 
@@ -124,10 +125,10 @@ def test_no_configured_string_or_path_reaches_the_shell(tmp_path):
         assert done.returncode != 0 and f"unknown {key}" in done.stdout + done.stderr
 
 
-def in_another_place(folder: Path, *args: str) -> str:
+def in_another_place(folder: Path, *args: str, python: str = sys.executable) -> str:
     """The output of Snakemake elsewhere, in the C locale."""
     done = subprocess.run(
-        [sys.executable, "-m", "snakemake", *args], cwd=folder, capture_output=True, encoding="utf-8",
+        [python, "-m", "snakemake", *args], cwd=folder, capture_output=True, encoding="utf-8",
         env=os.environ | {"PYTHONPATH": str(ROOT), "LC_ALL": "C"},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
@@ -225,7 +226,7 @@ def test_a_table_of_a_model_of_ones_own(tmp_path, monkeypatch):
     monkeypatch.setenv("HARMONICA_WEIGHTS", str(tmp_path / "weights"))
     own_model(tmp_path / "mine")
     options = own_table(tmp_path, "mine")
-    in_another_place(tmp_path, *options, "--cores", "2")
+    in_another_place(tmp_path, *options, "--cores", "2", python=forks().python)
     table = (tmp_path / "results" / "mine.md").read_text("utf-8")
     assert "my DiT, 32×32" in table and "paper" not in table.split("The paper's claims")[0]
     record = json.loads((tmp_path / "results" / "pocket" / "mine.provenance.json").read_text("utf-8"))
