@@ -9,7 +9,7 @@ from harmonica.utils import UserError
 
 START = 0.5  # share of the guessed β: better approach the target from below, as saturated logits return slowly
 LOOK_AHEAD = 5  # rounds
-RATE = 0.25  # change of log β per round, at the largest gap
+RATE = 0.25  # change of log β per round, at the largest gap, in trainings of 30 to 60 rounds
 CUR_TOLERANCE = 0.5  # percentage points of CUR within which the target is met
 MAX_GAP = 10.0  # percentage points of CUR that the threshold may correct
 MAX_REMAINDER = 5.0  # percentage points that may remain if saturated logits are tied
@@ -46,7 +46,8 @@ class BetaSearch:
         self.cur, ahead = logits.cur(threshold, ahead=LOOK_AHEAD)
         if k >= 0.15 * self.rounds and not self.fixed:
             gap = np.clip((self.target - ahead) / self.target, -1, 1)
-            self.beta *= math.exp(RATE * gap * min(1.0, 60 / self.rounds))
+            shorter = max(1.0, 30 / self.rounds)  # with fewer rounds β has to come as far in them
+            self.beta *= math.exp(RATE * gap * min(shorter, 60 / self.rounds))
             self.moves += 1
 
     def finished(self, k: int) -> bool:
