@@ -6,7 +6,7 @@ BIN := .venv/bin
 TABLES := table1 table2 table3 table4 table5 table6 transfer frontier sweep ablations
 POCKET := results/pocket
 
-.PHONY: setup $(TABLES) figures report docs test reference bench bench-gpu lint clean clean-paper
+.PHONY: setup $(TABLES) figures report docs test test-all reference bench bench-gpu lint clean clean-paper
 
 setup: .venv/.done
 
@@ -38,6 +38,10 @@ docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 test: setup
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not extended"
+
+# with the cases that CI has no time for, before a release
+test-all: setup
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: setup

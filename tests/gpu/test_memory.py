@@ -47,6 +47,12 @@ def trainings() -> list[tuple[str, str]]:
     return sorted({(e.protocol.model, "sdt" if e.name in ("harmonica", "sdt_ltc") else e.name) for e in learned})
 
 
+def first(*names: str, of: list[str]) -> list:
+    """All names as parameters of a test, those after the given ones for the extended tests: a model of each kind, and the
+    largest, are enough to see a change."""
+    return [*names, *(pytest.param(name, marks=pytest.mark.extended) for name in of if name not in names)]
+
+
 def precision_of(name: str, job: str) -> str:
     return configuration.precision(tables()["table1"], job, get_model(name))
 
@@ -72,7 +78,7 @@ def loop(name: str, images: int, precision: str) -> float:
         return peak.most
 
 
-@pytest.mark.parametrize("name", models())
+@pytest.mark.parametrize("name", first("dit-xl-2-256", "pixart-sigma-2k", "uvit-h-2-256", of=models()))
 def test_the_denoising_loop(name):
     about, precision = get_model(name), precision_of(name, "sampling")
     plan = half_reused(name, about.sampler, 4, about.cfg)
@@ -144,7 +150,7 @@ def test_every_training_of_sdt_fits():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["dit-xl-2-512", "pixart-alpha-256", "pixart-sigma-2k", "uvit-h-2-256"])
+@pytest.mark.parametrize("name", first("uvit-h-2-256", of=["dit-xl-2-512", "pixart-alpha-256", "pixart-sigma-2k"]))
 def test_trajectories_of_sdt(name):
     """As predicted: every kind of backbone, small and large images, in parts and whole."""
     split, images = split_of(name, "sdt", BUDGET)
@@ -165,7 +171,9 @@ def test_every_training_fits_a_card_of_24_gb(name):
     assert splits and all(s.peak <= 22 * GIB for s in splits)
 
 
-@pytest.mark.parametrize("name", [name for name, kind in trainings() if kind == "learning_to_cache"])
+@pytest.mark.parametrize(
+    "name", first("uvit-h-2-256", of=[name for name, kind in trainings() if kind == "learning_to_cache"])
+)
 def test_learning_to_cache(name):
     about = get_model(name)
     split, images = split_of(name, "learning_to_cache", BUDGET)

@@ -86,6 +86,7 @@ def test_a_plan_on_the_shipped_pipeline(pipe):
 
 
 @pytest.mark.slow
+@pytest.mark.extended
 def test_recipe(tmp_path):
     """From a package with the shipped pictures, plain ones where none is shipped, to a folder that a pipeline reads."""
     from diffusers import PixArtAlphaPipeline

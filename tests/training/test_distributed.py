@@ -42,12 +42,18 @@ def torchrun(processes, script, *arguments):
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["harmonica", "learning_to_cache"])
 def test_two_processes_train_the_same_router(tmp_path, method):
+    """Under torchrun, or started by the command itself, whose cost is that of both."""
     assert main(arguments(method, tmp_path / "one.safetensors")) == 0
-    done = torchrun(2, MODULE, *arguments(method, tmp_path / "two.safetensors"))
-    assert done.returncode == 0, done.stderr
+    command = arguments(method, tmp_path / "two.safetensors")
+    if method == "harmonica":
+        done = torchrun(2, MODULE, *command)
+    else:
+        command = [sys.executable, *MODULE, *command, "--processes", "2"]
+        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0 and done.stdout.count("training_s") == 1, done.stderr
     one, two = (Router.load(tmp_path / f"{n}.router.safetensors") for n in ("one", "two"))
     np.testing.assert_allclose(one.logits, two.logits, atol=1e-4)  # sums of other parts round otherwise
-    assert done.stdout.count("training_s") == 1
+    assert two.origin.hardware["processes"] == "2" and two.origin.cost["training_s"] > 0
 
 
 @pytest.mark.slow
@@ -58,7 +64,7 @@ def test_a_batch_that_cannot_be_shared(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("before", "after"), [(4, 2), (1, 2)])
+@pytest.mark.parametrize(("before", "after"), [(4, 2), pytest.param(1, 2, marks=pytest.mark.extended)])
 def test_a_training_resumes_with_any_number_of_processes(tmp_path, before, after):
     """The stale cache, which is 0.67 % of a round's first step, is each image's own again."""
     out, script = tmp_path / "resumed.safetensors", tmp_path / "stopped.py"
@@ -73,14 +79,3 @@ def test_a_training_resumes_with_any_number_of_processes(tmp_path, before, after
     one, resumed = (Router.load(tmp_path / f"{n}.router.safetensors") for n in ("one", "resumed"))
     np.testing.assert_allclose(one.logits, resumed.logits, atol=1e-4)
     assert not list(tmp_path.glob(".*.checkpoint"))
-
-
-@pytest.mark.slow
-def test_a_command_shares_its_training(tmp_path):
-    """`--processes` starts them; the cost is that of both."""
-    out = tmp_path / "p.safetensors"
-    command = [sys.executable, *MODULE, *arguments("sdt_ltc", out), "--processes", "2"]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    assert done.returncode == 0 and done.stdout.count("training_s") == 1, done.stderr
-    origin = Router.load(tmp_path / "p.router.safetensors").origin
-    assert origin.hardware["processes"] == "2" and origin.cost["training_s"] > 0

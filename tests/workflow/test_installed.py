@@ -123,16 +123,23 @@ def test_commands_of_a_wheel(installed):
 
 @pytest.mark.slow
 def test_a_folder_of_init(installed):
-    """As printed in its README, then a table at a micro size."""
+    """As printed in its README."""
     installed.run("harmonica", "init", "my-bench/")
     out = installed.run("snakemake", "-n", folder="my-bench")
     assert "Training the router" in out and "results/mine.csv" in out
     assert "is not an empty folder" in installed.run("harmonica", "init", "my-bench", status=2)
-    path = installed.folder / "my-bench" / "config.yaml"
+
+
+@pytest.mark.slow
+@pytest.mark.extended
+def test_a_table_of_a_folder_of_init(installed):
+    """At a micro size."""
+    installed.run("harmonica", "init", "other-bench/")
+    path = installed.folder / "other-bench" / "config.yaml"
     config = yaml.safe_load(path.read_text("utf-8"))
     methods = ["full", {"fora": {"interval": 2}}]
     config["tables"]["mine"] |= SMALL | {"cases": {"3": {"model": "pocket-dit", "steps": 3}}, "methods": methods}
     path.write_text(yaml.safe_dump(config, sort_keys=False))
-    installed.run("snakemake", "results/mine.csv", folder="my-bench")
+    installed.run("snakemake", "results/mine.csv", folder="other-bench")
     table = (path.parent / "results" / "mine.md").read_text("utf-8")
     assert "mine, laid out as table 1" in table and "FORA" in table
