@@ -48,8 +48,8 @@ def trainings() -> list[tuple[str, str]]:
 
 
 def first(*names: str, of: list[str]) -> list:
-    """All names as parameters of a test, those after the given ones for the extended tests: a model of each kind, and the
-    largest, are enough to see a change."""
+    """All names as parameters of a test, those not given for the extended tests: a model of a kind, or the largest, is
+    enough to see a change."""
     return [*names, *(pytest.param(name, marks=pytest.mark.extended) for name in of if name not in names)]
 
 
