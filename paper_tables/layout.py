@@ -189,14 +189,14 @@ class Table:
 
     def markdown(self, table: pd.DataFrame, measured: Measured) -> str:
         """One readable table per case; the best value of each metric among the accelerated rows is bold."""
-        first, latency, scale = table.iloc[0], measured.latency, measured.scale
+        latency, scale = measured.latency, measured.scale
         assert latency
-        extractor = f"**{first.extractor}**"
+        extractor = _each(table.extractor, "**{}**")
         if scale == "pocket":
             extractor += " (not Inception: comparable only with each other, at equal N)"
         found = [measured.of(r) for r in measured.rows]
         compared = {k: min((m[k] for m in found if k in m), default=0) for k in ("N_pairs", "N_converged")}
-        kept = {k: f", over the first {n} images" if n < first["samples"] else "" for k, n in compared.items()}
+        kept = {k: f", over the first {n} images" if n < table["samples"].max() else "" for k, n in compared.items()}
         converged = (
             f" To converged: to the solution of the same seed by many steps{kept['N_converged']}; it says what a user "
             "loses, by the sampler and by the cache." if compared["N_converged"] else ""
@@ -212,7 +212,7 @@ class Table:
         batches = " or ".join(str(b) for b in sorted({r["batch"] for r in latency.plans.values()}))
         features = [k for k in self.shown if METRICS[k].needs == "features"]
         clip = (
-            f" CLIP is 100·max(cos, 0) by open_clip's **{first.clip_model}**, without prefix."
+            f" CLIP is 100·max(cos, 0) by open_clip's {_each(table.clip_model, '**{}**')}, without prefix."
             if "clip_model" in table
             else ""
         )
@@ -220,7 +220,8 @@ class Table:
         source = f" The paper's columns are {self.source}, {_condition(table, scale)}" if beside else ""
         parts = [
             f"# {self.title}, {scale} scale",
-            f"{first['samples']} images per row, guidance scale {first.cfg:g}. {', '.join(features)}: in the features "
+            f"{_each(table['samples'])} images per row, guidance scale {_each(table.cfg, '{:g}')}. "
+            f"{', '.join(features)}: in the features "
             f"of {extractor}.{clip} PSNR, SSIM: to the uncached image of the same seed{kept['N_pairs']}.{converged}",
             f"Latency: a batch of {batches} from noise to latents on {latency.device} ({latency.threads} "
             f"threads, {latency.precision}{steps}), median of {latency.rounds} interleaved rounds{_spread(table)}. "
@@ -344,6 +345,11 @@ def _condition(table: pd.DataFrame, scale: str) -> str:
         )
     other = sorted(set(table.paper_cfg.dropna()) - set(table.cfg)) if "paper_cfg" in table else []
     return f"{same}" + (f"; its guidance scale is {' or '.join(f'{x:g}' for x in other)}." if other else ".")
+
+
+def _each(column: pd.Series, form: str = "{}") -> str:
+    """The different values of a column, in the order of rows: cases may differ."""
+    return " or ".join(form.format(x) for x in column.dropna().unique())
 
 
 def _spread(table: pd.DataFrame) -> str:

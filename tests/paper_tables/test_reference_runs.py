@@ -134,3 +134,12 @@ def test_fine_grids_are_ahead_of_plain_solvers():
     assert set(fine.index) == {f"{m}-{k}x" for m in ("dit", "uvit", "pixart") for k in ("1-5", "2", "3")}
     plain = frontier[frontier.method.isin(["Fewer steps", "DPM-Solver++"])].groupby("case").PSNR_converged.max()
     assert (fine.PSNR_converged >= plain[fine.index] + 3).all() and (fine.dFID_low <= 0).all()
+
+
+@pytest.mark.parametrize("name", ["table5", "frontier"])
+def test_notes_name_what_cases_differ_in(name):
+    """Features, guidance scales and the model of CLIP, of which some cases have none."""
+    notes = (REFERENCE / f"{name}.md").read_text("utf-8").split("## ")[0]
+    found = pd.read_csv(REFERENCE / f"{name}.csv")
+    assert found.extractor.nunique() == 2 and all(f"**{x}**" in notes for x in found.extractor.unique())
+    assert f"guidance scale {' or '.join(f'{x:g}' for x in found.cfg.unique())}." in notes and "nan" not in notes
