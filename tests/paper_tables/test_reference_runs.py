@@ -1,6 +1,7 @@
 """The committed reference run: it is of the shipped configuration, and the README shows what it found."""
 
 import json
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -143,3 +144,14 @@ def test_notes_name_what_cases_differ_in(name):
     found = pd.read_csv(REFERENCE / f"{name}.csv")
     assert found.extractor.nunique() == 2 and all(f"**{x}**" in notes for x in found.extractor.unique())
     assert f"guidance scale {' or '.join(f'{x:g}' for x in found.cfg.unique())}." in notes and "nan" not in notes
+
+
+def test_the_page_of_compressions_has_the_numbers_of_the_run():
+    page = (ROOT / "docs" / "compression.md").read_text("utf-8")
+    rows = re.findall(r"^\| ([^|,]+?)(?:, [^|]*)? \| (\.\d+) ±\S+ \| (\S+) ±\S+ \| (\S+) \| (\S+) \|", page, re.M)
+    found = pd.read_csv(REFERENCE / "table4.csv").set_index("method")
+    assert {name for name, *_ in rows} == set(found.index) - {"Full"}
+    for name, distance, psnr, size, real in rows:
+        r = found.loc[name]
+        expected = f"{r.FID_uncached:.4f}"[1:], f"{r.PSNR:.1f}", f"{r.size_MB:.2f}", f"{r.speedup:.2f}"
+        assert (distance, psnr, size, real) == expected
