@@ -22,7 +22,7 @@ class StepSearch(SearchSettings, Method):
     seeded = True
 
     def label(self) -> str:
-        return ", ".join(filter(None, [self.title, self.variant]))
+        return ", ".join(filter(None, [self.title, self.only_form, self.fine_grid]))
 
     def reads(self, protocol: Protocol) -> Reads:
         return Reads(weights=True)

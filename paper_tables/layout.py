@@ -209,7 +209,7 @@ class Table:
         bases = [p for p in PRECISIONS if f"speedup_{p}" in table]
         over = "".join(f" Real × of {p} is over the uncached row computed in that precision." for p in bases)
         steps = ", every kind of step one graph of torch.compile" if latency.compiled else ""
-        batches = " or ".join(str(b) for b in sorted({r["batch"] for r in latency.plans.values()}))
+        batches = _each(sorted(r["batch"] for r in latency.plans.values()))
         features = [k for k in self.shown if METRICS[k].needs == "features"]
         clip = (
             f" CLIP is 100·max(cos, 0) by open_clip's {_each(table.clip_model, '**{}**')}, without prefix."
@@ -344,12 +344,12 @@ def _condition(table: pd.DataFrame, scale: str) -> str:
             "published value and the difference to it."
         )
     other = sorted(set(table.paper_cfg.dropna()) - set(table.cfg)) if "paper_cfg" in table else []
-    return f"{same}" + (f"; its guidance scale is {' or '.join(f'{x:g}' for x in other)}." if other else ".")
+    return f"{same}" + (f"; its guidance scale is {_each(other, '{:g}')}." if other else ".")
 
 
-def _each(column: pd.Series, form: str = "{}") -> str:
-    """The different values of a column, in the order of rows: cases may differ."""
-    return " or ".join(form.format(x) for x in column.dropna().unique())
+def _each(values: Iterable, form: str = "{}") -> str:
+    """The different values, in their order, of what cases may differ in."""
+    return " or ".join(form.format(x) for x in dict.fromkeys(values) if pd.notna(x))
 
 
 def _spread(table: pd.DataFrame) -> str:

@@ -2,7 +2,7 @@
 
 A job of a workflow is a process that imports torch and diffusers for seconds and computes for less, at the sizes of the
 tests. Only other people's libraries are imported before the fork: each command imports our own code, from its folder.
-The command as it is installed runs in the tests of the wheel, of the tutorial and of Slurm.
+The command as it is installed runs in the tests of the wheel and of Slurm.
 """
 
 import atexit

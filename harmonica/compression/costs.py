@@ -13,9 +13,6 @@ _KINDS = {
 }
 
 
-_OF_THE_STREAM = ("to_gates", "patch_in", "modulation")  # not needed where the whole stream is cached
-
-
 def bit_operations(plan: Plan, layout: BranchLayout, compression: Compression | None) -> float:
     """Of the full trajectory of a plan, for one image and one guidance half, from the model's layout. What is not
     quantised, products of two activations among it, has 32 bits."""
@@ -36,7 +33,8 @@ def bit_operations(plan: Plan, layout: BranchLayout, compression: Compression | 
             for each in saved:
                 saved[each] += own / len(layout.branches)
         else:
-            in_all += own * (embedding if name in _OF_THE_STREAM else plan.steps)
+            # a PixArt's modulation serves branches alone; at patches and gates, products of floats, nothing is saved
+            in_all += own * (embedding if name == "modulation" else plan.steps)
     computed = sum((plan.actions[:, i] == COMPUTE).sum() * saved[kind] for i, kind in enumerate(layout.kinds))
     return float(macs(plan, layout) * FULL_BITS**2 - computed - in_all)
 

@@ -56,10 +56,9 @@ class SearchSettings:
         return f"{self.grid or 'all'} steps of {self.solver or 'its sampler'}" if self.solver or self.grid else ""
 
     @property
-    def variant(self) -> str:
-        """What is not the default, in words: a form alone, and the grid."""
-        forms = {"last": "last block", "branches": "every branch", "best": ""}
-        return ", ".join(filter(None, [forms[self.form], self.fine_grid]))
+    def only_form(self) -> str:
+        """The form in words, if it is the only one that is searched."""
+        return {"last": "last block", "branches": "every branch", "best": ""}[self.form]
 
     def plan_sampler(self, protocol: Protocol) -> str:
         """The sampler of the plan."""
