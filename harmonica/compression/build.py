@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from harmonica.backbones.base import Backbone
 from harmonica.compression.assemble import weight_of
 from harmonica.compression.file import Compression
-from harmonica.compression.linear import Clock, QuantLinear
+from harmonica.compression.linear import Clock, Float8Linear, QuantLinear
 from harmonica.compression.places import replace
 from harmonica.utils import UserError
 
@@ -91,9 +91,14 @@ def _into_float8(backbone: Backbone, names: list[str]) -> None:
     require_float8()
     from torchao.quantization import Float8DynamicActivationFloat8WeightConfig, PerRow, quantize_
 
+    for name in names:
+        linear = backbone.get_submodule(name)
+        assert isinstance(linear, nn.Linear)
+        replace(backbone, name, Float8Linear(linear))
+    products = {f"{name}.product" for name in names}
     # `set_inductor_config` would change global settings, for every later row
     config = Float8DynamicActivationFloat8WeightConfig(granularity=PerRow(), set_inductor_config=False)
-    quantize_(backbone, config, filter_fn=lambda module, name: name in names)
+    quantize_(backbone, config, filter_fn=lambda module, name: name in products)
 
 
 def require_float8() -> None:

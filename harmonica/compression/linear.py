@@ -100,6 +100,22 @@ class QuantLinear(nn.Module):
         return y.to(dtype)
 
 
+class Float8Linear(nn.Module):
+    """A linear layer whose product is made in float8, for inputs (…, K) of any precision: with scales of each row
+    torchao and its kernels take and give bfloat16. The bias is added in the precision of the input."""
+
+    def __init__(self, linear: nn.Linear):
+        super().__init__()
+        with torch.device("meta"):
+            self.product = nn.Linear(linear.in_features, linear.out_features, bias=False)
+        self.product.weight = nn.Parameter(linear.weight.bfloat16(), requires_grad=False)
+        self.bias = linear.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.product(x.bfloat16()).to(x.dtype)
+        return y if self.bias is None else y + self.bias
+
+
 class _Through(torch.autograd.Function):
     """The integer product forwards, the straight-through estimator backwards."""
 

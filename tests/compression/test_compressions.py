@@ -7,10 +7,11 @@ import pytest
 import torch
 from conftest import protocol
 from torch.utils.flop_counter import FlopCounterMode
+from torchao.quantization import Float8Tensor, quant_api
 
 from baselines.compressions.diff_pruning import DiffPruning
 from harmonica.cli import main
-from harmonica.compression import Compression, CompressionTask, get_compressor, known_compressors
+from harmonica.compression import Compression, CompressionTask, build, get_compressor, known_compressors
 from harmonica.compression.costs import bit_operations
 from harmonica.compression.linear import QuantLinear
 from harmonica.compression.places import Place, layers
@@ -213,6 +214,27 @@ def test_float8_needs_a_gpu(tmp_path, capsys):
         c.apply(load_backbone(get_model("pocket-dit")))
     with pytest.raises(UserError, match="passes no gradients"):
         Experiment.of("pocket-dit", "ddim", 2, 1.3, "harmonica", {}).make(compression=c)
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
+def test_layers_of_float8_in_every_precision(precision, monkeypatch):
+    """By the CPU's own product of float8, which takes the tensors that a GPU's takes; compiled, too."""
+    monkeypatch.setattr(build, "require_float8", lambda: None)
+    monkeypatch.setattr(quant_api, "_check_hardware_support", lambda granularity: None)
+    p, full = Protocol("pocket-dit", "ddim", 8, 1.3), load_backbone(get_model("pocket-dit"), precision)
+    c = get_compressor("fp8")().rounded(CompressionTask(p, Origin("fp8")))
+    own = c.apply(load_backbone(get_model("pocket-dit"), precision))
+    named = {n: getattr(m, "weight", None) for n, m in own.named_modules()}
+    found = {n.removesuffix(".product"): w for n, w in named.items() if isinstance(w, Float8Tensor)}
+    assert set(found) == {n for n, layer in c.layers.items() if layer.scales == "float8"}
+    for name, weight in found.items():  # bfloat16 between the file's integers and torchao's moves none to another
+        assert (weight.qdata.float() == c.tensors[f"{name}.integers"].float()).float().mean() > 0.999
+        x = torch.randn(64, weight.shape[1], dtype=full.dtype)
+        assert sqnr(*(b.get_submodule(name)(x).float() for b in (full, own))) > 25
+    plan, batch = half_reused(p), Batch.of(full, 0, 0, 2)
+    got = run(own, plan, batch)
+    # another order of sums moves a few of the integers to their neighbours
+    assert sqnr(got.float(), run(own, plan, batch, Compiled(own, plan, backend="eager")).float()) > 15
 
 
 @pytest.mark.parametrize("name", sorted(known_compressors()))
