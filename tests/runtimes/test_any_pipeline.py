@@ -270,15 +270,19 @@ def test_the_second_guidance_scale_is_the_plans(tmp_path):
         family()
 
 
-@pytest.mark.parametrize("name", ["flux", "wan", "sd3"])
-def test_compiled_blocks(name):
+@pytest.mark.parametrize(
+    "name, backend",
+    [("flux", "eager"), ("wan", "eager"), ("sd3", "eager")]
+    + [pytest.param(name, "inductor", marks=pytest.mark.extended) for name in ("flux", "wan", "sd3", "sana")],
+)
+def test_compiled_blocks(name, backend):
     family = BUILDERS[name]()
     family.pipe.set_progress_bar_config(disable=True)
     p, before = plan(family, REUSE), family()
     with harmonica.cached(family.pipe, p):
         expected = family()
     for block in blocks_of(family.pipe.transformer):
-        block.module.compile(backend="eager")
+        block.module.compile(backend=backend)
     torch.testing.assert_close(family(), before)
     with harmonica.cached(family.pipe, p):
         torch.testing.assert_close(family(), expected)
