@@ -65,7 +65,7 @@ reference: setup
 	mkdir -p results/reference/pocket/figures
 	$(BIN)/harmonica timing results/ > results/reference/pocket/timing.txt
 	for t in $(TABLES); do \
-		cp $(POCKET)/$$t.csv $(POCKET)/$$t.md $(POCKET)/$$t.provenance.json results/reference/pocket/; \
+		cp $(POCKET)/$$t.csv $(POCKET)/$$t.md $(POCKET)/$$t.tex $(POCKET)/$$t.provenance.json results/reference/pocket/; \
 		cp $(POCKET)/figures/$$t-*.png results/reference/pocket/figures/ 2>/dev/null || true; done
 	$(BIN)/snakemake --cores $(CORES) $(addprefix $(POCKET)/figures/,sweep.png memory.png lambda.png drift-50.png \
 		drift-20.png drift-10.png) --config images=5000 '$(SEEDS)'
