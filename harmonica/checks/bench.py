@@ -2,6 +2,8 @@
 case gives medians, the ratio, and the quartiles of the rounds' ratios."""
 
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +26,7 @@ from harmonica.runtimes.compiled import Compiled
 from harmonica.runtimes.compiled_branches import CompiledBranches
 from harmonica.runtimes.cuda_graph import CudaGraph
 from harmonica.samplers import make_sampler
+from harmonica.sharing import shipped_plans
 from harmonica.training import Recipe, iepo
 from harmonica.training.logits import Logits
 from harmonica.training.sdt import trajectory
@@ -380,7 +383,8 @@ def metrics(rounds: int, samples: int = 50_000, references: int = 10_000, width:
 
 
 def startup(rounds: int, name: str = "dit-xl-2-256", blocks: int | None = None) -> Iterator[Line]:
-    """Loading a backbone at its true size: taking over the file's tensors against copying them into random ones."""
+    """Loading a backbone at its true size: taking over the file's tensors against copying them into random ones; and a
+    whole process that makes one image under a shipped plan."""
     from safetensors.torch import save_file
 
     from harmonica.models.loading import load_weights, new_backbone
@@ -405,6 +409,19 @@ def startup(rounds: int, name: str = "dit-xl-2-256", blocks: int | None = None) 
     fewer = f", {blocks} blocks" if blocks else ""
     names, says = ("copied into random weights", "taken over"), "target of the second 5 s"
     yield compared("startup", f"{name}{fewer}", names, (times["copied"], times["taken over"]), says=lambda _: says)
+    yield _one_image(rounds)
+
+
+def _one_image(rounds: int, target: float = 6.0) -> Line:
+    def process() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            command = ["sample", str(shipped_plans.paths()[0]), "--images", "1", "-o", folder]
+            subprocess.run([sys.executable, "-m", "harmonica", *command], check=True, capture_output=True)
+
+    seconds = interleaved({"process": process}, rounds)["process"]
+    low, middle, high = statistics.quantiles(seconds, n=4) if len(seconds) > 1 else seconds * 3
+    case, ratios = "harmonica sample, one image", (middle / target, low / target, high / target)
+    return Line("startup", case, "process", "target", middle, target, "s", *ratios)
 
 
 def attention(rounds: int, sizes: tuple[str, ...] = (), batch: int = 8, steps: int = 2) -> Iterator[Line]:

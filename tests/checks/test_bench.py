@@ -44,8 +44,9 @@ def test_every_suite_measures(suite, lines):
 
 
 def test_start_up_of_a_few_blocks():
-    (line,) = bench.startup(1, blocks=1)
-    assert line.this == "copied into random weights" and line.that_value > 0
+    weights, image = bench.startup(1, blocks=1)
+    assert weights.this == "copied into random weights" and weights.that_value > 0
+    assert image.this == "process" and image.ratio == image.this_value / 6
 
 
 def test_attention_is_compared_on_a_gpu_only(monkeypatch):
