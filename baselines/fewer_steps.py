@@ -18,7 +18,7 @@ class FewerSteps(Method):
         None, "steps to run; default: the number that matches target_cur's cost", at_least=1, at_most="steps"
     )
     target_cur: float = setting(
-        25.0, "percent of the steps to leave out if `steps` is not given", at_least=0, below=100
+        25.0, "CUR in percent of the cache whose MACs to match if `steps` is not given", at_least=0, below=100
     )
 
     def plan_sampler(self, protocol: Protocol) -> str:
@@ -33,5 +33,6 @@ class FewerSteps(Method):
         steps = self.steps
         if steps is None:
             unit = task.sampler.stages if self.solver is None else 1  # evaluations per interval
-            steps = max(1, round(task.steps * (1 - self.target_cur / 100) / unit)) * unit
+            reusable = task.layout.branch_macs.sum() / task.layout.macs  # the rest a cache pays at every step
+            steps = max(1, round(task.steps * (1 - self.target_cur / 100 * reusable) / unit)) * unit
         return task.plan(task.actions()[:steps], sampler=self.solver)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from harmonica.cli import main
 from harmonica.experiments import Experiment
 from harmonica.methods import LearnedMethod, Reads, get_method, known_methods
-from harmonica.models import MODELS
+from harmonica.models import MODELS, get_model
 from harmonica.plan import COMPUTE, Plan, Protocol, Router, macs
 from harmonica.training import loop
 from harmonica.training.beta_search import BetaSearch
@@ -209,9 +209,19 @@ def test_bad_settings(name, settings, says):
 def test_fewer_steps_of_a_sampler_with_two_stages_are_even():
     """Whether they follow from a target or are given."""
     of = lambda **settings: Experiment.of("pocket-uvit", "dpm-solver", 20, 1.4, "fewer_steps", settings)  # noqa: E731
-    assert [of(target_cur=cur).make()[0].steps for cur in (50, 67, 75, 99)] == [10, 6, 4, 2]
+    assert [of(target_cur=cur).make()[0].steps for cur in (50, 67, 75, 99)] == [10, 8, 6, 2]
     with pytest.raises(UserError, match="steps must be even"):
         of(steps=7)
+
+
+@pytest.mark.parametrize("name", ["fewer_steps", "better_solver"])
+@pytest.mark.parametrize("model, cur", [("pocket-dit", 67.8), ("pocket-uvit", 86), ("pocket-pixart", 76.4)])
+def test_fewer_steps_have_the_macs_of_a_cache(name, model, cur):
+    """To half a step; a U-ViT pays .07 of its MACs at every step, whatever is reused."""
+    layout = get_model(model).layout
+    plan, _ = Experiment.of(model, "ddim", 20, 1.5, name, {"target_cur": cur}).make()
+    cached = 20 * (layout.macs - cur / 100 * layout.branch_macs.sum())
+    assert abs(macs(plan, layout) - cached) <= 0.55 * layout.macs
 
 
 def test_every_number_has_a_range():
