@@ -12,14 +12,24 @@ stream stays. As the paper's row has HarmoniCa's latency, the ratio is by defaul
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from harmonica.compression import Compression, CompressionTask, Compressor
-from harmonica.plan import Protocol
-from harmonica.utils import setting
+from harmonica.models import Model
+from harmonica.plan import BranchLayout, Protocol
+from harmonica.plan.costs import SLACK, weight_bytes
+from harmonica.training.memory import GRADIENT_WORK
+from harmonica.utils import UserError, setting
+from harmonica.utils.memory import budget
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ALIGNED = 8  # hidden channels are kept in multiples of it
 LABEL_DROPOUT = 0.1
+KEPT = 9.5  # activations that a branch keeps for its weights' gradients, in tensors of the stream's size (tests/gpu)
 
 
 @dataclass(frozen=True)
@@ -49,6 +59,9 @@ class DiffPruning(Compressor):
         updates, batch = self.recipe(scale)
         return 0.0, updates * batch / 2.0  # without guidance
 
+    def peak(self, model: Model, memory: float | None) -> float:
+        return peak_bytes(model.layout, part_size(model.layout, self.recipe(model.scale)[1], memory))
+
     def make(self, task: CompressionTask) -> Compression:
         import torch
 
@@ -69,7 +82,8 @@ class DiffPruning(Compressor):
         def macs(left: tuple[int, int]) -> float:
             return sum(changed(*left)["branch_macs"]) + layout.other_macs
 
-        self._accumulate(task, model, data, batch)
+        part = part_size(layout, batch, budget(None))
+        self._accumulate(task, model, data, batch, part)
         scores = importance(model, heads)
         hidden = next(len(v) for (_, kind), v in scores.items() if kind == "hidden")
         if self.ratio is None:
@@ -82,7 +96,7 @@ class DiffPruning(Compressor):
         number = {"heads": left[0], "cross-heads": left[0], "hidden": left[1]}
         kept = {key: s.topk(number[key[1]]).indices.sort().values for key, s in scores.items()}
         cut(model, kept, heads)
-        loss = self._train(task, model, data, updates, batch)
+        loss = self._train(task, model, data, updates, batch, part)
         cost = {"images": data.seen(), "updates": updates}
         notes = {"loss": loss, "removed_heads": 1 - left[0] / heads, "removed_hidden": 1 - left[1] / hidden,
                  "batch": batch}  # fmt: skip
@@ -96,7 +110,7 @@ class DiffPruning(Compressor):
         channels = round(hidden * (1 - ratio) / ALIGNED) * ALIGNED
         return max(1, round(heads * (1 - ratio))), max(min(ALIGNED, hidden), min(hidden, channels))
 
-    def _accumulate(self, task, model, data: Images, batch: int) -> None:
+    def _accumulate(self, task, model, data: Images, batch: int, part: int) -> None:
         """Gradients of the noise loss, added up until the loss is below the threshold."""
         import torch
 
@@ -106,13 +120,15 @@ class DiffPruning(Compressor):
         x0, labels = data.draw(batch, dropout=0.0)
         noise, largest = data.noise(batch), 0.0
         for t in range(0, 1000, self.stride):
-            loss = finite(data.loss(model, x0, labels, noise, torch.full((batch,), t)), task)
-            largest = max(largest, float(loss.detach()))
-            if float(loss.detach()) < self.threshold * largest:
+            given = x0, labels, noise, torch.full((batch,), t)
+            with torch.no_grad():  # it decides whether there is a gradient, of parts or of all
+                loss = float(finite(total(data.losses(model, *given, part)), task))
+            largest = max(largest, loss)
+            if loss < self.threshold * largest:
                 break
-            loss.backward()
+            total(data.losses(model, *given, part), backward=True)
 
-    def _train(self, task, model, data: Images, updates: int, batch: int) -> float:
+    def _train(self, task, model, data: Images, updates: int, batch: int, part: int) -> float:
         """Train the pruned model, which then has the average of its weights; returns the last loss."""
         import torch
         from tqdm import tqdm
@@ -129,9 +145,8 @@ class DiffPruning(Compressor):
         for _ in tqdm(range(updates), desc=task.name, mininterval=5):
             x0, labels = data.draw(batch, LABEL_DROPOUT)
             t = torch.randint(1000, (batch,), generator=data.g)
-            loss = finite(data.loss(model, x0, labels, data.noise(batch), t), task)
             optimiser.zero_grad(set_to_none=True)
-            loss.backward()
+            loss = finite(total(data.losses(model, x0, labels, data.noise(batch), t, part), backward=True), task)
             optimiser.step()
             with torch.no_grad():
                 for k, p in model.named_parameters():
@@ -140,7 +155,38 @@ class DiffPruning(Compressor):
             for k, p in model.named_parameters():
                 p.copy_(average[k])
         model.requires_grad_(False)
-        return float(loss.detach())
+        return float(loss)
+
+
+def peak_bytes(layout: BranchLayout, images: int) -> float:
+    """Predicted peak bytes of an update: weights, gradients, AdamW's two moments, the average, and activations."""
+    kept = KEPT * len(layout.branches) + GRADIENT_WORK + len(layout.skips)
+    return SLACK * (5 * weight_bytes(layout) + 4 * images * (kept * layout.stream_elements + layout.condition_elements))
+
+
+def part_size(layout: BranchLayout, batch: int, memory: float | None) -> int:
+    """Images whose activations are in memory at a time: the most, in equal parts of a batch, that fit into `memory`
+    bytes. Raises UserError if one image does not."""
+    for part in sorted({-(-batch // k) for k in range(1, batch + 1)}, reverse=True):
+        if memory is None or peak_bytes(layout, part) <= memory:
+            return part
+    assert memory is not None
+    raise UserError(
+        f"training {layout.name} after pruning needs {peak_bytes(layout, 1) / 2**30:.1f} GiB, more than the "
+        f"{memory / 2**30:.1f} GiB of gpu_memory"
+    )
+
+
+def total(losses: Iterable[Tensor], backward: bool = False) -> Tensor:
+    """The sum () of the losses of a batch's parts, whose gradients are added up one after the other."""
+    import torch
+
+    found = []
+    for loss in losses:
+        if backward:
+            loss.backward()
+        found.append(loss.detach())
+    return torch.stack(found).sum()
 
 
 class Images:
@@ -175,8 +221,14 @@ class Images:
 
         return torch.randn(count, *self.task.backbone.latent_shape, generator=self.g)
 
+    def losses(self, model, x0, labels, noise, t, part: int):
+        """The loss of `part` images after the other, each by its share of the batch."""
+        for k in range(0, len(t), part):
+            own = [v[k : k + part] for v in (x0, labels, noise, t)]
+            yield self.loss(model, *own) * (len(own[-1]) / len(t))
+
     def loss(self, model, x0, labels, noise, t):
-        """Mean squared error of the predicted noise at training steps t (count,)."""
+        """Mean squared error () of the predicted noise at training steps t (count,)."""
         from harmonica.execution import Plain
 
         device, bar = model.device, self.bar[t][:, None, None, None]

@@ -125,7 +125,7 @@ class Estimate:
         return done
 
     def _compression(self, out: list[Job], about: dict, row: Row, known: dict[str, Job], after: list[Job]) -> list[Job]:
-        """The compression that a row runs on, if it does; its memory is that of two models and a graph."""
+        """The compression that a row runs on, if it does."""
         on = row.experiment.compression
         if on is None:
             return []
@@ -134,7 +134,7 @@ class Estimate:
             evaluations, updates = on.compressor.work(on.protocol, on.model.scale)
             speed, cfg = self.speed(on.model), on.protocol.cfg
             seconds = evaluations * speed.evaluation(8, cfg, precision) + updates * speed.update(8, cfg, precision)
-            memory = 4 * weight_bytes(on.model.layout)
+            memory = on.compressor.peak(on.model, memory_of(about))
             disk = on.model.layout.parameters
             known[on.slug] = Job("compress", seconds + self.start_up_s, memory, disk, after, name=on.slug)
             out.append(known[on.slug])

@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from harmonica.compression.file import FULL_BITS, Compression, Layer
+from harmonica.models import Model
 from harmonica.models.task import ModelTask
 from harmonica.plan import Protocol
+from harmonica.plan.costs import weight_bytes
 from harmonica.utils import setting
 
 
@@ -36,6 +38,10 @@ class Compressor(ABC):
     def work(self, protocol: Protocol, scale: str) -> tuple[float, float]:
         """What it computes, in guided images: evaluations of the model, and updates of a compressed one."""
         return 0.0, 0.0
+
+    def peak(self, model: Model, memory: float | None) -> float:
+        """Predicted peak bytes of making it, of `memory` bytes (None: no limit): two models and a graph."""
+        return 4 * weight_bytes(model.layout)
 
     @property
     def width(self) -> tuple[int, int]:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import protocol
+from torch._inductor import config as inductor
 from torch.utils.flop_counter import FlopCounterMode
 from torchao.quantization import Float8Tensor, quant_api
 
@@ -235,6 +236,18 @@ def test_layers_of_float8_in_every_precision(precision, monkeypatch):
     got = run(own, plan, batch)
     # another order of sums moves a few of the integers to their neighbours
     assert sqnr(got.float(), run(own, plan, batch, Compiled(own, plan, backend="eager")).float()) > 15
+
+
+@pytest.mark.parametrize("name", ["w8a8", "fp8"])
+def test_what_is_compiled_later_is_not_changed(name, monkeypatch):
+    """torchao sets options of Inductor for the whole process unless it is told not to."""
+    monkeypatch.setattr(build, "require_float8", lambda: None)
+    monkeypatch.setattr(quant_api, "_check_hardware_support", lambda granularity: None)
+    p, before = Protocol("pocket-dit", "ddim", 2, 1.3), inductor.get_config_copy()
+    task = CompressionTask(p, Origin(name))
+    c = get_compressor(name)().rounded(task) if name == "fp8" else get_compressor(name)().make(task)
+    c.apply(load_backbone(get_model("pocket-dit")))
+    assert inductor.get_config_copy() == before
 
 
 @pytest.mark.parametrize("name", sorted(known_compressors()))

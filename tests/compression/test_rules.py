@@ -5,18 +5,21 @@ import torch
 from scipy.stats import spearmanr
 
 from baselines.compressions._reconstruction import reconstruct
+from baselines.compressions.diff_pruning import DiffPruning, Images, total
 from baselines.compressions.efficientdm import EfficientDM, Student
 from baselines.compressions.ptq4dit import PTQ4DiT
 from harmonica.compression import CompressionTask
 from harmonica.compression.balance import balance_of, balanced, fold, spearman
 from harmonica.compression.calibration import ROWS, inputs_of, trajectory
 from harmonica.compression.learning import LoRALinear
+from harmonica.compression.linear import Clock, QuantLinear
 from harmonica.compression.numerics import fake, from_grid, min_max, of_range, to_grid
 from harmonica.compression.places import layers
 from harmonica.execution import Batch, run
 from harmonica.models import MODELS, get_model
 from harmonica.models.loading import load_backbone
 from harmonica.plan import Origin, Protocol, all_compute
+from harmonica.samplers.schedules import get_schedule
 
 POCKET = [n for n, m in MODELS.items() if m.scale == "pocket"]
 
@@ -177,3 +180,83 @@ def test_inputs_are_sampled_by_layer():
     found = inputs_of(t, {"up.0": t.backbone.up[0], "modulation.0": t.backbone.modulation[0]}, 1, 3)
     assert found.rows["up.0"][0].shape == (ROWS, 128) and found.largest["up.0"][0].shape == (6, 128)
     assert found.rows["modulation.0"][0].shape == (6, 128) and len(found.rows["up.0"]) == 2
+
+
+@pytest.mark.parametrize("step", [0, 1])
+def test_a_learned_layer_is_what_runs(step):
+    """What was trained, in floats, gives what the merged integers give."""
+    layer, own, at = learning(bits=8)
+    at[0] = step
+    with torch.no_grad():
+        layer.up.normal_(std=0.05)
+        for scale in layer.act_scale:
+            scale.mul_(1 + step)
+        x = torch.randn(20, 12) * 0.5
+        clock = Clock(torch.tensor([999.0, 0.0]))
+        clock.set([999.0, 0.0][step])
+        real = QuantLinear(layer.merged() | {"bias": own.bias.detach()}, 8, clock)
+        torch.testing.assert_close(layer(x), real(x), rtol=1e-4, atol=1e-4)
+
+
+class OneWeight:
+    """Images and losses of a model of one weight, for the rules of the training: `losses` (t) is its loss."""
+
+    def __init__(self, losses):
+        self.of, self.steps = losses, []
+
+    def draw(self, count, dropout):
+        return torch.zeros(count, 1), torch.zeros(count, dtype=torch.long)
+
+    def noise(self, count):
+        return torch.zeros(count, 1)
+
+    g = torch.Generator()
+
+    def losses(self, model, x0, labels, noise, t, part):
+        if torch.is_grad_enabled():
+            self.steps.append(int(t[0]))
+        yield model.weight.sum() * self.of(int(t[0]))
+
+
+def one_weight() -> torch.nn.Linear:
+    model = torch.nn.Linear(1, 1, bias=False)
+    model.weight.data.fill_(1.0)
+    return model
+
+
+def test_the_walk_ends_below_a_share_of_the_largest_loss():
+    """Losses rise to 1, then fall: .3 and .06 pass a threshold of .05, .04 does not, and nothing comes after it."""
+    known, model = {0: 0.5, 10: 1.0, 20: 0.3, 30: 0.06, 40: 0.04, 50: 9.0}, one_weight()
+    data = OneWeight(known.get)
+    DiffPruning(threshold=0.05)._accumulate(task(), model, data, 4, 4)
+    assert data.steps == [0, 10, 20, 30] and float(model.weight.grad) == pytest.approx(0.5 + 1 + 0.3 + 0.06)
+
+
+def test_a_pruned_model_gets_the_average_of_its_weights():
+    """With AdamW and a constant gradient a weight falls by the rate at every update."""
+    model, lr, updates = one_weight(), 0.01, 40
+    DiffPruning(lr=lr)._train(task(), model, OneWeight(lambda t: 1.0), updates, 4, 4)
+    weight = average = 1.0
+    for _ in range(updates):
+        weight -= lr
+        average += 10 / updates * (weight - average)
+    assert float(model.weight) == pytest.approx(average, abs=1e-5) and average > weight + 2 * lr
+
+
+@pytest.mark.parametrize("part", [1, 3, 8])
+def test_gradients_of_parts_are_those_of_the_batch(part):
+    """Where a batch does not fit into memory its parts come one after the other."""
+    about, data = task(), Images.__new__(Images)
+    schedule = get_schedule("linear")
+    vars(data).update(schedule=schedule, bar=torch.from_numpy(schedule.alpha_bar).float())
+    model, g = about.backbone.requires_grad_(True), torch.Generator().manual_seed(0)
+    given = [torch.randn(8, *model.latent_shape, generator=g) for _ in range(2)]
+    given = given[0], torch.arange(8) % 10, given[1], torch.arange(8) * 100
+    found = []
+    for size in (8, part):
+        model.zero_grad()
+        loss = total(data.losses(model, *given, size), backward=True)
+        found.append([loss, *(p.grad.clone() for p in model.parameters() if p.grad is not None)])
+    assert len(found[0]) > 50
+    for whole, by_parts in zip(*found, strict=True):
+        torch.testing.assert_close(by_parts, whole, rtol=1e-4, atol=1e-6)

@@ -13,6 +13,7 @@ import nbformat
 import pandas as pd
 import pytest
 import yaml
+from browser import opened
 from forked import forks
 
 from harmonica.methods import get_method, known_methods
@@ -49,6 +50,12 @@ def site(tmp_path_factory):
     )
     assert done.returncode == 0 and "WARNING -" not in done.stderr, done.stdout + done.stderr
     return out
+
+
+@pytest.mark.parametrize("page, has", [("index.html", "HarmoniCa"), ("forecast/index.html", "Step search")])
+def test_the_site_opens(site, page, has, tmp_path):
+    dom = opened(site / page, tmp_path / "page.png")
+    assert has in dom and "md-content" in dom
 
 
 def text_of(page: Path) -> str:

@@ -4,10 +4,11 @@ import pytest
 import torch
 from fake_gpu import GIB, backbone, batch, fake, half_reused
 
+from baselines.compressions.diff_pruning import part_size, peak_bytes
 from harmonica.compression.build import Clocked
 from harmonica.compression.linear import Clock, QuantLinear
 from harmonica.compression.places import Place, layers, replace
-from harmonica.execution import Run
+from harmonica.execution import Plain, Run
 from harmonica.models import get_model
 from harmonica.samplers import make_sampler
 
@@ -51,3 +52,23 @@ def test_sampling(name, monkeypatch):
     assert {(a, b) for _, a, b in seen} == {(torch.int8, torch.int8)}
     if name == "dit-xl-2-256":
         assert len(seen) == 4 * 28 and {rows for rows, *_ in seen} == {8 * 2 * 256}
+
+
+def test_training_after_pruning_fits():
+    """An update of the published 128 images: DiT-XL/2's activations alone would take more than the card."""
+    about = get_model("dit-xl-2-256")
+    part = part_size(about.layout, 128, 72 * GIB)
+    assert part == 64 and peak_bytes(about.layout, 128) > 72 * GIB
+    with fake("cpu") as peak:
+        model = backbone("dit-xl-2-256").requires_grad_(True)
+        average = [p.detach().clone() for p in model.parameters()]
+        optimiser = torch.optim.AdamW(model.parameters(), 1e-4)
+        for _ in range(2):  # the moments are made at the first
+            start = batch(model, part)
+            model.requires_grad_(True)
+            out = Plain(model).evaluate(model, start.noise, 500.0, model.condition(start.labels))
+            out[:, :4].square().mean().backward()
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+        counted = peak.most
+    assert len(average) > 100 and 0.75 * peak_bytes(about.layout, part) < counted <= peak_bytes(about.layout, part)
