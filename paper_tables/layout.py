@@ -14,7 +14,7 @@ from harmonica.evaluation.records import in_precision
 from harmonica.evaluation.statistics import speedup, tied_with_best
 from harmonica.experiments import Experiment, Row
 from harmonica.models import get_model
-from harmonica.plan import cache_bytes, macs
+from harmonica.plan import Plan, cache_bytes, macs, macs_at
 from harmonica.utils.precision import PRECISIONS
 from paper_tables import figures
 from paper_tables.measured import Measured
@@ -46,6 +46,7 @@ _COLUMNS: tuple[Column | Metric, ...] = (
 )  # fmt: skip
 COLUMNS = {c.name: c for c in _COLUMNS}
 SPEEDUP = ("speedup", "speedup_q1", "speedup_q3")  # with the quartiles of the rounds' ratios
+MISSED = 0.1  # of a budget
 PUBLISHED = (*METRICS, "CUR", "speedup", "size_ratio")
 SHORT = ("method", "steps", "FID", "FID_uncached", "PSNR", "PSNR_converged", "CUR", "theoretical_speedup", "speedup",
          "training_s")  # fmt: skip
@@ -64,6 +65,7 @@ class Table:
     settings: bool = False  # whether settings distinguish the rows
     notes: Callable[[pd.DataFrame, Measured], list[str]] = lambda table, measured: []  # paragraphs above the blocks
     joined: bool = False  # whether a figure shows all cases of one protocol in one panel
+    budgets: bool = False  # whether rows of a case have one budget in MACs, that of their `target_cur`
 
     def build(self, measured: Measured, seeds: bool = False) -> pd.DataFrame:
         """One line per method and case, a learned one over its training seeds; with `seeds`, one per training seed.
@@ -105,6 +107,7 @@ class Table:
             "steps": plan.steps, "seeds": len(line), **self._with_intervals(line, measured),
             "CUR": cur, **({} if cur_sd is None else {"CUR_sd": cur_sd}), "GMACs": halves * own_macs / 1e9,
             "theoretical_speedup": macs(plans[base.slug], model.layout) / own_macs,
+            **({"budget": _budget(line[0], plans[base.slug])} if self.budgets else {}),
             **self._compressed(line, measured),
             "latency_s": float(np.median(np.concatenate(own))),
             **dict(zip(SPEEDUP, speedup(np.tile(full, len(line)), np.concatenate(own)), strict=True)),
@@ -335,6 +338,12 @@ def of_captions(title: str, **more) -> Table:
     )  # fmt: skip
 
 
+def _budget(row: Row, base: Plan) -> float:
+    """The theoretical speed-up that the row's `target_cur` asks for; NaN for a row without."""
+    target, layout = getattr(row.experiment.method, "target_cur", None), row.experiment.model.layout
+    return macs(base, layout) / macs_at(target, base.steps, layout) if target else float("nan")
+
+
 def _condition(table: pd.DataFrame, scale: str) -> str:
     """Which rows have the paper's numbers, and what is different about those."""
     same = "for rows of its own sampler, steps and CUR"
@@ -409,8 +418,10 @@ def _block(block: pd.DataFrame, heads: dict[str, str], published: bool = False) 
 
 
 def formatted(column: str, row: pd.Series) -> str:
-    """A cell as tables print it, with half of its interval; the CUR of a rule with its spread over images."""
-    return _cell(column, row[column]) + (_spread_of_cur(row) if column == "CUR" else _half_width(column, row))
+    """A cell as tables print it, with half of its interval; the CUR of a rule with its spread over images, MACs with
+    the budget that they miss."""
+    more = {"CUR": _spread_of_cur, "theoretical_speedup": _missed}
+    return _cell(column, row[column]) + (more[column](row) if column in more else _half_width(column, row))
 
 
 def _half_width(column: str, row: pd.Series) -> str:
@@ -424,6 +435,12 @@ def _spread_of_cur(row: pd.Series) -> str:
     """How much images differ in what they reuse, after the CUR of a rule."""
     sd = row.get("CUR_sd", float("nan"))
     return "" if pd.isna(sd) else f" (sd {sd:.1f})"
+
+
+def _missed(row: pd.Series) -> str:
+    """The budget after the theoretical speed-up of a row that is more than a tenth from it."""
+    budget = row.get("budget", float("nan"))
+    return f" (of {budget:.3g})" if abs(row.theoretical_speedup / budget - 1) > MISSED else ""
 
 
 def _cell(column: str, value) -> str:

@@ -142,15 +142,19 @@ def test_teacache_in_its_own_words(tiny, start):
     assert sequence(tiny, plan, start, decide) == policy.skipped[0].tolist()
 
 
-def test_first_block_cache_in_its_own_words(tiny, start):
-    plan = RULES["first branches"].with_protocol(cfg=1.0)
+@pytest.mark.parametrize("name", ["first branches", "both ends"])  # FBCache, and DBCache, whose last ones are computed
+def test_first_block_cache_in_its_own_words(tiny, start, name):
+    plan = RULES[name].with_protocol(cfg=1.0)
+    limit, most = plan.rule.threshold, plan.rule.most
 
     def decide(s, x, probed, ctx, state):
         computed = [k for k, seen in enumerate(state.seen) if seen.computed]
-        return bool(computed) and s - computed[-1] <= 3 and change(probed - x, state.seen[computed[-1]].added) < 1.0
+        close = bool(computed) and change(probed - x, state.seen[computed[-1]].added) < limit
+        return close and (most is None or s - computed[-1] <= most)
 
     _, policy = run(tiny, plan, *start)
-    assert sequence(tiny, plan, start, decide) == policy.skipped[0].tolist()
+    found = policy.skipped[0].tolist()
+    assert sequence(tiny, plan, start, decide) == found and 0 < sum(found) < STEPS - 1
 
 
 def test_easycache_in_its_own_words(tiny, start):

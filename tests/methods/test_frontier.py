@@ -176,6 +176,23 @@ def test_smoothcache_reuses_what_changes_least(task):
     assert found[0] == 0 < found[1] < found[2] == pytest.approx(75)  # three of four steps
 
 
+def test_smoothcache_is_its_rule(task):
+    """Branches of a kind are reused k ≤ 3 steps after the last that was computed if they changed by at most α since."""
+    alpha, kinds = 0.4, np.array(task.layout.kinds)
+    plan, outputs = SmoothCache(alpha=alpha, images=1).make(task), task.record(1).branches
+    seen = set()
+    for kind in ("attention", "mlp"):
+        own, last = np.flatnonzero(kinds == kind), 0
+        for s in range(1, task.steps):
+            now, then = (torch.stack([outputs[at][i] for i in own]).flatten(1) for at in (s, last))
+            change = ((now - then).abs().sum(1) / now.abs().sum(1)).mean()
+            reused = s - last <= 3 and float(change) <= alpha
+            assert set(plan.actions[s, own]) == {REUSE if reused else COMPUTE}
+            seen.add((reused, s - last > 3))
+            last = last if reused else s
+    assert {(True, False), (False, False)} <= seen
+
+
 def test_masks_are_judged_and_keep_their_budget(task):
     budget = macs_at(50, 8, task.layout)
     plan = ProCache(target_cur=50, images=1, lists=4).make(task)
