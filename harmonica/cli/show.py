@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from harmonica.cli import _shared
-from harmonica.utils import file_hash
+from harmonica.utils import UserError, file_hash
 
 HELP = "Print what a plan or router is and what was measured of it; or a compression's layers and savings."
 EXAMPLE = "harmonica show hc.safetensors"
@@ -17,6 +17,7 @@ def add_arguments(parser) -> None:
     what.add_argument("file", type=Path, nargs="?", metavar="FILE")
     what.add_argument("--shipped", action="store_true", help="list the plans of the shipped models, with their files")
     _shared.quality_argument(parser)
+    parser.add_argument("--samples", type=Path, metavar="FOLDER", help="images of a plan with a rule: what they did")
 
 
 def run(args) -> None:
@@ -37,6 +38,8 @@ def run(args) -> None:
     _quality(_shared.quality(made, args.quality))
     if isinstance(made, Plan):
         _actions(made)
+        if args.samples:
+            _realised(made, args.samples)
 
 
 def _show_shipped() -> None:
@@ -73,6 +76,24 @@ def _actions(plan) -> None:
     )
     for s, row in enumerate(plan.actions):
         print(f"{s:4} {''.join(LETTERS[a] for a in row)}{_weights(plan, s)}")
+
+
+def _realised(plan, folder: Path) -> None:
+    """What the images of a folder did under a rule: CUR, and the share that skipped each step."""
+    from harmonica.evaluation import generate
+    from harmonica.plan.rule import cur_of
+
+    files = {p.with_name(p.name.replace(".features.", ".")) for p in folder.glob("*.npz")}
+    chunks = list(generate.chunks(sorted(files)))
+    found = [c.skipped for c in chunks if c.skipped is not None and c.skipped.shape[2] == plan.steps]
+    if not plan.rule or len(found) < len(chunks):
+        raise UserError(f"the images of {folder} were not made under this plan's rule")
+    skipped = np.concatenate(found)  # (n, halves, steps)
+    cur = cur_of(plan, skipped.mean((1, 2)))
+    print(f"realised by {len(skipped)} images: CUR {cur.mean():.2f} % (sd {cur.std():.1f} over images); percent that "
+          "skip a step, one column a guidance half:")  # fmt: skip
+    for s, shares in enumerate(skipped.mean(0).T):
+        print(f"{s:4} " + " ".join(f"{100 * share:3.0f}" for share in shares))
 
 
 def _weights(plan, s: int) -> str:

@@ -1,5 +1,5 @@
-"""Methods that diffusers has, on stock pipelines whose transformers have its caches: the same latents by its hooks and by
-`harmonica.enable_cache`.
+"""Methods that diffusers has, on stock pipelines whose transformers have its caches: the same latents by its hooks and
+by `harmonica.enable_cache`.
 
 One prompt, since diffusers decides for a whole batch; Wan and Qwen-Image evaluate the guidance halves one after the
 other, and both keep them apart.

@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 import torch
 
+from harmonica.execution import Batch, run
 from harmonica.experiments import Experiment
 from harmonica.methods import Task
 from harmonica.models import get_model
-from harmonica.plan import COMPUTE, SPAN_FORECAST, Origin, Plan, Protocol, all_compute, macs, macs_at
+from harmonica.models.loading import load_backbone
+from harmonica.plan import COMPUTE, FORECAST, SPAN_FORECAST, Origin, Plan, Protocol, all_compute, macs, macs_at
 from harmonica.plan.forecast import extrapolation
-from harmonica.training.closed_loop import ClosedLoop
+from harmonica.training.closed_loop import ClosedLoop, decibels
 from harmonica.training.step_search import SearchSettings, searched
 from harmonica.utils import UserError
 
@@ -124,3 +126,28 @@ def test_a_fine_grid_of_another_sampler():
     assert (plan.protocol.sampler, plan.steps) == ("dpmsolver++", 12)
     layout = get_model("pocket-dit").layout
     assert macs(plan, layout) == pytest.approx(macs_at(50, STEPS, layout), rel=0.1)
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("cur", [60, 75])
+def test_searched_keys_are_two_decibels_ahead_of_even_ones(cur):
+    """At 20 steps and a guidance scale of 1.5, on images that were not searched with; the even ones are the better of
+    lines through branches and through the last block, with no fewer MACs."""
+    plan, _ = Experiment.of("pocket-dit", "ddim", 20, 1.5, "step_search", {"target_cur": cur}).make()
+    backbone = load_backbone(get_model("pocket-dit"))
+    start = Batch.of(backbone, 20, 0, 64)
+    uncached = run(backbone, all_compute(plan.protocol, plan.branches), start)
+
+    def quality(p: Plan) -> float:
+        return float(decibels(run(backbone, p, start), uncached).mean())
+
+    even = []
+    for action in (FORECAST, SPAN_FORECAST):
+        for count in range(2, 20):
+            actions = np.full((20, plan.branches), action, np.uint8)
+            actions[np.linspace(0, 19, count).round().astype(int)] = COMPUTE
+            rival = Plan(actions, plan.protocol, weights=extrapolation(actions, 1))
+            if macs(rival, backbone.layout) >= macs(plan, backbone.layout):
+                even.append(quality(rival))
+                break
+    assert len(even) == 2 and quality(plan) >= max(even) + 2
