@@ -95,7 +95,8 @@ def _train(task, settings, recipe, routed, guess, one_round, kept, caches, notes
             saved = time.perf_counter()
             stalled, longest = stalled + saved - now, max(longest, saved - now)
     bar.close()
-    closed, cur = search.close(sigmoid(logits.numpy()), tau)
+    final = search.chosen(logits.numpy())
+    closed, cur = search.close(sigmoid(final), tau)
     if not (search.fixed or search.met) and distributed.rank() == 0:
         print(f"{task.name}: the search for a CUR of {search.target:g} % ended at {search.cur:.1f} % with a threshold "
               f"of {tau:g}; the plan has {cur:.1f} % with one of {closed:.3g}", file=sys.stderr)  # fmt: skip
@@ -109,4 +110,4 @@ def _train(task, settings, recipe, routed, guess, one_round, kept, caches, notes
     cost |= {"updates": k * len(routed), "rounds": k, "generation_passes": 0}
     if isinstance(weights := kept.get("weights"), Tensor):
         notes["lambda_by_step"] = weights.tolist()
-    return task.router(logits.numpy(), cost, {**found, "loss": loss, **notes})
+    return task.router(final, cost, {**found, "loss": loss, **notes})

@@ -301,6 +301,37 @@ def test_logits_at_their_limit_are_not_separated():
         ended(38.0).close(stuck(36), 0.1)
 
 
+@pytest.mark.parametrize(
+    "curs, at", [([50, 33, 36, 41, 47, 60], 2), ([50, 12, 36, 41, 33, 60], 4), ([30, 30, 8, 9, 10, 11], 5)]
+)
+def test_a_missed_target_leaves_the_closest_of_the_late_rounds(curs, at):
+    """Of four rounds the third may be the last, and the sixth is."""
+    search = BetaSearch("x", LearnedSettings(target_cur=30), reachable=90, rounds=4)
+
+    class Rising:
+        def __init__(self, k):
+            self.k = k
+
+        def cur(self, threshold, ahead):
+            return curs[self.k], curs[self.k]
+
+        def numpy(self):
+            return np.full((2, 3), self.k, np.float32)
+
+    for k in range(6):
+        assert not search.finished(k - 1)
+        search.update(k, Rising(k), 0.1)
+    assert search.finished(5) and not search.met
+    chosen = search.chosen(Rising(5).numpy())
+    assert (chosen == at).all() and chosen.dtype == np.float32 and search.cur == curs[at]
+
+
+def test_a_met_target_leaves_the_last_round():
+    search = ended(30.0)
+    search.closest = 30.1, [[1.0]]
+    assert search.chosen(np.zeros((1, 1))).tolist() == [[0.0]] and search.cur == 30.0
+
+
 def test_a_target_that_was_missed_is_an_error():
     with pytest.raises(UserError, match="ended at a CUR of 12.0 %, not 30 %"):
         ended(12.0).close(np.linspace(0, 1, 100), 0.1)
@@ -331,6 +362,9 @@ def test_beta_follows_the_target():
         def cur(self, threshold, ahead):
             now = 100 * float((limits < search.beta).mean())
             return now, now
+
+        def numpy(self):
+            return limits
 
     for k in range(100):
         search.update(k, Answer(), 0.1)
