@@ -8,7 +8,17 @@ import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
-from harmonica.plan import FORECAST, REUSE, SPAN_DELTA, SPAN_FORECAST, SPAN_OUTPUT, Plan, Protocol  # noqa: E402
+from harmonica.plan import (  # noqa: E402
+    FORECAST,
+    FORECASTS,
+    OUTPUT_FORECAST,
+    REUSE,
+    SPAN_DELTA,
+    SPAN_FORECAST,
+    SPAN_OUTPUT,
+    Plan,
+    Protocol,
+)
 
 settings.register_profile("suite", deadline=None, max_examples=60)
 settings.load_profile("suite")
@@ -74,27 +84,30 @@ def sample(model, sampler, policy, noise, seeds=None):
 
 
 def plans(branches: int = TINY_BRANCHES, most_steps: int = 6, forecast: bool = True):
-    """Any executable plan: single reuses and forecasts, spans of all kinds. The weights of a forecast are for
-    outputs that exist, some of them 0."""
+    """Any executable plan: single reuses and forecasts, spans of all kinds, forecast outputs of the model. The
+    weights of a forecast are for outputs that exist, some of them 0."""
 
     @st.composite
     def draw(draw):
         steps = draw(st.integers(1, most_steps))
         actions = np.zeros((steps, branches), np.uint8)
         single = [0, REUSE, FORECAST] if forecast else [0, REUSE]
+        kinds = [0, REUSE, SPAN_DELTA, SPAN_OUTPUT] + [SPAN_FORECAST, OUTPUT_FORECAST] * forecast
         for s in range(1, steps):
-            kind = draw(st.sampled_from([0, REUSE, SPAN_DELTA, SPAN_OUTPUT] + [SPAN_FORECAST] * forecast))
+            kind = draw(st.sampled_from(kinds))
             if kind == REUSE:
                 actions[s] = draw(st.lists(st.sampled_from(single), min_size=branches, max_size=branches))
+            elif kind == OUTPUT_FORECAST:
+                actions[s] = kind
             elif kind:
                 start = draw(st.integers(0, branches - 1))
                 actions[s, start : draw(st.integers(start + 1, branches))] = kind
-        if not np.isin(actions, (FORECAST, SPAN_FORECAST)).any():
+        if not np.isin(actions, FORECASTS).any():
             return Plan(actions, protocol(steps))
         shared = draw(st.booleans())
         weights = np.zeros((steps, 1 if shared else branches, 3), np.float32)
         at_least = 1 if shared else None  # the first step's outputs are the only ones that every branch is sure to have
-        for s, i in np.argwhere(np.isin(actions, (FORECAST, SPAN_FORECAST))):
+        for s, i in np.argwhere(np.isin(actions, FORECASTS)):
             there = at_least or min(_outputs_before(actions, s, i), 3)
             w = draw(st.lists(st.sampled_from([0.0, -0.5, 0.75, 2.0]), min_size=there, max_size=there).filter(any))
             weights[s, 0 if shared else i, :there] = w
@@ -104,7 +117,9 @@ def plans(branches: int = TINY_BRANCHES, most_steps: int = 6, forecast: bool = T
 
 
 def _outputs_before(actions: np.ndarray, s: int, i: int) -> int:
-    """Outputs of a forecast branch, or of the span that begins there, before step `s`."""
+    """Outputs of a forecast branch, of the span that begins there, or of the model, before step `s`."""
+    if actions[s, i] == OUTPUT_FORECAST:
+        return int((actions[:s, 0] != OUTPUT_FORECAST).sum())
     stop = i + 1
     if actions[s, i] == SPAN_FORECAST:
         while stop < actions.shape[1] and actions[s, stop] == SPAN_FORECAST:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from harmonica.compression.file import FULL_BITS, Compression, Layer
 from harmonica.plan import COMPUTE, BranchLayout, Plan, macs
-from harmonica.plan.costs import steps_without_stream
+from harmonica.plan.costs import steps_of_model, steps_without_stream
 
 _KINDS = {
     **dict.fromkeys(("qkv", "proj"), "attention"),
@@ -21,7 +21,8 @@ def bit_operations(plan: Plan, layout: BranchLayout, compression: Compression | 
     layout = compression.layout_of(layout)
     saved = dict.fromkeys(layout.kinds, 0.0)  # by every branch of a kind; blocks are alike
     in_all = 0.0
-    embedding = plan.steps - steps_without_stream(plan)
+    of_model = steps_of_model(plan)
+    embedding = of_model - steps_without_stream(plan)
     for name, layer in compression.layers.items():
         kind = next((_KINDS[part] for part in name.split(".") if part in _KINDS), None)
         own = _saved(layer)
@@ -34,7 +35,7 @@ def bit_operations(plan: Plan, layout: BranchLayout, compression: Compression | 
                 saved[each] += own / len(layout.branches)
         else:
             # a PixArt's modulation serves branches alone; at patches and gates, products of floats, nothing is saved
-            in_all += own * (embedding if name == "modulation" else plan.steps)
+            in_all += own * (embedding if name == "modulation" else of_model)
     computed = sum((plan.actions[:, i] == COMPUTE).sum() * saved[kind] for i, kind in enumerate(layout.kinds))
     return float(macs(plan, layout) * FULL_BITS**2 - computed - in_all)
 

@@ -4,13 +4,13 @@ import torch
 from torch import Tensor
 
 from harmonica.backbones.layers import at_least_float32
-from harmonica.plan import SPAN_DELTA, SPAN_TIMED, Plan
+from harmonica.plan import OUTPUT_FORECAST, SPAN_DELTA, SPAN_TIMED, Plan
 from harmonica.plan.program import FORECASTS, Keep, Key, Op, Ops, history
 from harmonica.utils import UserError
 
 
 class Cache:
-    """Cached tensors and long skips (B, N, D) of one step, no bookkeeping.
+    """Cached tensors and long skips (B, N, D) of one step, no bookkeeping; outputs of the model are (B, C, H, W).
 
     `tensors` are keyed by (action, first branch, branch after the last, age), `skips` by their first branch;
     `condition_tokens` is the number of tokens before the patches. `weights` (1 or branches, J) are those of this step's
@@ -79,9 +79,11 @@ class Cache:
         return torch.cat([x[:, :n] + stored[:, :n], stored[:, n:]], 1)
 
     def close(self, op: Op, x: Tensor) -> None:
-        """Cache the spans that end here."""
+        """Cache the spans that end here; the model's output follows from `keep_output`."""
         for keep in op.closes:
             action, start, stop = keep.history
+            if action == OUTPUT_FORECAST:
+                continue
             before, n = self._open[start, stop], self.condition_tokens
             if action == SPAN_DELTA:
                 self._enter(keep, x - before)
@@ -89,6 +91,12 @@ class Cache:
                 self._enter(keep, torch.cat([x[:, :n] - before[:, :n], x[:, n:]], 1))
             else:
                 self._enter(keep, x)
+
+    def keep_output(self, op: Op, out: Tensor) -> None:
+        """Cache the model's output (B, C_out, H, W) after the last operation, if a later step takes it."""
+        for keep in op.closes:
+            if keep.history[0] == OUTPUT_FORECAST:
+                self._enter(keep, out)
 
     def store(self, key: Key, value: Tensor) -> None:
         self.tensors[key] = value

@@ -17,15 +17,19 @@ def evaluate(backbone: Backbone, latents: Tensor, t: Tensor | float, condition: 
 
     `condition` is `backbone.condition(labels)`. Branches compute in the dtype of the backbone's weights; latents and
     output keep theirs. Long skips begin and end before branches that the policy reaches; those carried between steps
-    are in `step.skips`.
+    are in `step.skips`. A step that takes the model's output from a cache computes nothing.
     """
+    if (cached := step.cached_output()) is not None:
+        return cached.to(latents.dtype)
     own = latents.to(backbone.dtype)
     if step.skips_stream:
         x, ctx = own, backbone.head_context(own, t, condition)  # that x is not looked at
     else:
         x, ctx = backbone.embed(own, t, condition)
     x = run_branches(backbone, (0, len(backbone.layout.branches)), x, ctx, step, step.skips)
-    return backbone.head(x, ctx).to(latents.dtype)
+    out = backbone.head(x, ctx)
+    step.keep_output(out)
+    return out.to(latents.dtype)
 
 
 def run_branches(

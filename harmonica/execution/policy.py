@@ -13,7 +13,7 @@ from harmonica.backbones.layers import add, add_run
 from harmonica.execution import executor
 from harmonica.execution.cache import Cache, CacheState, weights_of
 from harmonica.plan import COMPUTE, Plan
-from harmonica.plan.program import Op, Ops, carried_skips, independent_steps, skips_stream
+from harmonica.plan.program import Op, Ops, carried_skips, independent_steps, skips_model, skips_stream
 
 
 class StepPolicy(typing.Protocol):
@@ -29,6 +29,14 @@ class StepPolicy(typing.Protocol):
     def skips_stream(self) -> bool:
         """Whether the stream after all branches comes from a cache, whatever it was before."""
         return False
+
+    def cached_output(self) -> Tensor | None:
+        """The model's output (B, C_out, H, W), if this step takes it from a cache."""
+        return None
+
+    def keep_output(self, out: Tensor) -> None:
+        """Called with the model's output (B, C_out, H, W), where it was computed."""
+        return None
 
     def __call__(self, i: int, x: Tensor, ctx: Any) -> tuple[Tensor, int]: ...
 
@@ -90,6 +98,12 @@ class PlannedStep(StepPolicy):
     @property
     def skips_stream(self) -> bool:
         return skips_stream(self.ops, len(self.backbone.layout.branches))
+
+    def cached_output(self):
+        return self.cache.take(0, self.ops[0]) if skips_model(self.ops) else None
+
+    def keep_output(self, out):
+        self.cache.keep_output(self.ops[max(self.ops)], out)
 
     def __call__(self, i, x, ctx):
         op, cache = self.ops[i], self.cache

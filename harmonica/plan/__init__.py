@@ -9,6 +9,7 @@ from harmonica.plan.program import (
     COMPUTE,
     FORECAST,
     FORECASTS,
+    OUTPUT_FORECAST,
     REUSE,
     SPAN_DELTA,
     SPAN_FORECAST,
@@ -19,7 +20,7 @@ from harmonica.plan.router import LIMIT, Router, sigmoid
 from harmonica.plan.rule import Rule
 
 __all__ = [
-    "COMPUTE", "FORECAST", "FORECASTS", "LIMIT", "REUSE", "SPAN_DELTA", "SPAN_FORECAST", "SPAN_OUTPUT", "SPAN_TIMED",
-    "BranchLayout", "Origin", "Plan", "Protocol", "Router", "Rule", "all_compute", "cache_bytes", "count_at", "macs",
-    "macs_at", "match_macs", "sigmoid", "theoretical_speedup",
+    "COMPUTE", "FORECAST", "FORECASTS", "LIMIT", "OUTPUT_FORECAST", "REUSE", "SPAN_DELTA", "SPAN_FORECAST",
+    "SPAN_OUTPUT", "SPAN_TIMED", "BranchLayout", "Origin", "Plan", "Protocol", "Router", "Rule", "all_compute",
+    "cache_bytes", "count_at", "macs", "macs_at", "match_macs", "sigmoid", "theoretical_speedup",
 ]  # fmt: skip

@@ -25,6 +25,7 @@ class BranchLayout:
     condition_elements: int = 0  # computed once per trajectory from one label
     attention_macs: float = 0.0  # those of `branch_macs` that are products of two activations, of all branches
     stream_macs: float = 0.0  # those of `other_macs` for the stream and the branches alone: patches, gates
+    output_elements: int = 0  # of the model's output; 0 if plans for it cannot forecast that
 
     @property
     def macs(self) -> float:
@@ -93,6 +94,7 @@ def dit_layout(name: str, config: dict) -> BranchLayout:
         condition_elements=width,
         attention_macs=float(depth * 2 * tokens**2 * width),
         stream_macs=float(tokens * width * patch**2 * config["in_channels"] + depth * 2 * width**2),
+        output_elements=tokens * patch**2 * out_channels,
     )
 
 
@@ -128,6 +130,7 @@ def pixart_layout(name: str, config: dict, text_tokens: int) -> BranchLayout:
         condition_elements=2 * depth * text_tokens * width,
         attention_macs=float(depth * (2 * tokens**2 * width + 2 * tokens * text_tokens * width)),
         stream_macs=float(tokens * width * patch**2 * config["in_channels"] + 6 * width**2),
+        output_elements=tokens * patch**2 * config["out_channels"],
     )
 
 
@@ -152,4 +155,5 @@ def uvit_layout(name: str, config: dict) -> BranchLayout:
         condition_elements=width,
         attention_macs=float((depth + 1) * 2 * tokens**2 * width),
         stream_macs=float(patches * width * patch**2 * config["in_chans"]),
+        output_elements=patches * patch**2 * config["in_chans"],
     )

@@ -4,7 +4,15 @@ from bisect import bisect_right
 
 from harmonica.plan.branches import BranchLayout
 from harmonica.plan.plan import Plan
-from harmonica.plan.program import COMPUTE, FORECASTS, carried_skips, independent_steps, skips_stream
+from harmonica.plan.program import (
+    COMPUTE,
+    FORECASTS,
+    OUTPUT_FORECAST,
+    carried_skips,
+    independent_steps,
+    skips_model,
+    skips_stream,
+)
 from harmonica.plan.rule import MEASURES, Rule
 from harmonica.utils import UserError
 
@@ -20,15 +28,28 @@ def macs(plan: Plan, layout: BranchLayout) -> float:
     plan.check_layout(layout)
     branches = ((plan.actions == COMPUTE) @ layout.branch_macs).sum()
     joins = sum(target in ops for ops in plan.program for _, target in layout.skips)
-    summed = sum(len(op.ages) for ops in plan.program for op in ops.values() if op.action in FORECASTS)
+    summed = sum(
+        len(op.ages) * _elements(op.action, layout)
+        for ops in plan.program for op in ops.values() if op.action in FORECASTS
+    )  # fmt: skip
     return float(
         branches
         + joins * layout.skip_macs
-        + summed * layout.stream_elements
-        + plan.steps * layout.other_macs
+        + summed
+        + steps_of_model(plan) * layout.other_macs
         - steps_without_stream(plan) * layout.stream_macs
         + layout.once_macs
     )
+
+
+def _elements(action: int, layout: BranchLayout) -> int:
+    """Numbers in a cached tensor of an action, for one image and guidance half."""
+    return layout.output_elements if action == OUTPUT_FORECAST else layout.stream_elements
+
+
+def steps_of_model(plan: Plan) -> int:
+    """The steps that run the model's head, see `skips_model`."""
+    return sum(not skips_model(ops) for ops in plan.program)
 
 
 def steps_without_stream(plan: Plan) -> int:
@@ -44,8 +65,8 @@ def theoretical_speedup(plan: Plan, layout: BranchLayout) -> float:
 def cache_bytes(plan: Plan, layout: BranchLayout, batch: int = 1, itemsize: int = 4, guided: bool = True) -> int:
     """Peak bytes in the executor's cache, for `batch` images. Raises UserError if the plan does not fit."""
     plan.check_layout(layout)
-    tensors = _of_rule(plan.rule) if plan.rule else _most_tensors(plan, layout)
-    return tensors * layout.stream_elements * batch * itemsize * (2 if guided else 1)
+    elements = _of_rule(plan.rule) * layout.stream_elements if plan.rule else _most_elements(plan, layout)
+    return elements * batch * itemsize * (2 if guided else 1)
 
 
 def _of_rule(rule: Rule) -> int:
@@ -53,8 +74,9 @@ def _of_rule(rule: Rule) -> int:
     return (rule.order + 1) * (2 if rule.measure == "verified" else 1) + MEASURES[rule.measure]
 
 
-def _most_tensors(plan: Plan, layout: BranchLayout) -> int:
-    """The most tensors that are cached at a time, long skips between steps included."""
+def _most_elements(plan: Plan, layout: BranchLayout) -> int:
+    """The most numbers that are cached at a time, for one image and guidance half, long skips between steps
+    included."""
     peak = stored = 0
     skips: set[int] = set()
     carried = carried_skips(plan.program, layout.skips)
@@ -64,11 +86,12 @@ def _most_tensors(plan: Plan, layout: BranchLayout) -> int:
         for start, op in sorted(ops.items()):
             if start in counted:
                 skips.add(start)
-            stored -= len(op.drop)
-            kept = sum(keep.store for keep in ((op.keep,) if op.keep else ()) + op.closes)
+            stored -= len(op.drop) * _elements(op.action, layout)
+            keeps = ((op.keep,) if op.keep else ()) + op.closes
+            kept = sum(_elements(keep.history[0], layout) for keep in keeps if keep.store)
             if kept:  # as the executor, which looks when a tensor comes in
                 stored += kept
-                peak = max(peak, stored + len(skips))
+                peak = max(peak, stored + len(skips) * layout.stream_elements)
     return peak
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from harmonica.plan.branches import BranchLayout
 from harmonica.plan.io import read_tables, write_tables
 from harmonica.plan.origin import BY_HAND, Origin, Protocol
-from harmonica.plan.program import COMPUTE, FORECASTS, SPAN_FORECAST, Ops, build_program
+from harmonica.plan.program import COMPUTE, FORECASTS, OUTPUT_FORECAST, Ops, build_program
 from harmonica.plan.rule import Rule, span_of
 from harmonica.utils import UserError
 
@@ -24,10 +24,11 @@ MOST_WEIGHTS = 4  # outputs that a forecast may take: cached tensors of every br
 class Plan:
     """Actions uint8 (steps, branches), the protocol to run them with, and their origin.
 
-    `weights` float32 (steps, 1 or branches, J ≤ 4) are those of forecasts: the output of a branch, or of a span, is Σ_j
-    weights[step, branch, j] · its j-th last output, the newest first. With one column they hold for all branches of a
-    step. They are 0 where nothing is forecast; None without forecasts. With a `rule`, the table is what may be skipped,
-    and what is skipped is decided while an image is made. Raises UserError if a plan is not executable.
+    `weights` float32 (steps, 1 or branches, J ≤ 4) are those of forecasts: the output of a branch, of a span or of
+    the model is Σ_j weights[step, branch, j] · its j-th last output, the newest first. With one column they hold for
+    all branches of a step. They are 0 where nothing is forecast; None without forecasts. With a `rule`, the table is
+    what may be skipped, and what is skipped is decided while an image is made. Raises UserError if a plan is not
+    executable.
     """
 
     actions: np.ndarray
@@ -44,10 +45,13 @@ class Plan:
             raise UserError(f"a plan is a table of steps × branches, got an array of shape {a.shape}")
         if len(a) != self.protocol.steps:
             raise UserError(f"the plan has {len(a)} rows, but its protocol has {self.protocol.steps} steps")
-        if a.max() > SPAN_FORECAST:
+        if a.max() > OUTPUT_FORECAST:
             raise UserError(f"unknown action {a.max()}: a newer version may have written this plan")
         if a[0].any():
             raise UserError("the first step of a plan must compute every branch: there is nothing to reuse yet")
+        output = a == OUTPUT_FORECAST
+        if (torn := output.any(1) & ~output.all(1)).any():
+            raise UserError(f"step {int(torn.argmax())} forecasts the model's output, but not for all of its branches")
         forecast = np.isin(a, FORECASTS)
         if self.rule is not None:
             span_of(a)

@@ -15,9 +15,10 @@ SPAN_OUTPUT = 3  # a run of these continues from the run's cached output (DeepCa
 SPAN_TIMED = 4  # the same, but time and label tokens add their cached change (Faster Diffusion on a U-ViT)
 FORECAST = 5  # a weighted sum of the branch's last computed outputs; REUSE is the case of one weight, 1
 SPAN_FORECAST = 6  # a run of these continues from a weighted sum of the run's last outputs
+OUTPUT_FORECAST = 7  # of a whole step: a weighted sum of the model's last outputs, nothing is computed
 
-SPANS = (SPAN_DELTA, SPAN_OUTPUT, SPAN_TIMED, SPAN_FORECAST)
-FORECASTS = (FORECAST, SPAN_FORECAST)
+SPANS = (SPAN_DELTA, SPAN_OUTPUT, SPAN_TIMED, SPAN_FORECAST, OUTPUT_FORECAST)
+FORECASTS = (FORECAST, SPAN_FORECAST, OUTPUT_FORECAST)
 
 Key = tuple[int, int, int, int]  # of a cached tensor: action, first branch, the branch after the last, age
 History = tuple[int, int, int]  # a key without its age: the outputs of one branch (action REUSE), or of one span
@@ -98,7 +99,7 @@ def _connect(ops: list[Ops], of: History, takes: list[tuple[int, tuple[int, ...]
             ops[s][start] = ops[s][start]._replace(keep=keep)
             continue
         first = ops[s][start]
-        if (start, stop) not in first.opens:
+        if (start, stop) not in first.opens and kind != OUTPUT_FORECAST:
             ops[s][start] = first._replace(opens=first.opens + ((start, stop),))
         at = next(i for i, o in ops[s].items() if o.stop == stop)
         ops[s][at] = ops[s][at]._replace(closes=ops[s][at].closes + (keep,))
@@ -120,6 +121,11 @@ def skips_stream(ops: Ops, branches: int) -> bool:
     """Whether a step takes the stream after all branches from the cache: then nothing is embedded or gated."""
     first = ops[0]
     return first.action in (SPAN_OUTPUT, SPAN_FORECAST) and first.stop == branches
+
+
+def skips_model(ops: Ops) -> bool:
+    """Whether a step takes the model's output from the cache: then nothing is computed, the head neither."""
+    return ops[0].action == OUTPUT_FORECAST
 
 
 def live_keys(program: tuple[Ops, ...]) -> list[frozenset[Key]]:
@@ -170,8 +176,11 @@ def history(action: int, start: int, stop: int) -> History:
 
 
 def provides(ops: Ops, of: History) -> bool:
-    """Whether a step gives the history a new output: it computes the branch, or passes through the full span."""
+    """Whether a step gives the history a new output: it computes the branch, passes through the full span, or ends with
+    the model's head."""
     action, start, stop = of
     if action == REUSE:
         return start in ops and ops[start].action == COMPUTE
+    if action == OUTPUT_FORECAST:
+        return not skips_model(ops)
     return all(i in ops and ops[i].action not in SPANS for i in range(start, stop))

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from harmonica.execution.cache import CacheState, weights_of
-from harmonica.plan import COMPUTE, Plan
+from harmonica.plan import COMPUTE, OUTPUT_FORECAST, Plan
 from harmonica.plan.program import SPAN_DELTA, SPANS, Op, Ops
 from harmonica.runtimes.pipeline_branches import Block, Output, pack, unpack
 from harmonica.runtimes.pipeline_hooks import Evaluations, Streams, lost
@@ -17,7 +17,12 @@ from harmonica.utils import UserError
 
 def check_spans(plan: Plan, blocks: tuple[Block, ...]) -> None:
     """Raise UserError unless the spans of a plan are made of whole blocks, have the same streams at both ends if their
-    change is cached, and leave no long skip in pieces."""
+    change is cached, and leave no long skip in pieces; or if the plan forecasts what comes after the blocks."""
+    if (plan.actions == OUTPUT_FORECAST).any():
+        raise UserError(
+            "the plan forecasts the model's output, but a pipeline runs its own output layers at every step: forecast "
+            "the last block's output instead (form=last), or use `harmonica sample`"
+        )
     starts = {b.start: k for k, b in enumerate(blocks)}
     stops = {b.stop: k for k, b in enumerate(blocks)}
     spans = {(op.action, start, op.stop) for ops in plan.program for start, op in ops.items() if op.action in SPANS}

@@ -1,12 +1,13 @@
 """Search for key steps, those at which a plan computes all branches; everything between them is forecast.
 
-At the other steps the stream after the last branch, or every branch's output, is extrapolated from the last key steps
-by a polynomial. For a budget in MACs, the key steps are those with which the final latents of a few images come closest
-to the uncached run's, or to the converged solution's.
+At the other steps the stream after the last branch, every branch's output, or the output of the model is extrapolated
+from the last key steps by a polynomial. For a budget in MACs, the key steps are those with which the final latents of a
+few images come closest to the uncached run's, or to the converged solution's.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Literal
@@ -14,14 +15,15 @@ from typing import Literal
 import numpy as np
 from tqdm import tqdm
 
-from harmonica.plan import COMPUTE, FORECAST, SPAN_FORECAST, Plan, Protocol, count_at
+from harmonica.plan import COMPUTE, FORECAST, OUTPUT_FORECAST, SPAN_FORECAST, Plan, Protocol, count_at
 from harmonica.plan.forecast import extrapolation
 from harmonica.samplers import make_sampler
 from harmonica.training.key_search import BENDS, Keys, search, starts
 from harmonica.training.settings import Work
 from harmonica.utils import UserError, setting
 
-FORMS = {"last": SPAN_FORECAST, "branches": FORECAST}
+FORMS = {"last": SPAN_FORECAST, "branches": FORECAST, "output": OUTPUT_FORECAST}
+BEST = ("last", "branches")  # those of which the best is searched: outputs are further off (docs/forecast.md)
 FORECASTS = "Forecasts, this suite's own"  # the heading of the methods built on the search, in tables
 ORDERS = (0, 1, 2, 3)  # of extrapolation; 0 is reuse
 ROUNDS = 2  # forms and orders that are searched, those with the best starts
@@ -36,7 +38,9 @@ class SearchSettings:
         50.0, "percent; the budget is the MACs of reusing as much of every kind of branch", above=0, at_most=100
     )
     against: Literal["uncached", "converged"] = setting("uncached", "what final latents are to come close to")
-    form: Literal["last", "branches", "best"] = setting("best", "what is forecast: the last block's output, or each")
+    form: Literal["last", "branches", "output", "best"] = setting(
+        "best", "what is forecast: the last block's output, each branch's, the model's, or the best of the first two"
+    )
     order: int | None = setting(
         None, "degree of the extrapolation, 0 is reuse; default: the best of 0 to 3", at_least=0, at_most=3
     )
@@ -58,7 +62,12 @@ class SearchSettings:
     @property
     def only_form(self) -> str:
         """The form in words, if it is the only one that is searched."""
-        return {"last": "last block", "branches": "every branch", "best": ""}[self.form]
+        return {"last": "last block", "branches": "every branch", "output": "output only", "best": ""}[self.form]
+
+    @property
+    def forms(self) -> Sequence[str]:
+        """The forms that are searched."""
+        return BEST if self.form == "best" else (self.form,)
 
     def plan_sampler(self, protocol: Protocol) -> str:
         """The sampler of the plan."""
@@ -71,7 +80,7 @@ class SearchSettings:
     @property
     def judged(self) -> int:
         """Sets of key steps that are judged, those that the search begins with among them."""
-        combinations = (len(FORMS) if self.form == "best" else 1) * (len(ORDERS) if self.order is None else 1)
+        combinations = len(self.forms) * (len(ORDERS) if self.order is None else 1)
         return self.evaluations + combinations * 2 * len(BENDS)
 
     def key_steps(self, protocol: Protocol) -> float:
@@ -96,7 +105,7 @@ def searched(task, settings: SearchSettings, count: int = 1) -> list[Plan]:
         return loop.value(_plan(task, protocol, keys, form, order))
 
     begun: list[tuple[float, str, int, Keys]] = []
-    for form in FORMS if settings.form == "best" else [settings.form]:
+    for form in settings.forms:
         number = _count(task, settings, protocol, form)
         for order in ORDERS if settings.order is None else [settings.order]:
             judged = {keys: value(form, order, keys) for keys in starts(protocol.steps, number, stages)}

@@ -17,6 +17,7 @@ from harmonica.plan import (
     COMPUTE,
     FORECAST,
     FORECASTS,
+    OUTPUT_FORECAST,
     REUSE,
     SPAN_DELTA,
     SPAN_FORECAST,
@@ -50,6 +51,7 @@ def slowly(model, plan, first=0):
     noise, _ = noise_and_labels(0, first, 3, model.latent_shape, 5)
     guided, sampler, x = Guided(model, LABELS, 1.5, 3), DDIM(plan.steps), noise
     deltas, ends = defaultdict(list), defaultdict(list)  # of a branch, newest first; of a span: streams at its ends
+    outputs = []  # of the model, newest first
 
     class Policy(StepPolicy):
         def __init__(self, s):
@@ -79,6 +81,12 @@ def slowly(model, plan, first=0):
                 i = stop
             self.streams[i] = x
             return x, i
+
+        def cached_output(self):
+            return self.forecast(0, outputs) if self.row[0] == OUTPUT_FORECAST else None
+
+        def keep_output(self, out):
+            outputs.insert(0, out)
 
     with torch.inference_mode():
         for s in range(plan.steps):

@@ -10,6 +10,7 @@ from harmonica.plan import (
     COMPUTE,
     FORECAST,
     FORECASTS,
+    OUTPUT_FORECAST,
     SPAN_FORECAST,
     SPAN_OUTPUT,
     Origin,
@@ -49,8 +50,12 @@ def test_numbers_of_a_plan(plan):
     saved = (reused * LAYOUT.branch_macs).sum()
     for row in plan.actions:  # the stream is neither embedded nor gated where all of it is cached
         saved += (set(row) <= {SPAN_OUTPUT} or set(row) <= {SPAN_FORECAST}) * LAYOUT.stream_macs
-    summed = sum(len(op.ages) for ops in plan.program for op in ops.values() if op.action in FORECASTS)
-    assert macs(plan, LAYOUT) == pytest.approx(plan.steps * LAYOUT.macs - saved + summed * LAYOUT.stream_elements)
+        saved += (set(row) <= {OUTPUT_FORECAST}) * LAYOUT.other_macs  # and not even a head where the output is
+    summed = 0
+    for op in (op for ops in plan.program for op in ops.values() if op.action in FORECASTS):
+        output = TINY["out_channels"] * TINY["sample_size"] ** 2
+        summed += len(op.ages) * (output if op.action == OUTPUT_FORECAST else LAYOUT.stream_elements)
+    assert macs(plan, LAYOUT) == pytest.approx(plan.steps * LAYOUT.macs - saved + summed)
     assert (cache_bytes(plan, LAYOUT) == 0) == (not reused.any())
 
 
@@ -87,6 +92,7 @@ def test_macs_of_dit_xl_2():
         (np.zeros((3, 4)), "3 rows, but its protocol has 2 steps"),
         (np.array([[0, 0], [0, 9]]), "unknown action 9"),
         (np.zeros(4), "table of steps × branches"),
+        (np.array([[0, 0], [0, 7]]), "step 1 forecasts the model's output, but not for all of its branches"),
     ],
 )
 def test_tables_that_are_no_plan(actions, says):

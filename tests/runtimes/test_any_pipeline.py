@@ -12,6 +12,8 @@ import harmonica
 from harmonica.plan import (
     COMPUTE,
     FORECAST,
+    FORECASTS,
+    OUTPUT_FORECAST,
     REUSE,
     SPAN_DELTA,
     SPAN_FORECAST,
@@ -45,7 +47,7 @@ def plan(family: Tiny, row, rule: Rule | None = None) -> Plan:
     actions[3::2] = np.broadcast_to(row, (STEPS, branches))[3::2]
     actions[1:3] = 0
     protocol = calls(family).protocol
-    weights = extrapolation(actions, 1) if np.isin(actions, (FORECAST, SPAN_FORECAST)).any() else None
+    weights = extrapolation(actions, 1) if np.isin(actions, FORECASTS).any() else None
     return Plan(actions, protocol, weights=weights, rule=rule)
 
 
@@ -148,6 +150,11 @@ def test_spans(family, action):
         assert torch.equal(streams[3], streams[2])
     if action == SPAN_FORECAST:
         torch.testing.assert_close(streams[3], 2 * streams[2] - streams[1], rtol=1e-3, atol=1e-4)
+
+
+def test_what_comes_after_the_blocks_is_not_forecast(family):
+    with pytest.raises(UserError, match="forecasts the model's output.*form=last"):
+        harmonica.enable_cache(family.pipe, plan(family, OUTPUT_FORECAST))
 
 
 def test_a_span_of_some_blocks(family):

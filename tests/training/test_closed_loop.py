@@ -9,7 +9,18 @@ from harmonica.experiments import Experiment
 from harmonica.methods import Task
 from harmonica.models import get_model
 from harmonica.models.loading import load_backbone
-from harmonica.plan import COMPUTE, FORECAST, SPAN_FORECAST, Origin, Plan, Protocol, all_compute, macs, macs_at
+from harmonica.plan import (
+    COMPUTE,
+    FORECAST,
+    OUTPUT_FORECAST,
+    SPAN_FORECAST,
+    Origin,
+    Plan,
+    Protocol,
+    all_compute,
+    macs,
+    macs_at,
+)
 from harmonica.plan.forecast import extrapolation
 from harmonica.training.closed_loop import ClosedLoop, decibels
 from harmonica.training.step_search import SearchSettings, searched
@@ -84,6 +95,16 @@ def test_no_more_plans_than_asked_for(task):
     assert len({p.actions.tobytes() for p in found}) == 3
 
 
+def test_outputs_alone_are_searched_and_trained_if_asked_for():
+    few = {"evaluations": 4, "images": 2, "target_cur": 60, "form": "output", "order": 1}
+    more = {"candidates": 1, "rounds": 4, "fit_images": 4, "batch": 2}
+    e = Experiment.of("pocket-dit", "ddim", STEPS, 1.3, "step_search", few)
+    found, _ = e.make()
+    assert set(np.unique(found.actions)) == {COMPUTE, OUTPUT_FORECAST} and "output only" in e.method.label()
+    trained, _ = Experiment.of("pocket-dit", "ddim", STEPS, 1.3, "harmonica_forecast", few | more).make()
+    assert (trained.actions == found.actions).all() and not np.array_equal(trained.weights, found.weights)
+
+
 def test_training_never_undoes_the_search():
     few = {"evaluations": 4, "images": 2, "target_cur": 60, "form": "branches", "order": 1}
     more = {"candidates": 1, "rounds": 4, "fit_images": 4, "batch": 2, "rate": 5.0}
@@ -151,3 +172,16 @@ def test_searched_keys_are_two_decibels_ahead_of_even_ones(cur):
                 even[action] = quality(rival)
                 break
     assert quality(plan) >= even[FORECAST] + 2 and quality(plan) >= even[SPAN_FORECAST] + 1
+
+
+@pytest.mark.extended
+def test_the_last_block_is_the_better_form_where_few_steps_are_computed():
+    """Than the model's output, at three times fewer MACs, each with keys and an order of its own, on other images."""
+    backbone = load_backbone(get_model("pocket-dit"))
+    start, found = Batch.of(backbone, 20, 0, 64), {}
+    for form in ("last", "output"):
+        settings = {"target_cur": 200 / 3, "form": form}
+        plan, _ = Experiment.of("pocket-dit", "ddim", 20, 1.3, "step_search", settings).make()
+        uncached = run(backbone, all_compute(plan.protocol, plan.branches), start)
+        found[form] = float(decibels(run(backbone, plan, start), uncached).mean())
+    assert found["last"] > found["output"] + 1

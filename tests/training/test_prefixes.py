@@ -7,7 +7,7 @@ import torch
 from harmonica.execution import Run
 from harmonica.experiments import Experiment
 from harmonica.methods import Task
-from harmonica.plan import COMPUTE, FORECAST, REUSE, SPAN_FORECAST, Origin, Plan, Protocol
+from harmonica.plan import COMPUTE, FORECAST, OUTPUT_FORECAST, REUSE, SPAN_FORECAST, Origin, Plan, Protocol
 from harmonica.plan.forecast import extrapolation
 from harmonica.training import prefixes
 from harmonica.training.prefixes import BYTES, Prefixes
@@ -42,11 +42,11 @@ def whole(known: Prefixes, plan: Plan) -> torch.Tensor:
 def test_random_plans_one_after_another(model):
     protocol, branches, known = prefixes_of(model)
     rng = np.random.default_rng(0)
-    keys, plans = [0, 3, 5], 16
+    keys, plans = [0, 3, 5], 20
     for _ in range(plans):
         far = rng.random() < 0.3
         moved = sorted({0, int(rng.integers(1, 4))} if far else {0, keys[1], int(rng.integers(1, STEPS))})
-        form, order = int(rng.choice([REUSE, FORECAST, SPAN_FORECAST])), int(rng.integers(3))
+        form, order = int(rng.choice([REUSE, FORECAST, SPAN_FORECAST, OUTPUT_FORECAST])), int(rng.integers(3))
         plan = plan_of(protocol, branches, form, order, moved)
         assert torch.equal(known.latents(plan), whole(known, plan))
         keys = moved if len(moved) == 3 else keys
