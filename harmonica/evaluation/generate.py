@@ -1,11 +1,13 @@
 """Images of a plan in chunks of consecutive seeds. Each chunk is a file, written atomically: an interrupted run resumes
 with the missing chunks, and a longer run adds to a shorter one."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,15 +19,25 @@ from harmonica.utils import SAMPLING, UserError, digest, source_hash
 from harmonica.utils.arrays import Form, read_npz, write_npz
 from harmonica.utils.precision import itemsize_of
 
+if TYPE_CHECKING:
+    from harmonica.execution import Policy
+
 SOURCES = (*SAMPLING, "models/loading.py", "evaluation/generate.py", "utils/arrays.py")
 COMPRESSED = tuple(f"compression/{name}.py" for name in ("assemble", "build", "linear", "numerics"))  # what runs
+COMPILED = ("runtimes/compiled_branches.py", "runtimes/onednn.py")
 Extract = Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]  # of images and labels, see `evaluate.extractor`
 Parts = tuple[Any, Callable]  # backbone and decoder
+PolicyOf = Callable[[Plan], "Policy"]
 CPU_BATCH, GPU_BATCH = 25, 64  # images per forward pass; on a GPU, if as many fit
 
 
 def folder_name(
-    plan: Plan, stem: str, precision: str = "float32", seed: int = 0, compression: Compression | None = None
+    plan: Plan,
+    stem: str,
+    precision: str = "float32",
+    seed: int = 0,
+    compression: Compression | None = None,
+    compiled: bool = False,
 ) -> str:
     """The folder of a plan's images: its name, and a digest of all that affects pixels, up to the rounding that differs
     between GPUs and between batch sizes."""
@@ -39,6 +51,7 @@ def folder_name(
     about += [plan.rule.to_json()] if plan.rule else []
     if compression:
         about += [compression.checksum, source_hash(*COMPRESSED)]
+    about += ["compiled", source_hash(*COMPILED)] if compiled else []
     return f"{stem}-{digest([plan.actions.tolist(), *about, source_hash(*SOURCES)])}"
 
 
@@ -54,10 +67,12 @@ def generate(
     extract: Extract | None = None,
     keep: int | None = None,
     seed: int = 0,
+    policy: PolicyOf | None = None,
 ) -> list[Path]:
     """Generate the missing chunks of images first … first+count−1; returns all their files.
 
     `parts` (backbone, decoder) are loaded if not given; `progress` is called with each number of newly finished images.
+    `policy` makes what executes a plan, by default `policy_of`, branch by branch (`CompiledBranches.policy`, for one).
     Rows that are compared take one `seed`: image k then has the same noise and label in each. A chunk file has images
     uint8 (n, H, W, C), labels (n,) and the index of the first; under a rule also `skipped` uint8 (n, halves, steps),
     what each image did. With `extract`, features are stored beside it, and images from the index `keep` on only have
@@ -82,7 +97,7 @@ def generate(
                 continue
             parts = parts or load_parts(plan.protocol.model)
             batches = [
-                _batch(plan, parts, seed, at, min(batch, start + size - at), progress)
+                _batch(plan, parts, seed, at, min(batch, start + size - at), progress, policy)
                 for at in range(start, start + size, batch)
             ]
             images, labels, skipped = (np.concatenate(x) for x in zip(*batches, strict=True))
@@ -134,13 +149,20 @@ def in_memory(plan: Plan, count: int, parts: Parts, batch: int = 25, seed: int =
 
 
 def _batch(
-    plan: Plan, parts: Parts, seed: int, first: int, count: int, progress: Callable[[int], Any] = lambda n: None
+    plan: Plan,
+    parts: Parts,
+    seed: int,
+    first: int,
+    count: int,
+    progress: Callable[[int], Any] = lambda n: None,
+    made: PolicyOf | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Images, labels, and what each image skipped under a rule, uint8 (n, halves, steps)."""
     from harmonica.execution import Batch, Ruled, policy_of, run
 
     backbone, decode = parts
-    start, policy = Batch.of(backbone, seed, first, count), policy_of(backbone, plan)
+    start = Batch.of(backbone, seed, first, count)
+    policy = made(plan) if made else policy_of(backbone, plan)
     images = run(backbone, plan, start, policy, decode).numpy()
     progress(count)
     skipped = np.zeros((count, 1, 0), np.uint8)

@@ -6,10 +6,12 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from conftest import protocol
 
 from harmonica.cli import commands, main
+from harmonica.evaluation import generate
 from harmonica.models import MODELS
 from harmonica.plan import Plan, all_compute
 
@@ -138,6 +140,23 @@ def test_sample_and_measure(capsys, tmp_path):
     assert status == 2 and "no images of 'ful' among full" in err and not (tmp_path / "y.json").exists()
     args = ["metrics", tmp_path / "m.json", "--uncached", "full", "--extractor", "inception", "-o", tmp_path / "y.json"]
     assert "unknown extractor 'inception'" in run(capsys, *args)[1]
+
+
+def test_compiled_images_are_the_same_but_for_rounding(capsys, tmp_path):
+    """They have a folder of their own, but for a rule, which decides at run time and is not compiled."""
+    fixed, rule = tmp_path / "fora.safetensors", tmp_path / "rule.safetensors"
+    model = ["--model", "pocket-uvit", "--steps", 4]
+    assert run(capsys, "plan", "fora", *model, "--set", "interval=2", "-o", fixed)[0] == 0
+    assert run(capsys, "plan", "teacache", *model, "-o", rule)[0] == 0
+    found = []
+    for more in ([], ["--compiled"]):
+        args = ["sample", fixed, rule, "--images", 4, "-o", tmp_path / "out", "--manifest", tmp_path / "m.json"]
+        assert run(capsys, *args, *more)[0] == 0
+        found.append(json.loads((tmp_path / "m.json").read_text())["images"])
+    plain, compiled = found
+    assert plain["rule"] == compiled["rule"] and plain["fora"] != compiled["fora"]
+    (a, _), (b, _) = (generate.read(x["fora"]) for x in found)
+    assert np.abs(a.astype(int) - b).max() <= 1 and a.std() > 10
 
 
 def test_help_shows_examples_and_imports_no_torch():

@@ -44,11 +44,11 @@ def test_every_seed_and_every_image_is_its_own():
 def test_a_stopped_run_resumes(tmp_path, monkeypatch):
     calls, real = [], generate._batch
 
-    def breaks(plan, parts, seed, first, count, progress=lambda n: None):
+    def breaks(plan, parts, seed, first, *more):
         calls.append(first)
         if first == 4:
             raise KeyboardInterrupt
-        return real(plan, parts, seed, first, count, progress)
+        return real(plan, parts, seed, first, *more)
 
     monkeypatch.setattr(generate, "_batch", breaks)
     with pytest.raises(KeyboardInterrupt):
@@ -64,10 +64,10 @@ def test_a_chunk_is_written_while_the_next_is_generated(tmp_path, monkeypatch):
     next_began, met = threading.Event(), []
     generating, writing = generate._batch, generate.write_npz
 
-    def generates(plan, parts, seed, first, count, progress=lambda n: None):
+    def generates(plan, parts, seed, first, *more):
         if first == 4:
             next_began.set()
-        return generating(plan, parts, seed, first, count, progress)
+        return generating(plan, parts, seed, first, *more)
 
     def writes(path, arrays, **options):
         if arrays["first"] == 0:

@@ -592,6 +592,7 @@ def sampling_options(table: str, group: str) -> str:
     out = [compute_options("sampling", table, models_of(rows))]
     if "batch" in about:
         out.append(f"--batch {about['batch']}")
+    out += ["--compiled"] if about.get("compiled") else []
     if features_while_sampling(table):
         kept = sharding_of(table, group)[0] if group == SOLUTIONS else about["keep"]
         out.append(f"{network_options(table, rows[0].case)} --keep {kept}")

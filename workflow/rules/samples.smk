@@ -42,6 +42,11 @@ rule sample:
                 if compressions_of(rows_of_group(w.table, w.group))
                 else []
             ),
+            *(
+                generate.COMPILED
+                if TABLES[w.table]["sampling"].get("compiled")
+                else []
+            ),
         ),
     message:
         "Generating {params.images} images per method for {wildcards.table}: {wildcards.group}, from image {params.first}"
