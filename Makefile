@@ -54,21 +54,20 @@ lint: setup
 
 # the committed run: every table with its figures and provenance beside the code, over three training seeds; class-conditional
 # tables with more images per row
-SEEDS := seeds=[0,1,2]
+REFERENCE := --configfile workflow/config/reference.yaml --config
 
 reference: setup
 	$(BIN)/snakemake --cores $(CORES) results/table1.csv results/table3.csv results/sweep.csv results/ablations.csv \
-		--config images=5000 '$(SEEDS)'
-	$(BIN)/snakemake --cores $(CORES) results/table2.csv results/table4.csv results/table5.csv results/transfer.csv results/table6.csv \
-		results/frontier.csv \
-		--config images=1000 '$(SEEDS)'
+		results/transfer.csv $(REFERENCE) images=5000
+	$(BIN)/snakemake --cores $(CORES) results/table2.csv results/table4.csv results/table5.csv results/table6.csv \
+		results/frontier.csv $(REFERENCE) images=1000
 	mkdir -p results/reference/pocket/figures
 	$(BIN)/harmonica timing results/ > results/reference/pocket/timing.txt
 	for t in $(TABLES); do \
 		cp $(POCKET)/$$t.csv $(POCKET)/$$t.md $(POCKET)/$$t.tex $(POCKET)/$$t.provenance.json results/reference/pocket/; \
 		cp $(POCKET)/figures/$$t-*.png results/reference/pocket/figures/ 2>/dev/null || true; done
 	$(BIN)/snakemake --cores $(CORES) $(addprefix $(POCKET)/figures/,sweep.png memory.png lambda.png drift-50.png \
-		drift-20.png drift-10.png) --config images=5000 '$(SEEDS)'
+		drift-20.png drift-10.png) $(REFERENCE) images=5000
 	cp $(POCKET)/figures/sweep.png $(POCKET)/figures/memory.png $(POCKET)/figures/lambda.png \
 		$(POCKET)/figures/drift-*.png results/reference/pocket/figures/
 
