@@ -9,7 +9,7 @@ from harmonica.utils import UserError, file_hash
 
 HELP = "Print what a plan or router is and what was measured of it; or a compression's layers and savings."
 EXAMPLE = "harmonica show hc.safetensors"
-LETTERS = ".rdotfF"  # by action
+LETTERS = ".rdotfFO"  # by action
 
 
 def add_arguments(parser) -> None:
@@ -28,6 +28,8 @@ def run(args) -> None:
     if args.shipped:
         _show_shipped()
         return
+    if args.samples and not _has_rule(args.file):
+        raise UserError(f"--samples shows what a rule did, and {args.file} has none")
     if is_compression(args.file):
         _show_compression(Compression.load(args.file))
         return
@@ -38,8 +40,17 @@ def run(args) -> None:
     _quality(_shared.quality(made, args.quality))
     if isinstance(made, Plan):
         _actions(made)
-        if args.samples:
-            _realised(made, args.samples)
+    if args.samples:
+        _realised(made, args.samples)
+
+
+def _has_rule(path: Path) -> bool:
+    from harmonica.compression.file import is_compression
+    from harmonica.plan import Plan
+    from harmonica.sharing import files
+
+    made = None if is_compression(path) else files.load(path)
+    return isinstance(made, Plan) and made.rule is not None
 
 
 def _show_shipped() -> None:
@@ -71,7 +82,7 @@ def _actions(plan) -> None:
         print(f"rule: {about}; below it a step skips, else it computes all, for every image and half by itself")
     print(
         "one row per step, noisiest first: . compute, r reuse, f forecast, d span delta, o span output, "
-        "t span with own time tokens, F span forecast; "
+        "t span with own time tokens, F span forecast, O forecast of the model's output; "
         "at the end the weights of a step's forecasts, newest output first"
     )
     for s, row in enumerate(plan.actions):
@@ -86,7 +97,7 @@ def _realised(plan, folder: Path) -> None:
     files = {p.with_name(p.name.replace(".features.", ".")) for p in folder.glob("*.npz")}
     chunks = list(generate.chunks(sorted(files)))
     found = [c.skipped for c in chunks if c.skipped is not None and c.skipped.shape[2] == plan.steps]
-    if not plan.rule or len(found) < len(chunks):
+    if len(found) < len(chunks):
         raise UserError(f"the images of {folder} were not made under this plan's rule")
     skipped = np.concatenate(found)  # (n, halves, steps)
     cur = cur_of(plan, skipped.mean((1, 2)))

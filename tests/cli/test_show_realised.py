@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from harmonica.cli import main
-from harmonica.plan import SPAN_DELTA, Plan, Protocol, Rule, all_compute
+from harmonica.plan import OUTPUT_FORECAST, SPAN_DELTA, Plan, Protocol, Rule, all_compute
 
 STEPS, BRANCHES = 6, 16
 
@@ -35,7 +35,23 @@ def test_what_images_did(made, capsys):
 
 
 def test_images_of_another_plan(made, tmp_path, capsys):
-    plan = all_compute(Protocol("pocket-dit", "ddim", STEPS, 1.3), BRANCHES)
-    plan.save(tmp_path / "full.safetensors")
-    assert main(["show", str(tmp_path / "full.safetensors"), "--samples", str(made[1])]) == 2
+    protocol = Protocol("pocket-dit", "ddim", STEPS + 1, 1.3)
+    full, other = all_compute(protocol, BRANCHES), tmp_path / "other.safetensors"
+    actions = full.actions.copy()
+    actions[1:, 2:] = SPAN_DELTA
+    Plan(actions, protocol, rule=Rule("first branches", 0.3)).save(other)
+    assert main(["show", str(other), "--samples", str(made[1])]) == 2
     assert "were not made under this plan's rule" in capsys.readouterr().err
+    full.save(other)
+    assert main(["show", str(other), "--samples", str(made[1])]) == 2
+    assert "--samples shows what a rule did" in capsys.readouterr().err
+
+
+def test_every_action_has_a_letter(tmp_path, capsys):
+    actions = np.zeros((3, BRANCHES), np.uint8)
+    actions[2] = OUTPUT_FORECAST
+    weights = np.zeros((3, 1, 2), np.float32)
+    weights[2] = 2, -1
+    Plan(actions, Protocol("pocket-dit", "ddim", 3, 1.3), weights=weights).save(tmp_path / "p.safetensors")
+    assert main(["show", str(tmp_path / "p.safetensors")]) == 0
+    assert f"   2 {'O' * BRANCHES}  2 -1" in capsys.readouterr().out
