@@ -178,6 +178,23 @@ def compute_arguments(parser) -> None:
                         help="of the GPU that may be used; default: nine tenths of it")  # fmt: skip
 
 
+def check_compiler() -> None:
+    """Raise UserError if torch.compile lacks the C++ compiler that it takes on a CPU."""
+    from harmonica.utils.devices import default_device
+
+    if default_device().type != "cpu":
+        return
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler:
+        raise UserError(
+            "--compiled needs a C++ compiler, and none was found: install g++, or name one in CXX"
+        ) from None
+
+
 def network_arguments(parser, default: str = "none") -> None:
     """The networks of the metrics; `default` says which network is taken where none is given."""
     parser.add_argument("--extractor", help=f"feature network; default: {default}")

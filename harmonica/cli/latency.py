@@ -37,6 +37,8 @@ def run(args) -> None:
     from harmonica.runtimes.compiled import Compiled
     from harmonica.utils.memory import budget
 
+    if args.compiled:
+        _shared.check_compiler()
     plans, compressions = _shared.load_runs(args)
     names = list(dict.fromkeys(p.protocol.model for p in plans.values()))
     precisions = dict.fromkeys(names, args.precision) | _precisions(args.precision_of, names)

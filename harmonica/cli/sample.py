@@ -41,6 +41,8 @@ def run(args) -> None:
     from harmonica.utils.precision import products
 
     model = get_model(args.model).name if args.model else None  # a folder is found anew, wherever its plan was made
+    if args.compiled:
+        _shared.check_compiler()
     plans, compressions = _shared.load_runs(args)
     for plan in plans.values():
         given = {"model": model, "sampler": args.sampler, "steps": args.steps}

@@ -159,6 +159,16 @@ def test_compiled_images_are_the_same_but_for_rounding(capsys, tmp_path):
     assert np.abs(a.astype(int) - b).max() <= 1 and a.std() > 10
 
 
+@pytest.mark.parametrize("command", ["latency", "sample -o out"])
+def test_no_compiler(tmp_path, command):
+    """In a process of its own, as torch looks for one when it is imported."""
+    all_compute(protocol(2), BRANCHES).save(tmp_path / "p.safetensors")
+    call = [sys.executable, "-m", "harmonica", *command.split(), "p.safetensors", "--compiled"]
+    found = subprocess.run(call, cwd=tmp_path, env=os.environ | {"CXX": "/nowhere/c++"}, capture_output=True, text=True)
+    assert found.returncode == 2 and "--compiled needs a C++ compiler, and none was found" in found.stderr
+    assert "Traceback" not in found.stderr and not (tmp_path / "out").exists()
+
+
 def test_help_shows_examples_and_imports_no_torch():
     code = "import sys; from harmonica.cli import main\ntry: main(['--help'])\nfinally: print('torch' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
