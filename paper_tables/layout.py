@@ -257,7 +257,7 @@ class Table:
     def draw(self, table: pd.DataFrame, seeds: pd.DataFrame, measured: Measured, stem: Path) -> None:
         """Write the figures of the table, with the training seeds of its lines: `stem`-speedup (against MACs), -real
         (against measured time), -router and -samples, .png and .pdf."""
-        panels = table.assign(panel=self._panels(table, measured))
+        panels = table.assign(panel=self.panels(table, measured))
         for name, x in (("speedup", "theoretical_speedup"), ("real", "speedup")):
             figures.speedup(panels, seeds, self.figure, x, stem.with_name(f"{stem.name}-{name}.png"))
         figures.routers(measured.lines, measured.plans, measured.routers, stem.with_name(f"{stem.name}-router.png"))
@@ -265,11 +265,11 @@ class Table:
         titles = [figures.named(table)[i] for i, line in enumerate(measured.lines) if line in lines]
         figures.grid(lines, measured.images, titles, stem.with_name(f"{stem.name}-samples.png"))
 
-    def _panels(self, table: pd.DataFrame, measured: Measured) -> list[str]:
+    def panels(self, table: pd.DataFrame, measured: Measured) -> list[str]:
         """The panel of a figure that each line is in: its case's, or all cases of one protocol share one."""
-        if not self.joined:
-            return [f"{row['sampler']}, case {row.case}" for _, row in table.iterrows()]
         protocols = [measured.base(line).experiment.protocol for line in measured.lines]
+        if not self.joined:
+            return [f"{SAMPLERS[p.sampler]}, case {c}" for p, c in zip(protocols, table.case, strict=True)]
         return [f"{get_model(p.model).title} {SAMPLERS[p.sampler]}, {p.steps} steps" for p in protocols]
 
 

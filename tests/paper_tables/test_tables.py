@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
+import yaml
 
 from harmonica.cli import main
 from harmonica.evaluation.records import Metrics
@@ -36,6 +38,17 @@ def test_the_figure_of_memory(tmp_path):
     out = tmp_path / "memory.png"
     assert main(["figure", "memory", str(measured), "--model", "pocket-dit", "-o", str(out)]) == 0
     assert out.read_bytes().startswith(b"\x89PNG") and out.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_a_better_solver_is_in_the_panel_of_its_case():
+    """Also in table 2, whose cases have samplers of their own."""
+    shipped = yaml.safe_load((ROOT / "workflow" / "config" / "pocket.yaml").read_text())
+    about = configuration.tables(shipped, {})["table2"]
+    measured = Measured("pocket", configuration.rows(about), {}, "", {}, {}, {}, {})
+    lines = pd.DataFrame({"case": [line[0].case for line in measured.lines]})
+    panels = lines.assign(panel=tables.get_table("table2").panels(lines, measured))
+    assert (panels.groupby("case").panel.nunique() == 1).all()
+    assert set(panels.panel[panels.case == "sa-25"]) == {"SA-Solver, case sa-25"}
 
 
 def test_rows_of_mixed_devices_are_named(tmp_path):
