@@ -125,6 +125,16 @@ def test_no_configured_string_or_path_reaches_the_shell(tmp_path):
         assert done.returncode != 0 and f"unknown {key}" in done.stdout + done.stderr
 
 
+def test_the_committed_runs_compile_their_branches():
+    """And have three training seeds; the default runs do neither."""
+    own = ["--configfile", "workflow/config/reference.yaml"]
+    compiled, plain = (commands_of("results/sweep.csv", *more) for more in (own, []))
+    for commands, yes in ((compiled, True), (plain, False)):
+        sampling = [c for c in commands if c[1] == "sample"]
+        assert sampling and all(("--compiled" in c) == yes for c in sampling)
+        assert any("seed2" in word for c in sampling for word in c) == yes
+
+
 def in_another_place(folder: Path, *args: str, python: str = sys.executable) -> str:
     """The output of Snakemake elsewhere, in the C locale."""
     done = subprocess.run(
