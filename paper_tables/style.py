@@ -17,6 +17,7 @@ MARKERS = "o^sDvP*Xh<>dp8"
 # Okabe and Ito's colour-blind safe palette, extended by others
 COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#999999", "#7F5539", "#F0E442",
            "#5D3FD3", "#8B0000", "#5F7F7F", "#B8A13A", "#FF69B4")  # fmt: skip
+AGAIN = "#17BECF"  # in place of the first, where they begin anew
 COLUMN = 3.5  # inches, of a page of two columns
 matplotlib.rcParams.update({"pdf.fonttype": 42, "svg.hashsalt": "harmonica"})  # text stays text
 
@@ -36,8 +37,9 @@ ORDER = ("full", "fewer_steps", "better_solver", "learning_to_cache", "harmonica
 
 
 def style(k: int) -> dict:
-    """The k-th colour and marker."""
-    return {"color": COLOURS[k % len(COLOURS)], "marker": MARKERS[k % len(MARKERS)]}
+    """The k-th colour and marker. Black is the uncached row's alone."""
+    colour = COLOURS[k % len(COLOURS)]
+    return {"color": colour if k % len(COLOURS) or not k else AGAIN, "marker": MARKERS[k % len(MARKERS)]}
 
 
 @cache

@@ -9,10 +9,12 @@ import yaml
 from harmonica.cli import main
 from harmonica.evaluation.records import Metrics
 from harmonica.experiments import config as configuration
+from harmonica.methods import get_method, known_methods
 from harmonica.utils import UserError
 from paper_tables import tables
 from paper_tables.commands.table import read_metrics
 from paper_tables.measured import Measured
+from paper_tables.style import styles
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -93,3 +95,9 @@ def test_a_table_of_ones_own_is_laid_out_as_the_one_it_is_like():
     assert tables.of_config("table1", {}) is shown
     with pytest.raises(UserError, match="unknown table 'mine'"):
         tables.of_config("mine", {})
+
+
+def test_black_is_the_uncached_rows_alone():
+    titles = [get_method(name).title for name in known_methods()]
+    black = [title for title, look in styles(titles).items() if look["color"] == "#000000"]
+    assert black == [get_method("full").title]
