@@ -22,7 +22,7 @@ def reference() -> pd.DataFrame:
     return pd.read_csv(REFERENCE / "table1.csv")
 
 
-@pytest.mark.parametrize("name", ["table1", "table2", "table3", "sweep", "ablations"])
+@pytest.mark.parametrize("name", ["table1", "table2", "table3", "sweep", "ablations", "transfer"])
 def test_rows(name):
     """Those of the shipped configuration, over three training seeds."""
     found, record = (
