@@ -28,12 +28,12 @@ def run(args) -> None:
     if args.shipped:
         _show_shipped()
         return
-    if args.samples and not _has_rule(args.file):
+    made = Compression.load(args.file) if is_compression(args.file) else files.load(args.file)
+    if args.samples and not (isinstance(made, Plan) and made.rule):
         raise UserError(f"--samples shows what a rule did, and {args.file} has none")
-    if is_compression(args.file):
-        _show_compression(Compression.load(args.file))
+    if isinstance(made, Compression):
+        _show_compression(made)
         return
-    made = files.load(args.file)
     print(facts.headline(made))
     _about(made.origin)
     print(f"sha256: {file_hash(args.file)}")
@@ -42,15 +42,6 @@ def run(args) -> None:
         _actions(made)
     if args.samples:
         _realised(made, args.samples)
-
-
-def _has_rule(path: Path) -> bool:
-    from harmonica.compression.file import is_compression
-    from harmonica.plan import Plan
-    from harmonica.sharing import files
-
-    made = None if is_compression(path) else files.load(path)
-    return isinstance(made, Plan) and made.rule is not None
 
 
 def _show_shipped() -> None:

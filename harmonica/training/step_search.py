@@ -23,7 +23,7 @@ from harmonica.training.settings import Work
 from harmonica.utils import UserError, setting
 
 FORMS = {"last": SPAN_FORECAST, "branches": FORECAST, "output": OUTPUT_FORECAST}
-BEST = ("last", "branches")  # those of which the best is searched: outputs are further off (docs/forecast.md)
+BEST = ("last", "branches")  # those of which the best is searched; docs/forecast.md compares the third
 FORECASTS = "Forecasts, this suite's own"  # the heading of the methods built on the search, in tables
 ORDERS = (0, 1, 2, 3)  # of extrapolation; 0 is reuse
 ROUNDS = 2  # forms and orders that are searched, those with the best starts
