@@ -198,15 +198,15 @@ def _cut(text: str, most: int = 34) -> str:
 
 
 def sweep(table: pd.DataFrame, published: pd.DataFrame, path: Path) -> None:
-    """IS and FID against the real speed-up for Learning-to-Cache and HarmoniCa; the paper's points have panels of their
-    own."""
-    methods = ("Learning-to-Cache", "HarmoniCa")
+    """IS and FID against the real speed-up, one line per method from the uncached row; the paper's points have panels
+    of their own."""
+    methods = [m for m in dict.fromkeys(table.method) if m != "Full"]
     look, first = styles(methods), table.iloc[0]
     with plt.rc_context({"font.size": 8}):
         figure, axes = plt.subplots(2, 2, figsize=(6.4, 4.6), sharex="col", layout="constrained")
         for line, metric in zip(axes, ("IS", "FID"), strict=True):
             for ax, points in zip(line, (table, published), strict=True):
-                for method in methods:
+                for method in [m for m in methods if m in set(points.method)]:
                     own = points[points.method.isin(["Full", method])].sort_values("speedup")
                     ax.plot(own.speedup, own[metric], label=method, lw=1.2, ms=5, **look[method])
                     if f"{metric}_low" in own:

@@ -298,7 +298,7 @@ def compressed_and_cached(title: str, published: Callable[[Experiment, int], dic
         title=title,
         metrics=("CLIP", *DISTANCES, *PER_IMAGE),
         shown=("CLIP", "IS", "FID", "sFID", "FID_uncached", "PSNR", "PSNR_worst", "PSNR_converged"),
-        figure=("FID", "FID_uncached", "PSNR"),
+        figure=("FID", "FID_uncached", "PSNR", "PSNR_converged"),
         published=published,
         source=source,
         **more,
@@ -321,7 +321,7 @@ def study(title: str) -> Table:
             *PER_IMAGE,
         ),
         shown=("IS", "FID", "sFID", "FID_uncached", "PSNR", "PSNR_worst", "PSNR_converged"),
-        figure=("FID", "FID_uncached", "PSNR"),
+        figure=("FID", "FID_uncached", "PSNR", "PSNR_converged"),
         settings=True,
     )
 
@@ -370,8 +370,9 @@ def _spread(table: pd.DataFrame) -> str:
 
 
 def _settings(row: Row) -> str:
-    """The configuration's settings besides target CUR."""
-    return ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.given if k != "target_cur")
+    """The configuration's settings, but for those that have columns of their own."""
+    given = [(k, v) for k, v in row.given if k not in ("target_cur", "steps")]
+    return ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in given)
 
 
 def short(table: pd.DataFrame, case: str) -> str:

@@ -1,5 +1,6 @@
 """Configurations: what is shipped is right, what is wrong is told in one sentence."""
 
+import itertools
 import re
 from pathlib import Path
 
@@ -122,6 +123,17 @@ def test_shipped_configurations(scale):
         rows = config.rows(about)
         expected = sum(len(config._cases(about, entry)) for entry in about["methods"])
         assert len({(r.case, r.slug) for r in rows}) == len(rows) == expected >= 5
+
+
+@pytest.mark.parametrize("scale", ["pocket", "paper"])
+def test_two_rivals_are_in_every_case(scale):
+    """Fewer steps of the same sampler, and DPM-Solver++ where that is another one. Table 6 has no images."""
+    shipped = config.tables(read_scale(scale), {})
+    for name in shipped.keys() - {"table6"}:
+        for case, rows in itertools.groupby(config.rows(shipped[name]), lambda r: r.case):
+            methods = [r.experiment for r in rows]
+            better = [] if methods[0].protocol.sampler == "dpmsolver++" else ["better_solver"]
+            assert {"fewer_steps", *better} <= {e.name for e in methods}, (name, case)
 
 
 def test_plans_that_start_from_different_plans_are_different_experiments():

@@ -11,8 +11,9 @@ from harmonica.evaluation.records import Metrics
 from harmonica.experiments import config as configuration
 from harmonica.methods import get_method, known_methods
 from harmonica.utils import UserError
-from paper_tables import tables
+from paper_tables import figures, tables
 from paper_tables.commands.table import read_metrics
+from paper_tables.layout import _settings
 from paper_tables.measured import Measured
 from paper_tables.style import styles
 
@@ -40,6 +41,27 @@ def test_the_figure_of_memory(tmp_path):
     out = tmp_path / "memory.png"
     assert main(["figure", "memory", str(measured), "--model", "pocket-dit", "-o", str(out)]) == 0
     assert out.read_bytes().startswith(b"\x89PNG") and out.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_the_figure_of_the_sweep_joins_every_method(tmp_path, monkeypatch):
+    """Also those that compute everything; the paper's panels have the two methods that it measured."""
+    seen: list = []
+    monkeypatch.setattr(figures, "save", lambda figure, path: seen.extend(figure.axes))
+    rows = [("Full", 1.0), ("Fewer steps", 1.2), ("Fewer steps", 1.4), ("DPM-Solver++", 1.2), ("HarmoniCa", 1.3)]
+    about = {"model": "m", "extractor": "x", "steps": 10, "samples": 8, "IS": 6.0, "FID": 0.3}
+    found = pd.DataFrame([{"method": m, "speedup": x, **about} for m, x in rows])
+    figures.sweep(found, found[found.method.isin(["Full", "HarmoniCa"])], tmp_path / "sweep.png")
+    ours, papers = ({line.get_label(): len(line.get_xdata()) for line in ax.lines} for ax in seen[:2])
+    assert ours == {"Fewer steps": 3, "DPM-Solver++": 2, "HarmoniCa": 2} and papers == {"HarmoniCa": 2}
+
+
+def test_settings_that_have_a_column_do_not_tell_rows_apart():
+    """Or each row of fewer steps would be a method of its own in a figure, not a point of its line."""
+    shipped = yaml.safe_load((ROOT / "workflow" / "config" / "pocket.yaml").read_text())
+    rows = configuration.rows(configuration.tables(shipped, {})["ablations"])
+    told = {_settings(r) for r in rows if r.case == "trajectories"}
+    assert told == {"", "beta 1e-07", "beta 1e-07, rounds 8", "beta 1e-07, rounds 15", "beta 1e-07, rounds 60"}
+    assert not any(_settings(r) for r in configuration.rows(configuration.tables(shipped, {})["sweep"]))
 
 
 def test_a_better_solver_is_in_the_panel_of_its_case():
