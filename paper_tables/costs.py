@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from harmonica.methods import get_method
+from paper_tables import verdicts
 from paper_tables.layout import rows_of_table
 from paper_tables.measured import Measured
 from paper_tables.published import lookup
@@ -74,12 +75,31 @@ class CostTable:
             "*λ passes*: full trajectories generated to measure λ. Time × and Memory ×: HarmoniCa's are 1. "
             "The paper's columns are its table 6 (DiT-XL/2 256, 4 GPUs).",
         ]
+        said = self.verdicts(table, measured)
         for case, block in table.groupby("case", sort=False):
             heads = {k: v for k, v in HEADS.items() if not block[k].isna().all()}
             cells = [["–" if pd.isna(row[k]) else FORMATS.get(k, "{}").format(row[k]) for k in heads]
                      for _, row in block.iterrows()]  # fmt: skip
             parts += [f"## {block.model.iloc[0]}, case {case}", rows_of_table(heads.values(), cells)]
+            if lines := verdicts.text(said[str(case)]):
+                heading = "The paper's claim here (× the ratio of seconds, and its 95 % interval over training seeds):"
+                parts += [heading, "\n".join(lines)]
         return "\n\n".join(parts) + "\n"
+
+    def verdicts(self, table: pd.DataFrame, measured: Measured) -> dict[str, list[verdicts.Verdict]]:
+        """Whether HarmoniCa trains in less time than Learning-to-Cache, in each case."""
+        names = [get_method(name).title for name in ("harmonica", "learning_to_cache")]
+        seconds: dict[str, dict[str, np.ndarray]] = {case: {} for case in table.case.unique()}
+        for line in measured.lines:
+            if line[0].case in seconds:
+                seconds[line[0].case][line[0].experiment.method.label()] = np.array(
+                    [measured.plans[r.slug].origin.cost.get("training_s", 0) for r in line]
+                )
+        a, b = names
+        return {
+            case: list(verdicts.of_cost(a, b, own[a], own[b])) if {a, b} <= own.keys() else []
+            for case, own in seconds.items()
+        }
 
     def draw(self, table: pd.DataFrame, seeds: pd.DataFrame, measured: Measured, stem: Path) -> None:
         """It has no figures."""

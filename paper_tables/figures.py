@@ -11,8 +11,9 @@ from harmonica.evaluation.distances import psnr
 from harmonica.evaluation.metrics import METRICS
 from harmonica.experiments import Row
 from harmonica.methods import get_method, known_methods
+from harmonica.models import get_model
 from harmonica.plan import COMPUTE, BranchLayout, Plan, Router, sigmoid
-from paper_tables.style import COLOURS, save, small, style, styles
+from paper_tables.style import save, small, styles
 
 
 def named(table: pd.DataFrame) -> pd.Series:
@@ -20,15 +21,16 @@ def named(table: pd.DataFrame) -> pd.Series:
     return (table.method + " " + table.settings).str.strip() if "settings" in table else table.method
 
 
-WIDE = 10  # the range, as a factor, from which an axis is logarithmic
+WIDE = 8  # the range, as a factor, from which an axis is logarithmic
 AXES = {"theoretical_speedup": "theoretical speed-up (MACs)", "speedup": "real speed-up (measured time)"}
 
 
 def speedup(table: pd.DataFrame, seeds: pd.DataFrame, metrics: tuple[str, ...], x: str, path: Path) -> None:
     """Metrics with their intervals over a speed-up `x`: a column per `panel` of the table, a marker per method.
 
-    A method's points of a panel are joined, in full for what computes everything (fewer steps, a better solver). Small
-    marks are the training seeds of a row, from the table of `seeds`.
+    A method's points of a panel are joined, in full for what computes everything (fewer steps, a better solver), from
+    the uncached row on if they have its sampler. Small marks are the training seeds of a row, from the table of
+    `seeds`; bars are 95 % intervals, along a measured speed-up the quartiles over rounds.
     """
     table, seeds = table.assign(name=named(table)), seeds.assign(name=named(seeds))
     metrics = tuple(m for m in metrics if m in table)
@@ -49,7 +51,8 @@ def speedup(table: pd.DataFrame, seeds: pd.DataFrame, metrics: tuple[str, ...], 
     ordered = [name for name in look if name in known]
     figure.legend([known[n] for n in ordered], ordered, loc="outside right center", frameon=False)
     models, images, features = (" and ".join(map(str, table[k].unique())) for k in ("model", "samples", "extractor"))
-    figure.suptitle(f"{models}: {images} images per point, features of {features}", fontsize=10)
+    about = f"{models}: {images} images per point, features of {features}"
+    figure.suptitle(f"{about}\nbars: 95 % intervals; small marks: training seeds; dotted line: uncached", fontsize=10)
     save(figure, path)
 
 
@@ -64,13 +67,14 @@ def _panel(
         own = own.drop_duplicates([x, metric]).sort_values(x)
         style, joined = look[str(name)], own
         if own.method.iloc[0] in plain and pd.notna(base[metric]) and not to_uncached:
-            joined = pd.concat([block.iloc[:1], own]).sort_values(x)
+            joined = _joined(block.iloc[:1], own, x)
         line = "-" if own.method.iloc[0] in plain else ":"
         ax.plot(joined[x], joined[metric], color=style["color"], lw=1.2, ls=line, zorder=1.5)
         ax.scatter(own[x], own[metric], s=52, label=name, zorder=3, **style)
         if f"{metric}_low" in own:
             ends = [own[metric] - own[f"{metric}_low"], own[f"{metric}_high"] - own[metric]]
-            ax.errorbar(own[x], own[metric], ends, ls="none", color=style["color"], lw=1, capsize=2, zorder=2)
+            along = [(own[x] - own[f"{x}_q1"]).clip(0), (own[f"{x}_q3"] - own[x]).clip(0)] if f"{x}_q1" in own else None
+            ax.errorbar(own[x], own[metric], ends, along, ls="none", color=style["color"], lw=1, capsize=2, zorder=2)
         each = every[every.name == name]
         if len(each) > len(own):
             ax.scatter(each[x], each[metric], s=9, alpha=0.7, zorder=2.5, **style)
@@ -84,9 +88,15 @@ def _panel(
     ax.set_ylabel(f"{METRICS[metric].heading[:-2]} ({METRICS[metric].better} is better)", fontsize=9)
 
 
+def _joined(full: pd.DataFrame, own: pd.DataFrame, x: str) -> pd.DataFrame:
+    """The points of a method's line: its own, from the uncached row on if they have the same sampler."""
+    same = "sampler" not in own or set(own["sampler"]) == set(full["sampler"])
+    return (pd.concat([full, own]) if same else own).sort_values(x)
+
+
 def routers(lines: list[list[Row]], plans: dict[str, Plan], files: dict[str, Path], path: Path) -> None:
     """r (steps × branches) of every HarmoniCa router (or of the last row), of its first training seed; a dot for each
-    reuse of the plan."""
+    reuse of the plan. The first step, which has nothing to reuse, is drawn as computed."""
     rows = [line[0] for line in lines]
     own = [r for r in rows if r.experiment.name == "harmonica"] or rows[-1:]
     columns = min(4, len(own))
@@ -104,7 +114,8 @@ def routers(lines: list[list[Row]], plans: dict[str, Plan], files: dict[str, Pat
         at, branch = np.nonzero(plan.actions != COMPUTE)
         ax.scatter(branch, at, s=5, color="white", marker=".")
         what = "" if router else " (its plan)"
-        ax.set_title(f"{row.experiment.name}{what}, case {row.case}: CUR {plan.cur:.1f} %", fontsize=10)
+        seed = f", training seed {row.experiment.seed}" if router else ""
+        ax.set_title(f"{row.experiment.label}{what}, case {row.case}{seed}: CUR {plan.cur:.1f} %", fontsize=9)
         ax.yaxis.set_major_locator(MaxNLocator(integer=True))
         label_blocks(ax, row.experiment.model.layout)
         ax.set_ylabel("step (noisiest first)")
@@ -148,7 +159,11 @@ def grid(
         base = next(images[line[0].slug] for line, _ in block if line[0].experiment.name == "full")
         axes = part.subplots(1, 3, width_ratios=[IMAGES, IMAGES, 2])  # one scale
         _case(axes, [images[line[0].slug][0] for line, _ in block], base[0], [title for _, title in block])
-        for ax, head in zip(axes, ("first images", "difference to uncached", "worst, its uncached"), strict=True):
+        heads = (
+            "first images", "difference to uncached (red: brighter, blue: darker; full colour: half of the range)",
+            f"worst of {len(base[0])}, uncached",
+        )  # fmt: skip
+        for ax, head in zip(axes, heads, strict=True):
             ax.set_title(head, fontsize=9)
         if captioned[case]:
             _captions(axes[0], [captioned[case][k] for k in base[1][:IMAGES]], base[0].shape[2])
@@ -197,9 +212,9 @@ def _cut(text: str, most: int = 34) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
-def sweep(table: pd.DataFrame, published: pd.DataFrame, path: Path) -> None:
-    """IS and FID against the real speed-up, one line per method from the uncached row; the paper's points have panels
-    of their own."""
+def sweep(table: pd.DataFrame, seeds: pd.DataFrame, published: pd.DataFrame, path: Path) -> None:
+    """IS and FID against the real speed-up, one line per method, from the uncached row on if it has its sampler; small
+    marks are the training `seeds` of its rows. The paper's points have panels of their own."""
     methods = [m for m in dict.fromkeys(table.method) if m != "Full"]
     look, first = styles(methods), table.iloc[0]
     with plt.rc_context({"font.size": 8}):
@@ -207,11 +222,13 @@ def sweep(table: pd.DataFrame, published: pd.DataFrame, path: Path) -> None:
         for line, metric in zip(axes, ("IS", "FID"), strict=True):
             for ax, points in zip(line, (table, published), strict=True):
                 for method in [m for m in methods if m in set(points.method)]:
-                    own = points[points.method.isin(["Full", method])].sort_values("speedup")
+                    own = _joined(points[points.method == "Full"], points[points.method == method], "speedup")
                     ax.plot(own.speedup, own[metric], label=method, lw=1.2, ms=5, **look[method])
                     if f"{metric}_low" in own:
                         ax.fill_between(own.speedup, own[f"{metric}_low"], own[f"{metric}_high"],
                                         color=look[method]["color"], alpha=0.15, lw=0)  # fmt: skip
+                    each = seeds[seeds.method == method] if points is table and len(seeds) else own.iloc[:0]
+                    ax.scatter(each.speedup, each[metric], s=4, alpha=0.7, **look[method])
                 ax.grid(color="0.92")
                 ax.set_ylabel(metric)
         axes[0, 0].set_title(f"{first.model}, {first.extractor}", fontsize=8)
@@ -247,10 +264,13 @@ def lambdas(plans: dict[str, Plan], path: Path) -> None:
     with plt.rc_context({"font.size": 8}):
         figure, axes = small()
         ax = axes[0, 0]
-        for k, plan in enumerate(plans.values(), 1):
+        names = {slug: f"HarmoniCa, T = {p.steps}, CUR {p.cur:.0f} %" for slug, p in plans.items()}
+        look = styles(names.values())
+        for slug, plan in plans.items():
             values = np.array(plan.origin.notes["lambda_by_step"][1:])
             at = np.arange(1, plan.steps) / (plan.steps - 1)
-            ax.plot(at, np.where(values > 0, values, np.nan), label=f"T = {plan.steps}", lw=1, ms=3, **style(k))
+            own = {**look[names[slug]], "color": plt.get_cmap("viridis")(0.9 * list(plans).index(slug) / len(plans))}
+            ax.plot(at, np.where(values > 0, values, np.nan), label=names[slug], lw=1, ms=3, **own)
         ax.set_yscale("log")
         ax.set_xlabel("share of the trajectory (noisiest first)")
         ax.set_ylabel("λ")
@@ -265,7 +285,8 @@ def memory(table: pd.DataFrame, weights: float, path: Path) -> None:
         block = table[(table.case == table.case.iloc[0]) & (table.cache_MB > 0)]
         figure, axes = small(height=0.5 + 0.24 * max(4, len(block)))
         ax = axes[0, 0]
-        bars = ax.barh(block.method, block.cache_MB, color=COLOURS[4])
+        look = styles(block.method)
+        bars = ax.barh(block.method, block.cache_MB, color=[look[m]["color"] for m in block.method])
         ax.bar_label(bars, [f"{100 * v * 1e6 / weights:.1f} %" for v in block.cache_MB], fontsize=7, padding=2)
         ax.margins(x=0.2)
         ax.invert_yaxis()
@@ -284,7 +305,7 @@ def released(routers: dict[str, Router], thresholds: dict[str, float], path: Pat
         )
         plan = router.plan(thresholds[name])
         ax.set_title(f"{name}: CUR {plan.cur:.1f} % at τ {thresholds[name]:g}", fontsize=10)
-        ax.set_xlabel("branch (attention, MLP, …)")
+        label_blocks(ax, get_model(router.protocol.model).layout)
         ax.set_ylabel("step (noisiest first)")
     figure.colorbar(picture, ax=axes[0, -1], label="r = sigmoid(logit)")
     save(figure, path)

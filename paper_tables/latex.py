@@ -5,13 +5,15 @@ import re
 SYMBOLS = {
     "\\": r"\textbackslash{}", "%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "±": r"$\pm$", "×": r"$\times$",
     "↑": r"$\uparrow$", "↓": r"$\downarrow$", "∞": r"$\infty$", "Δ": r"$\Delta$", "Σ": r"$\Sigma$", "α": r"$\alpha$",
-    "β": r"$\beta$", "λ": r"$\lambda$", "τ": r"$\tau$", "–": "--", "²": "$^2$",
+    "÷": r"$\div$", "β": r"$\beta$", "λ": r"$\lambda$", "τ": r"$\tau$", "–": "--", "²": "$^2$",
 }  # fmt: skip
+WIDE = 10  # columns that fit a line without scaling
 
 
 def from_markdown(text: str) -> str:
-    """Every table of a markdown page as a `tabular`, below its heading as a comment. Needs the package booktabs."""
-    out = ["% \\usepackage{booktabs}"]
+    """Every table of a markdown page as a `tabular`, below its heading as a comment; a wide one is scaled to the line.
+    Needs the packages booktabs and graphicx."""
+    out = ["% \\usepackage{booktabs,graphicx}"]
     for part in text.strip().split("\n\n"):
         lines = part.split("\n")
         if lines[0].startswith("#"):
@@ -19,11 +21,14 @@ def from_markdown(text: str) -> str:
         if lines[0].startswith("|"):
             heads, _, *rows = ([_cell(c) for c in line.strip().strip("|").split(" | ")] for line in lines)
             body = [" & ".join(row) + r" \\" for row in rows]
-            out += [rf"\begin{{tabular}}{{l{'r' * (len(heads) - 1)}}}", r"\toprule", " & ".join(heads) + r" \\"]
-            out += [r"\midrule", *body, r"\bottomrule", r"\end{tabular}", ""]
+            begin, end = rf"\begin{{tabular}}{{l{'r' * (len(heads) - 1)}}}", r"\end{tabular}"
+            if len(heads) > WIDE:
+                begin, end = r"\resizebox{\linewidth}{!}{" + begin, end + "}"
+            out += [begin, r"\toprule", " & ".join(heads) + r" \\", r"\midrule", *body, r"\bottomrule", end, ""]
     return "\n".join(out).rstrip() + "\n"
 
 
 def _cell(text: str) -> str:
     escaped = "".join(SYMBOLS.get(c, c) for c in text.strip())
-    return re.sub(r"\*\*(.+?)\*\*", r"\\textbf{\1}", escaped)
+    bold = re.sub(r"\*\*(.+?)\*\*", r"\\textbf{\1}", escaped)
+    return re.sub(r"\*(.+?)\*", r"\\emph{\1}", bold)

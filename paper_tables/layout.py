@@ -16,10 +16,9 @@ from harmonica.experiments import Experiment, Row
 from harmonica.models import get_model
 from harmonica.plan import Plan, cache_bytes, macs, macs_at
 from harmonica.utils.precision import PRECISIONS
-from paper_tables import figures
+from paper_tables import figures, verdicts
 from paper_tables.measured import Measured
 from paper_tables.published import SAMPLERS, caches_as_much, of_images
-from paper_tables.verdicts import verdicts
 
 
 class Column(NamedTuple):
@@ -172,7 +171,7 @@ class Table:
             out[k] = float(np.mean(found))
             own, plain = measured.estimate(line, k), measured.estimate(base, k)
             if own:
-                out[f"{k}_low"], out[f"{k}_high"] = own.interval()
+                out[f"{k}_low"], out[f"{k}_high"] = METRICS[k].interval(own)
             if len(found) > 1:
                 out[f"{k}_sd"] = float(np.std(found, ddof=1))
             if own and plain and METRICS[k].needs != "uncached":
@@ -187,6 +186,8 @@ class Table:
             rivals = table.index[table.case == case][1:]
             for k in self.metrics:
                 found = [e for i in rivals if (e := measured.estimate(measured.lines[i], k))]
+                if all(METRICS[k].on_log(e) for e in found):
+                    found = [e.log() for e in found]
                 if found and len(found) == len(rivals):
                     table.loc[rivals, f"best_{k}"] = tied_with_best(found, METRICS[k].sign)
 
@@ -230,9 +231,10 @@ class Table:
             f"threads, {latency.precision}{steps}), median of {latency.rounds} interleaved rounds{_spread(table)}. "
             "GMACs and cache: one image, both guidance halves. Theory × and Real × are against the case's uncached "
             f"row; Real × is the ratio of median latencies.{over}{source}",
-            f"±: 95 % intervals over the images.{seeds} Bold: the best accelerated row, and those that do not differ "
-            "from it (paired by seeds, Holm's procedure). FID to uncached: between the images of a row and of the "
-            "uncached row from the same seeds; it says what the cache changed, and is 0 for the uncached row.",
+            f"±, or in brackets: 95 % intervals over the images.{seeds} Bold: the best accelerated row, and "
+            "those that do not differ from it (paired by seeds, Holm's procedure). FID to uncached: between the images "
+            "of a row and of the uncached row from the same seeds; it says what the cache changed, and is 0 for the "
+            "uncached row.",
         ]
         parts += [
             f"**Mixed devices**: images of these rows, or of those they are compared with, were made on {devices}, "
@@ -240,6 +242,7 @@ class Table:
             for devices, rows in measured.mixed().items()
         ]
         parts += self.notes(table, measured)
+        said = self.verdicts(table, measured)
         for case, block in table.groupby("case", sort=False):
             parts.append(f"## {block.model.iloc[0]}, {block.resolution.iloc[0]}×{block.resolution.iloc[0]}, "
                          f"{block['sampler'].iloc[0]}, case {case}")  # fmt: skip
@@ -249,10 +252,18 @@ class Table:
             if scale == "paper":  # the published value is in the cell itself
                 heads = {k: v for k, v in heads.items() if not k.startswith("paper_")}
             parts.append(_block(block, heads, published=scale == "paper"))
-            lines = list(verdicts([measured.lines[i] for i in block.index], block, measured))
+            lines = verdicts.text(said[str(case)])
             if lines:
-                parts.append("The paper's claims here (difference and its 95 % interval):\n\n" + "\n".join(lines))
+                parts.append("The paper's claims here (difference, or × the ratio of distances between generated sets, "
+                             "and its 95 % interval):\n\n" + "\n".join(lines))  # fmt: skip
         return "\n\n".join(parts) + "\n"
+
+    def verdicts(self, table: pd.DataFrame, measured: Measured) -> dict[str, list[verdicts.Verdict]]:
+        """What the rows of each case say of the paper's claims."""
+        return {
+            str(case): list(verdicts.verdicts([measured.lines[i] for i in block.index], block, measured))
+            for case, block in table.groupby("case", sort=False)
+        }
 
     def draw(self, table: pd.DataFrame, seeds: pd.DataFrame, measured: Measured, stem: Path) -> None:
         """Write the figures of the table, with the training seeds of its lines: `stem`-speedup (against MACs), -real
@@ -262,7 +273,10 @@ class Table:
             figures.speedup(panels, seeds, self.figure, x, stem.with_name(f"{stem.name}-{name}.png"))
         figures.routers(measured.lines, measured.plans, measured.routers, stem.with_name(f"{stem.name}-router.png"))
         lines = [line for line in measured.lines if line[0].slug in measured.images]
-        titles = [figures.named(table)[i] for i, line in enumerate(measured.lines) if line in lines]
+        names = figures.named(table)
+        alike = pd.DataFrame({"case": table.case, "name": names}).duplicated(keep=False)
+        names = names.mask(alike, names + ", " + table.steps.astype(str) + " steps")
+        titles = [names[i] for i, line in enumerate(measured.lines) if line in lines]
         figures.grid(lines, measured.images, titles, stem.with_name(f"{stem.name}-samples.png"))
 
     def panels(self, table: pd.DataFrame, measured: Measured) -> list[str]:
@@ -426,9 +440,16 @@ def formatted(column: str, row: pd.Series) -> str:
 
 
 def _half_width(column: str, row: pd.Series) -> str:
-    """Half of the 95 % interval after a metric, unless it rounds to 0."""
+    """Half of the 95 % interval after a metric, unless it rounds to 0; the interval itself of a metric on a logarithmic
+    scale, where it is not symmetric."""
     low, high = (row.get(f"{column}_{end}", float("nan")) for end in ("low", "high"))
-    text = "" if pd.isna(low) else COLUMNS[column].format.format((high - low) / 2)
+    if pd.isna(low):
+        return ""
+    form = COLUMNS[column].format.format
+    if column in METRICS and METRICS[column].logarithmic:
+        ends = [form(x) for x in (low, high)]
+        return f" ({'–'.join(x.removeprefix('0') for x in ends)})" if ends[1].strip("0.") else ""
+    text = form((high - low) / 2)
     return " ±" + text.removeprefix("0") if text.strip("0.") else ""
 
 

@@ -10,6 +10,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
+from harmonica.compression.registry import get_compressor, known_compressors  # noqa: E402
 from harmonica.methods import get_method, known_methods  # noqa: E402
 from harmonica.utils.files import write_atomic  # noqa: E402
 
@@ -18,6 +19,7 @@ MARKERS = "o^sDvP*Xh<>dp8"
 COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#999999", "#7F5539", "#F0E442",
            "#5D3FD3", "#8B0000", "#5F7F7F", "#B8A13A", "#FF69B4")  # fmt: skip
 AGAIN = "#17BECF"  # in place of the first, where they begin anew
+DARKER, LIGHTER = (0.0, 0.45), (1.0, 0.5)  # a shade of them, and by how much: where they begin anew, and once more
 COLUMN = 3.5  # inches, of a page of two columns
 matplotlib.rcParams.update({"pdf.fonttype": 42, "svg.hashsalt": "harmonica"})  # text stays text
 
@@ -37,28 +39,37 @@ ORDER = ("full", "fewer_steps", "better_solver", "learning_to_cache", "harmonica
 
 
 def style(k: int) -> dict:
-    """The k-th colour and marker. Black is the uncached row's alone."""
-    colour = COLOURS[k % len(COLOURS)]
-    return {"color": colour if k % len(COLOURS) or not k else AGAIN, "marker": MARKERS[k % len(MARKERS)]}
+    """The k-th colour and marker, no two of the first 45 alike. Black is the uncached row's alone."""
+    around, own = divmod(k, len(COLOURS))
+    colour = matplotlib.colors.to_rgb(COLOURS[own] if own or not around else AGAIN)
+    if around:
+        shade, share = (DARKER, LIGHTER)[(around - 1) % 2]
+        r, g, b = ((1 - share) * c + share * shade for c in colour)
+        colour = r, g, b
+    return {"color": matplotlib.colors.to_hex(colour), "marker": MARKERS[k % len(MARKERS)]}
 
 
 @cache
 def _titles() -> tuple[str, ...]:
-    """The titles of all methods, in the order of their colours."""
+    """The titles of all methods, then of all compressions, in the order of their colours."""
     names = [n for n in ORDER if n in known_methods()]
-    return tuple(get_method(n).title for n in [*names, *sorted(set(known_methods()) - set(names))])
+    methods = [get_method(n).title for n in [*names, *sorted(set(known_methods()) - set(names))]]
+    return (*methods, *(get_compressor(n).title for n in sorted(known_compressors())))
 
 
 def styles(rows: Iterable[str]) -> dict[str, dict]:
-    """Colour and marker of every row, by its name in a figure: a method has the same ones in all figures. A name begins
-    with its method's title; rows of one method that differ in settings have its colour and other markers."""
+    """Colour and marker of every row, by its name in a figure: a method has the same ones in all figures, and so has a
+    compression. A name begins with the title of its own; rows of one method that differ in settings have its colour
+    and other markers, then letters."""
     out: dict[str, dict] = {}
     seen: dict[int, int] = {}
     for name in dict.fromkeys(rows):
         fitting = [k for k, title in enumerate(_titles()) if name.startswith(title)]
         k = max(fitting, key=lambda k: len(_titles()[k]), default=len(_titles()))
         again = seen[k] = seen.get(k, -1) + 1
-        out[name] = {"color": style(k)["color"], "marker": style(k + again)["marker"]}
+        letter = f"${chr(ord('a') + (again - len(MARKERS)) % 26)}$"
+        marker = style(k + again)["marker"] if again < len(MARKERS) else letter
+        out[name] = {"color": style(k)["color"], "marker": marker}
     return out
 
 

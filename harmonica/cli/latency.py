@@ -6,7 +6,7 @@ from pathlib import Path
 from harmonica.cli import _shared
 from harmonica.utils.precision import PRECISIONS
 
-HELP = "Time the denoising loop of several plans, interleaved; the first is what the others are compared with."
+HELP = "Time the denoising loop of several plans, interleaved; each is compared with the first one of its protocol."
 EXAMPLE = "harmonica latency full.safetensors fora.safetensors --rounds 9"
 
 
@@ -31,7 +31,7 @@ def add_arguments(parser) -> None:
 def run(args) -> None:
     import torch
 
-    from harmonica.evaluation.latency import measure
+    from harmonica.evaluation.latency import base_of, measure
     from harmonica.evaluation.records import Latency
     from harmonica.evaluation.statistics import speedup
     from harmonica.runtimes.compiled import Compiled
@@ -48,17 +48,18 @@ def run(args) -> None:
         max_rounds=args.max_rounds, tolerance=args.tolerance / 100, compressions=compressions,
         policy=Compiled if args.compiled else None, bases=args.base,
     )  # fmt: skip
-    first = next(iter(result.values()))["rounds_s"]
+    first = next(iter(result))
     for name, row in result.items():
-        ratio, q1, q3 = speedup(first, row["rounds_s"])
-        times = f"{ratio:5.2f} x the first ({q1:.2f} … {q3:.2f})"
+        base = base_of(name, plans) if name in plans else first
+        ratio, q1, q3 = speedup(result[base]["rounds_s"], row["rounds_s"])
+        times = f"{ratio:5.2f} x {'the first' if base == first else base} ({q1:.2f} … {q3:.2f})"
         print(f"{name:60} {1000 * row['latency_s']:9.1f} ms  {times}", file=sys.stderr)
     if args.out:
         about = _shared.hardware(", ".join(dict.fromkeys(precisions.values())))
-        threads = torch.get_num_threads()
-        Latency(
-            **about, batch=args.batch, rounds=len(first), threads=threads, compiled=args.compiled, plans=result
-        ).save(args.out)
+        threads, rounds = torch.get_num_threads(), len(result[first]["rounds_s"])
+        Latency(**about, batch=args.batch, rounds=rounds, threads=threads, compiled=args.compiled, plans=result).save(
+            args.out
+        )
 
 
 def _precisions(given: list[str], models: list[str]) -> dict[str, str]:

@@ -6,12 +6,13 @@ torch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from harmonica.evaluation.statistics import bounds
 from harmonica.utils import UserError
 
 if TYPE_CHECKING:
@@ -154,19 +155,20 @@ def precision_recall(
     reference can share its `radii`. Distances are computed in blocks: 50 000 against 10 000 at 2048 dimensions need
     less than 4 GB. Raises UserError for k samples or fewer on a side.
     """
-    samples_inside, references_inside = inside(reference, samples, k, reference_radii)
-    return float(samples_inside.mean()), float(references_inside.mean())
+    samples_inside, reached = inside(reference, samples, k, reference_radii)
+    return float(samples_inside.mean()), float(reached.any(0).mean())
 
 
 def inside(
     reference: np.ndarray, samples: np.ndarray, k: int = 3, reference_radii: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The indicators behind `precision_recall`: which samples (n,) and references are inside the other manifold."""
+    """The indicators behind `precision_recall`: which samples (n,) are inside the references' manifold, and which
+    references each block of samples (blocks, references) reaches by its own balls; see `statistics.bounds`."""
     if min(len(reference), len(samples)) <= k:
         raise UserError(f"precision and recall with k = {k} need more than {k} samples on each side")
     r, s = (_Points.of(_on_device(x)) for x in (reference, samples))
     reach = _radii(r, k) if reference_radii is None else _on_device(reference_radii)
-    found = _inside(r, reach, s, _radii(s, k))
+    found = _inside(r, reach, s, _radii(s, k), bounds(len(samples)))
     return found[0].cpu().numpy(), found[1].cpu().numpy()
 
 
@@ -212,15 +214,20 @@ def _smallest(known: Tensor, new: Tensor) -> Tensor:
     return torch.cat([known, found], 1).topk(count, 1, largest=False, sorted=False)[0]
 
 
-def _inside(r: _Points, reach_r: Tensor, s: _Points, reach_s: Tensor) -> tuple[Tensor, Tensor]:
-    """Which of the points s a ball of r reaches, and which of r a ball of s reaches."""
+def _inside(
+    r: _Points, reach_r: Tensor, s: _Points, reach_s: Tensor, blocks: Sequence[tuple[int, int]]
+) -> tuple[Tensor, Tensor]:
+    """Which of the points s a ball of r reaches, and which of r the balls of each block of s reach."""
     import torch
 
-    rows, found, reached = max(1, BLOCK // len(r.x)), [], torch.zeros_like(reach_r, dtype=torch.bool)
-    for i in range(0, len(s.x), rows):
-        d = s.part(i, i + rows).distances_to(r)
-        found.append((d <= reach_r).any(1))
-        reached |= (d <= reach_s[i : i + rows, None]).any(0)
+    rows, found = max(1, BLOCK // len(r.x)), []
+    reached = torch.zeros((len(blocks), len(r.x)), dtype=torch.bool, device=reach_r.device)
+    for b, (start, stop) in enumerate(blocks):
+        for i in range(start, stop, rows):
+            j = min(i + rows, stop)
+            d = s.part(i, j).distances_to(r)
+            found.append((d <= reach_r).any(1))
+            reached[b] |= (d <= reach_s[i:j, None]).any(0)
     return torch.cat(found), reached
 
 

@@ -43,9 +43,9 @@ def measure(
     `bases`, named as `records.in_precision` says.
     The guided loop from noise and conditions on the device to latents is timed, without text encoder and decoder. Every
     round runs every plan once, in a new random order, after a run of each that is not counted (on a CPU, step by step,
-    of one a model). With `max_rounds`, rounds go on until the quartiles of every plan's speed-up over the first
-    plan of its model are within `tolerance` of it, or until so many rounds are done; on a busy machine more rounds do
-    not narrow them. The paper measures at batch 8, too; if a plan of a model does not fit into `memory` bytes, all of
+    of one a model). With `max_rounds`, rounds go on until the quartiles of every plan's speed-up over its base
+    (`base_of`) are within `tolerance` of it, or until so many rounds are done; on a busy machine more rounds do not
+    narrow them. The paper measures at batch 8, too; if a plan of a model does not fit into `memory` bytes, all of
     that model are timed with fewer images. Raises UserError for less than one round or image.
     """
     if rounds < 1 or batch < 1:
@@ -57,6 +57,7 @@ def measure(
         for name in names
     }
     base = {name: next(n for n, p in plans.items() if p.protocol.model == name) for name in names}
+    of = {n: base_of(n, plans) for n in plans}
     on = {n: _On(p.protocol.model, by_model[p.protocol.model], (compressions or {}).get(n)) for n, p in plans.items()}
     for name, precision in product(names, bases):
         if precision != by_model[name]:
@@ -78,7 +79,7 @@ def measure(
     rng = random.Random(seed)
     last = max(rounds, max_rounds or 0)
     for r in tqdm(range(last), desc="latency", mininterval=5):
-        if r >= rounds and all(settled(times[base[p.protocol.model]], times[n], tolerance) for n, p in plans.items()):
+        if r >= rounds and all(settled(times[own], times[n], tolerance) for n, own in of.items()):
             break
         rng.shuffle(order)
         for name in order:
@@ -89,6 +90,14 @@ def measure(
     }
     rivals = {in_precision(base[name], p): base[name] for name, p in product(names, bases)}
     return found | {name: found.get(name, found[own]) for name, own in rivals.items()}
+
+
+def base_of(name: str, plans: dict[str, Plan]) -> str:
+    """The plan that a plan's speed-up is over: the first one of its protocol, or where it is alone, as one of fewer
+    steps may be, the first one of its model."""
+    own = plans[name].protocol
+    alike = [n for n, p in plans.items() if p.protocol == own]
+    return alike[0] if len(alike) > 1 else next(n for n, p in plans.items() if p.protocol.model == own.model)
 
 
 @dataclass(frozen=True)

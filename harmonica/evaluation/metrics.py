@@ -68,7 +68,7 @@ class Evidence:
 
     @cached_property
     def inside(self) -> tuple[np.ndarray, np.ndarray]:
-        """Which images, and which of the reference, are inside the other's manifold."""
+        """Which images are inside the reference's manifold, and which references each block of images reaches."""
         return d.inside(self.reference.features, self.features.pooled, reference_radii=self.reference.radii)
 
 
@@ -83,11 +83,24 @@ class Metric:
     function: Callable[[Any], float]  # of an Evidence
     needs: str = "features"  # the part of the evidence without which it does not apply
     influence: Callable[[Any], np.ndarray] | None = None  # of an Evidence, (n,), see `statistics`; None: no interval
+    logarithmic: bool = False  # distances of two generated sets: over orders of magnitude, their errors grow with them
 
     @property
     def sign(self) -> int:
         """+1 if higher is better, else −1."""
         return 1 if self.better == "higher" else -1
+
+    def on_log(self, estimate: s.Estimate) -> bool:
+        """Whether intervals and comparisons of an estimate are of its logarithm; the distance of a set to itself, 0 but
+        for rounding, has none."""
+        return self.logarithmic and estimate.value > 1e-9
+
+    def interval(self, estimate: s.Estimate) -> tuple[float, float]:
+        """The 95 % interval (low, high) of an estimate of this metric."""
+        if not self.on_log(estimate):
+            return estimate.interval()
+        low, high = estimate.log().interval()
+        return s.bounded_exp(low), s.bounded_exp(high)
 
 
 def _of_pair(own: np.ndarray, other: np.ndarray, f: d.Frechet) -> np.ndarray:
@@ -122,14 +135,14 @@ METRICS = {
                influence=lambda e: s.of_moments(e.features.spatial, e.sfid.d_mu, e.sfid.d_sigma_a)),
         Metric("FID_uncached", "FID to uncached ↓", "lower", "{:.4f}",
                lambda e: e.fid_uncached.distance, "uncached",
-               lambda e: _of_pair(e.features.pooled, e.uncached.features.pooled, e.fid_uncached)),
+               lambda e: _of_pair(e.features.pooled, e.uncached.features.pooled, e.fid_uncached), True),
         Metric("sFID_uncached", "sFID to uncached ↓", "lower", "{:.4f}",
                lambda e: e.sfid_uncached.distance, "uncached",
-               lambda e: _of_pair(e.features.spatial, e.uncached.features.spatial, e.sfid_uncached)),
+               lambda e: _of_pair(e.features.spatial, e.uncached.features.spatial, e.sfid_uncached), True),
         Metric("precision", "Prec. ↑", "higher", "{:.1f}", lambda e: 100 * float(e.inside[0].mean()),
                influence=lambda e: s.of_mean(100.0 * e.inside[0])),
-        Metric("recall", "Recall ↑", "higher", "{:.1f}", lambda e: 100 * float(e.inside[1].mean()),
-               influence=lambda e: s.of_mean(100.0 * e.inside[1])),
+        Metric("recall", "Recall ↑", "higher", "{:.1f}", lambda e: 100 * float(e.inside[1].any(0).mean()),
+               influence=lambda e: 100 * s.of_reach(e.inside[1], len(e.inside[0]))),
         *_per_image("PSNR", "higher", "{:.2f}", "psnr"),
         *_per_image("SSIM", "higher", "{:.4f}", "ssim"),
         *_per_image("LPIPS", "lower", "{:.4f}", "lpips"),
@@ -137,7 +150,7 @@ METRICS = {
                "psnr_converged", lambda e: s.of_mean(e.psnr_converged)),
         Metric("FID_converged", "FID to converged ↓", "lower", "{:.4f}",
                lambda e: e.fid_converged.distance, "converged",
-               lambda e: _of_pair(e.features.pooled, e.converged.features.pooled, e.fid_converged)),
+               lambda e: _of_pair(e.features.pooled, e.converged.features.pooled, e.fid_converged), True),
         Metric("agreement", "Agreement ↑", "higher", "{:.1f}",
                lambda e: 100 * float((e.features.logits.argmax(1) == e.labels).mean()), "labels",
                lambda e: s.of_mean(100.0 * (e.features.logits.argmax(1) == e.labels))),

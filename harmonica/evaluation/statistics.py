@@ -9,6 +9,7 @@ with those, too.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,16 +21,27 @@ LEVEL = 0.95
 WORST = 0.05  # share of a row's images that a metric's worst case is over
 
 
+def bounds(n: int, blocks: int = BLOCKS) -> list[tuple[int, int]]:
+    """First image of each block of consecutive images and the first after it; equal numbers, to within one."""
+    ends = [int(part[-1]) + 1 for part in np.array_split(np.arange(n), min(blocks, n))]
+    return list(zip([0, *ends], ends, strict=False))
+
+
 def block_means(influence: np.ndarray, blocks: int = BLOCKS) -> np.ndarray:
-    """Mean influence (≤ blocks,) of consecutive images of equal numbers, to within one, from influences (n,)."""
-    parts = np.array_split(np.asarray(influence, np.float64), min(blocks, len(influence)))
-    return np.array([part.mean() for part in parts])
+    """Mean influence (≤ blocks,) of every block of images, from influences (n,)."""
+    values = np.asarray(influence, np.float64)
+    return np.array([values[i:j].mean() for i, j in bounds(len(values), blocks)])
 
 
 def standard_error(blocks: np.ndarray) -> float:
     """Of a metric, from its block means (g,). NaN for fewer than two blocks."""
     g = len(blocks)
     return float(np.std(blocks, ddof=1) / g**0.5) if g > 1 else float("nan")
+
+
+def bounded_exp(x: float) -> float:
+    """exp(x), or the largest of its powers that is finite."""
+    return math.exp(min(x, 700.0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +56,13 @@ class Estimate:
     def __sub__(self, other: Estimate) -> Estimate:
         """The difference to a row of images of the same seeds; the seeds of trainings are independent."""
         return Estimate(self.value - other.value, self.blocks - other.blocks, self.by_seed + other.by_seed)
+
+    def log(self) -> Estimate:
+        """Its logarithm, to first order; of a distance whose sampling error grows with it, and which is never below 0.
+        Raises ValueError for a value that is not above 0."""
+        if not self.value > 0:
+            raise ValueError(f"no logarithm of {self.value}")
+        return Estimate(math.log(self.value), self.blocks / self.value, tuple(x / self.value for x in self.by_seed))
 
     @property
     def _variances(self) -> list[tuple[float, int]]:
@@ -100,6 +119,15 @@ def tied_with_best(rows: Sequence[Estimate], sign: int, level: float = LEVEL) ->
 def of_mean(values: np.ndarray) -> np.ndarray:
     """Influence (n,) of each value on their mean."""
     return np.asarray(values, np.float64) - np.mean(values)
+
+
+def of_reach(reached: np.ndarray, n: int) -> np.ndarray:
+    """Influence (n,) of images on the share of references that any of them reaches, from which references each block
+    of the images (blocks, references) reaches: what a jackknife finds that deletes the block and leaves the others'
+    reach as it is. (With their reach found anew it would be too wide by a third or more, since it grows then.)"""
+    only = reached & (reached.sum(0) == 1)
+    lost = (len(reached) - 1) * of_mean(only.mean(1))
+    return np.concatenate([np.full(j - i, x) for x, (i, j) in zip(lost, bounds(n, len(reached)), strict=True)])
 
 
 def of_worst(values: np.ndarray, share: float = WORST) -> np.ndarray:

@@ -30,10 +30,14 @@ def run(args) -> None:
 
 
 def sweep(args) -> None:
+    import pandas as pd
+
     from harmonica.sharing import table_files
     from paper_tables import figures, published
 
-    figures.sweep(table_files.read(args.files[0])[0], published.table("figure_speedup_sweep"), args.out)
+    table, about = table_files.read(args.files[0])
+    seeds = pd.DataFrame(about.get("by_training_seed", []))
+    figures.sweep(table, seeds, published.table("figure_speedup_sweep"), args.out)
 
 
 def drift(args) -> None:

@@ -76,6 +76,7 @@ def run(args) -> None:
     each = about.build(measured, seeds=True) if args.metrics else table
     if len(each) > len(table):
         record["by_training_seed"] = json.loads(each.to_json(orient="records"))
+    record["verdicts"] = {case: [v._asdict() for v in found] for case, found in about.verdicts(table, measured).items()}
     about.draw(table, each, measured, args.out / "figures" / args.table)
     write(args.out, args.table, table, about.markdown(table, measured), record)
 

@@ -24,6 +24,7 @@ from harmonica.evaluation.distances import (
 from harmonica.evaluation.features.base import Features
 from harmonica.evaluation.metrics import METRICS, Evidence, Metric, measure
 from harmonica.evaluation.references import Reference
+from harmonica.evaluation.statistics import bounds
 from harmonica.utils.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -138,7 +139,7 @@ def test_distances_are_made_in_blocks(monkeypatch):
     assert precision_recall(reference, samples) == at_once
     with fake("cpu") as peak:
         r, s = (distances._Points.of(torch.zeros(x.shape, dtype=torch.float64)) for x in (reference, samples))
-        distances._inside(r, distances._radii(r, 3), s, distances._radii(s, 3))
+        distances._inside(r, distances._radii(r, 3), s, distances._radii(s, 3), bounds(len(samples)))
     assert peak.most < 4 * 8 * 2**16 + 2 * (reference.nbytes + samples.nbytes)  # all distances at once are 30 MB
 
 

@@ -14,6 +14,7 @@ from harmonica.evaluation.features.classifier import Classifier
 from harmonica.evaluation.features.clip import Clip
 from harmonica.evaluation.features.inception import BATCH, inception_features, save_random_weights, with_spatial
 from harmonica.evaluation.features.networks import get_extractor
+from harmonica.evaluation.statistics import bounds
 from harmonica.utils.precision import products
 
 ELSEWHERE = torch.device("cpu")  # the default device of code that runs: what it makes itself must name the GPU
@@ -101,7 +102,7 @@ def test_precision_and_recall_of_50_000_images():
         real, generated = points(10_000), points(50_000)
         with ELSEWHERE:
             reach = [distances._radii(p, 3) for p in (real, generated)]
-            found = distances._inside(real, reach[0], generated, reach[1])
+            found = distances._inside(real, reach[0], generated, reach[1], bounds(50_000))
     assert all(x.is_cuda and x.dtype == torch.bool for x in found) and peak.most < 2e9
 
 
@@ -111,4 +112,4 @@ def test_a_tensor_elsewhere_is_found():
         real, generated = points(100), points(200)
         reach = distances._radii(real, 3), distances._radii(generated, 3).cpu()
         with pytest.raises(RuntimeError, match="device"):
-            distances._inside(real, reach[0], generated, reach[1])
+            distances._inside(real, reach[0], generated, reach[1], bounds(200))
