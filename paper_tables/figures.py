@@ -30,7 +30,8 @@ def speedup(table: pd.DataFrame, seeds: pd.DataFrame, metrics: tuple[str, ...], 
 
     A method's points of a panel are joined, in full for what computes everything (fewer steps, a better solver), from
     the uncached row on if they have its sampler. Small marks are the training seeds of a row, from the table of
-    `seeds`; bars are 95 % intervals, along a measured speed-up the quartiles over rounds.
+    `seeds`. Bars are 95 % intervals, of what the uncached row has, too, those of the paired difference to it; along a
+    measured speed-up they are the quartiles over rounds.
     """
     table, seeds = table.assign(name=named(table)), seeds.assign(name=named(seeds))
     metrics = tuple(m for m in metrics if m in table)
@@ -52,7 +53,8 @@ def speedup(table: pd.DataFrame, seeds: pd.DataFrame, metrics: tuple[str, ...], 
     figure.legend([known[n] for n in ordered], ordered, loc="outside right center", frameon=False)
     models, images, features = (" and ".join(map(str, table[k].unique())) for k in ("model", "samples", "extractor"))
     about = f"{models}: {images} images per point, features of {features}"
-    figure.suptitle(f"{about}\nbars: 95 % intervals; small marks: training seeds; dotted line: uncached", fontsize=10)
+    bars = "bars: 95 % intervals, where the uncached row has a value those of the paired difference to it"
+    figure.suptitle(f"{about}\n{bars}; small marks: training seeds; dotted line: uncached", fontsize=10)
     save(figure, path)
 
 
@@ -71,8 +73,9 @@ def _panel(
         line = "-" if own.method.iloc[0] in plain else ":"
         ax.plot(joined[x], joined[metric], color=style["color"], lw=1.2, ls=line, zorder=1.5)
         ax.scatter(own[x], own[metric], s=52, label=name, zorder=3, **style)
-        if f"{metric}_low" in own:
-            ends = [own[metric] - own[f"{metric}_low"], own[f"{metric}_high"] - own[metric]]
+        paired = f"d{metric}" if f"d{metric}_low" in own and own.method.iloc[0] != base.method else metric
+        if f"{paired}_low" in own:
+            ends = [own[paired] - own[f"{paired}_low"], own[f"{paired}_high"] - own[paired]]
             along = [(own[x] - own[f"{x}_q1"]).clip(0), (own[f"{x}_q3"] - own[x]).clip(0)] if f"{x}_q1" in own else None
             ax.errorbar(own[x], own[metric], ends, along, ls="none", color=style["color"], lw=1, capsize=2, zorder=2)
         each = every[every.name == name]

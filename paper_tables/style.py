@@ -14,7 +14,7 @@ from harmonica.compression.registry import get_compressor, known_compressors  # 
 from harmonica.methods import get_method, known_methods  # noqa: E402
 from harmonica.utils.files import write_atomic  # noqa: E402
 
-MARKERS = "o^sDvP*Xh<>dp8"
+MARKERS = "o^sDvP*X<>dp"
 # Okabe and Ito's colour-blind safe palette, extended by others
 COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#999999", "#7F5539", "#F0E442",
            "#5D3FD3", "#8B0000", "#5F7F7F", "#B8A13A", "#FF69B4")  # fmt: skip

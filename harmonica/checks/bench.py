@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import torch
 from harmonica.backbones.base import Backbone
 from harmonica.backbones.dit import DiT
 from harmonica.backbones.layers import in_precision
+from harmonica.evaluation.statistics import speedup
 from harmonica.execution import Batch, Guided, Plain, Planned, Policy, Run, run
 from harmonica.models import get_model
 from harmonica.models.random_weights import random_model
@@ -86,10 +87,9 @@ def interleaved(sides: dict[Any, Callable[[], Any]], rounds: int) -> dict[Any, l
 def compared(
     suite: str, case: str, names: tuple[str, str], times: tuple[list[float], list[float]], factor=1.0, says=None
 ):
-    """A line of (slow side, fast side): the ratio of their times, divided by `factor`."""
-    ratios = [a / b / factor for a, b in zip(*times, strict=True)]
-    low, _, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else (ratios[0],) * 3
-    ratio, (slow, fast) = statistics.median(ratios), (statistics.median(t) for t in times)
+    """A line of (slow side, fast side): how many times faster the second is, divided by `factor`."""
+    ratio, low, high = (x / factor for x in speedup(*times))
+    slow, fast = (statistics.median(t) for t in times)
     return Line(suite, case, *names, slow, fast, "s", ratio, low, high, says(ratio) if says else "")
 
 
@@ -369,17 +369,34 @@ def memory(rounds: int) -> Iterator[Line]:
 
 
 def metrics(rounds: int, samples: int = 50_000, references: int = 10_000, width: int = 2048) -> Iterator[Line]:
-    """Precision and recall at the paper's size, on random features: seconds and peak memory."""
-    from harmonica.evaluation.distances import precision_recall
+    """The metrics of a row at the paper's size, on random features: memory of precision and recall, and what intervals
+    take beside the metrics."""
+    from harmonica.evaluation.distances import Gaussian
+    from harmonica.evaluation.features.base import Features
+    from harmonica.evaluation.metrics import Evidence, block_means, measure
+    from harmonica.evaluation.references import Reference
 
     rng = np.random.default_rng(0)
-    real, generated = (rng.standard_normal((n, width), dtype=np.float32) for n in (references, samples))
+    real = rng.standard_normal((references, width), dtype=np.float32)
+    sets = [rng.standard_normal((samples, width), dtype=np.float32) for _ in range(2)]
+    logits = rng.standard_normal((samples, 1008), dtype=np.float32)
+    reference = Reference(Gaussian.of(real), Gaussian.of(real), real)
+    own, uncached = (Evidence(Features(x, x, logits), reference) for x in sets)
+    own = replace(own, uncached=uncached)
     peak, started = Peak(), time.perf_counter()
-    precision_recall(real, generated)
+    _ = own.inside
     seconds = time.perf_counter() - started
     used = peak.megabytes() / 1e3
     case = f"precision/recall {samples} × {references} × {width}"
     yield Line("metrics", case, "peak", "target", used, 4.0, "GB", used / 4, used / 4, used / 4, f"{seconds:.0f} s")
+    started = time.perf_counter()
+    measure(own)
+    values = seconds + time.perf_counter() - started
+    started = time.perf_counter()
+    block_means(own)
+    intervals = time.perf_counter() - started
+    case, ratio = f"intervals {samples} × {width}", intervals / values
+    yield Line("metrics", case, "intervals", "metrics", intervals, values, "s", ratio, ratio, ratio, "target 0.1")
 
 
 def startup(rounds: int, name: str = "dit-xl-2-256", blocks: int | None = None) -> Iterator[Line]:

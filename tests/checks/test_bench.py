@@ -22,9 +22,10 @@ def test_both_sides_run_interleaved():
     assert not re.search("aaa|bbb", "".join(seen))
 
 
-def test_a_line_is_the_median_of_the_rounds():
+def test_a_line_is_the_ratio_of_medians():
+    """As a table's speed-up is, and what the seconds beside it give."""
     line = bench.compared("x", "case", ("slow", "fast"), ([2.0, 4.0, 9.0], [1.0, 1.0, 3.0]), 2.0)
-    assert line.ratio == 1.5 and line.this_value == 4 and line.low <= line.ratio <= line.high
+    assert line.ratio == line.this_value / line.that_value / 2 == 2 and line.low <= 1.5 <= line.high
 
 
 def test_memory_is_what_was_predicted(tmp_path, capsys):
@@ -41,6 +42,12 @@ def test_every_suite_measures(suite, lines):
     found = list(bench.SUITES[suite](1, sizes=("28 narrow blocks",), batch=1, steps=8))
     assert len(found) == lines and all(x.this_value > 0 and x.that_value > 0 and x.ratio > 0 for x in found)
     assert len({str(x) for x in found}) == lines
+
+
+def test_intervals_are_measured_beside_the_metrics():
+    memory, intervals = bench.metrics(1, samples=300, references=100, width=16)
+    assert memory.this == "peak" and memory.this_value > 0
+    assert intervals.ratio == intervals.this_value / intervals.that_value > 0
 
 
 def test_start_up_of_a_few_blocks():
