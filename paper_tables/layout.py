@@ -181,9 +181,10 @@ class Table:
         return out
 
     def _mark_best(self, table: pd.DataFrame, measured: Measured) -> None:
-        """Add `best_M`: which accelerated rows of a case are the best in M, or do not differ from it (Holm)."""
+        """Add `best_M`: which accelerated rows of a case are the best in M, or do not differ from it (Holm). Another
+        solver with all of the case's steps is none of them."""
         for case in table.case.unique():
-            rivals = table.index[table.case == case][1:]
+            rivals = [i for i in table.index[table.case == case][1:] if not _as_dear(measured.lines[i][0], table, i)]
             for k in self.metrics:
                 found = [e for i in rivals if (e := measured.estimate(measured.lines[i], k))]
                 if all(METRICS[k].on_log(e) for e in found):
@@ -350,6 +351,12 @@ def of_captions(title: str, **more) -> Table:
         figure=("FID", "FID_uncached", "CLIP", "PSNR"),
         **more,
     )  # fmt: skip
+
+
+def _as_dear(row: Row, table: pd.DataFrame, i: int) -> bool:
+    """Whether a row computes what the uncached one does, on the same model."""
+    e = row.experiment
+    return e.method.plain and not e.compression and table.theoretical_speedup[i] <= 1
 
 
 def _budget(row: Row, base: Plan) -> float:
