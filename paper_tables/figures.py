@@ -1,5 +1,6 @@
 """Figures: speed-up against quality, what the routers learned, the same seeds under every method."""
 
+import textwrap
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -54,7 +55,9 @@ def speedup(table: pd.DataFrame, seeds: pd.DataFrame, metrics: tuple[str, ...], 
     models, images, features = (" and ".join(map(str, table[k].unique())) for k in ("model", "samples", "extractor"))
     about = f"{models}: {images} images per point, features of {features}"
     bars = "bars: 95 % intervals, where the uncached row has a value those of the paired difference to it"
-    figure.suptitle(f"{about}\n{bars}; small marks: training seeds; dotted line: uncached", fontsize=10)
+    notes = f"{bars}; small marks: training seeds; dotted line: uncached"
+    wrapped = [textwrap.fill(line, round(11 * figure.get_figwidth())) for line in (about, notes)]
+    figure.suptitle("\n".join(wrapped), fontsize=10)
     save(figure, path)
 
 
