@@ -201,7 +201,7 @@ def test_pages_of_methods(site):
     page = text_of(site / "methods" / "easycache" / "index.html")
     row = frontier[(frontier.method == "EasyCache") & (frontier.case == "dit-3x")].iloc[0]
     assert (
-        f"{row.PSNR:.2f} ±" in page and f"{row.theoretical_speedup:.2f}" in page and f"{row.FID_uncached:.4f} ±" in page
+        f"{row.PSNR:.2f} ±" in page and f"{row.theoretical_speedup:.2f}" in page and f"{row.FID_uncached:.4f} (" in page
     )
     assert "No committed run" in text_of(site / "methods" / "transfer" / "index.html")
 
