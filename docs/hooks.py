@@ -279,7 +279,8 @@ def our_rows(name: str) -> Iterator[str]:
         yield (
             "Theory × and Real ×: MACs and median latency of the case's uncached row, divided by the row's. FID to "
             "uncached and PSNR: to the uncached run of the same seeds, ± half of a 95 % interval, or in brackets the "
-            "interval. Training s: what the plan cost, calibration and search included. [Definitions](../reading_results.md)."
+            "interval. Training s: what the plan cost, calibration and search included. "
+            "[Definitions](../reading_results.md)."
         )
     else:
         yield f"No committed run of {', '.join(title_of(t).lower() for t in TABLES)} has a row of it."
