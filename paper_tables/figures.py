@@ -268,7 +268,7 @@ def drift(errors: dict[str, list[float]], titles: dict[str, str], about: str, pa
 def lambdas(plans: dict[str, Plan], path: Path) -> None:
     """Last measured λ of every step, one line per plan, over the share of the trajectory."""
     with plt.rc_context({"font.size": 8}):
-        figure, axes = small()
+        figure, axes = small(height=2.9)
         ax = axes[0, 0]
         names = {slug: f"HarmoniCa, T = {p.steps}, CUR {p.cur:.0f} %" for slug, p in plans.items()}
         look = styles(names.values())
@@ -281,7 +281,7 @@ def lambdas(plans: dict[str, Plan], path: Path) -> None:
         ax.set_xlabel("share of the trajectory (noisiest first)")
         ax.set_ylabel("λ")
         ax.grid(color="0.92")
-        ax.legend(frameon=False, fontsize=7)
+        figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=6)
         save(figure, path)
 
 
@@ -296,7 +296,7 @@ def memory(table: pd.DataFrame, weights: float, path: Path) -> None:
         ax.bar_label(bars, [f"{100 * v * 1e6 / weights:.1f} %" for v in block.cache_MB], fontsize=7, padding=2)
         ax.margins(x=0.2)
         ax.invert_yaxis()
-        ax.set_xlabel("cache, MB per image (and % of weights)")
+        ax.set_xlabel("cache, MB per image (% of weights)", fontsize=7)
         save(figure, path)
 
 
