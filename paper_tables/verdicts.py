@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 
 from harmonica.evaluation.metrics import METRICS
-from harmonica.evaluation.statistics import Estimate, bounded_exp
+from harmonica.evaluation.statistics import Estimate
 from harmonica.experiments import Row
+from paper_tables.figures import named
 from paper_tables.measured import Measured
 
 EQUAL = 0.05  # relative difference of MACs up to which two rows cost the same
@@ -52,6 +53,7 @@ OURS = (
 CONTROL = "Random plan"
 CLOSER = "closer to the uncached images (FID) than HarmoniCa's number of reuses at random places"
 BY_MACS = "undecided at unequal MACs"
+TIME = "training time"
 
 
 class Verdict(NamedTuple):
@@ -93,18 +95,14 @@ def judged(
     on_log = about.on_log(own) and about.on_log(other)
     gap = own.log() - other.log() if on_log else own - other
     low, high = gap.interval()
-    said = verdict(low, high, about.sign, cost)
-    if on_log:
-        return said, bounded_exp(gap.value), bounded_exp(low), bounded_exp(high), True
-    return said, gap.value, low, high, False
+    return verdict(low, high, about.sign, cost), *(gap.exp() if on_log else (gap.value, low, high)), on_log
 
 
 def verdicts(lines: list[list[Row]], block: pd.DataFrame, measured: Measured) -> Iterator[Verdict]:
     """What the rows of a case say of every claim that they can test, and of the control; `block` has the table's row of
     every line. The other row is the one of nearest MACs."""
     macs = block.GMACs.tolist()
-    named = block.method + " " + block.settings if "settings" in block else block.method
-    names = [n.strip() for n in named]
+    names = named(block).tolist()
     for claim in (*CLAIMS, *OURS):
         others = [i for i, n in enumerate(names) if n == claim.other]
         own = [i for i, n in enumerate(names) if n == f"{claim.better} {claim.settings}".strip()]
@@ -153,14 +151,8 @@ def of_cost(better: str, other: str, own: np.ndarray, theirs: np.ndarray) -> Ite
     trainings nothing is said."""
     if min(len(own), len(theirs)) > 1:
         a, b = (Estimate(float(x.mean()), np.zeros(2), (x,)).log() for x in (own, theirs))
-        (low, high), gap = (a - b).interval(), a.value - b.value
-        yield Verdict(
-            "it trains in less time", better, other, TIME, verdict(low, high, -1),
-            bounded_exp(gap), bounded_exp(low), bounded_exp(high), True, 1.0,
-        )  # fmt: skip
-
-
-TIME = "training time"
+        said = verdict(*(a - b).interval(), -1)
+        yield Verdict("it trains in less time", better, other, TIME, said, *(a - b).exp(), True, 1.0)
 
 
 def _heading(metric: str) -> str:

@@ -97,10 +97,7 @@ class Metric:
 
     def interval(self, estimate: s.Estimate) -> tuple[float, float]:
         """The 95 % interval (low, high) of an estimate of this metric."""
-        if not self.on_log(estimate):
-            return estimate.interval()
-        low, high = estimate.log().interval()
-        return s.bounded_exp(low), s.bounded_exp(high)
+        return estimate.log().exp()[1:] if self.on_log(estimate) else estimate.interval()
 
 
 def _of_pair(own: np.ndarray, other: np.ndarray, f: d.Frechet) -> np.ndarray:

@@ -39,11 +39,6 @@ def standard_error(blocks: np.ndarray) -> float:
     return float(np.std(blocks, ddof=1) / g**0.5) if g > 1 else float("nan")
 
 
-def bounded_exp(x: float) -> float:
-    """exp(x), or the largest of its powers that is finite."""
-    return math.exp(min(x, 700.0))
-
-
 @dataclass(frozen=True, eq=False)
 class Estimate:
     """A metric of a row, or the difference of two: its value, its block means (g,) over the images, and the values of
@@ -88,6 +83,11 @@ class Estimate:
 
         half = stats.t.ppf((1 + level) / 2, self.freedom) * self.error
         return self.value - half, self.value + half
+
+    def exp(self) -> tuple[float, float, float]:
+        """Value and interval (low, high) of what this is the logarithm of; finite, however wide."""
+        value, low, high = (math.exp(min(x, 700.0)) for x in (self.value, *self.interval()))
+        return value, low, high
 
     def p_value(self) -> float:
         """Two-sided, that the value is 0; 1 for rows that are equal in every block."""
