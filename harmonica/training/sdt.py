@@ -22,19 +22,24 @@ from harmonica.training.starts import Start, bounds, random_starts
 TRAIN_STEPS, REFRESH_STEPS = 20_000, 500  # of the released command
 
 
-def recipe_for(scale: str, steps: int, layout: BranchLayout) -> Recipe:
-    """The recipe of a scale for T = `steps` on a model; a round is one trajectory.
+def recipe_for(scale: str, steps: int, layout: BranchLayout, form: str = "official") -> Recipe:
+    """The recipe of a scale for T = `steps` on a model and a `form` of λ (see iepo.py); a round is one trajectory.
 
     The released command counts updates of single timesteps: 20 000 of them and λ every 500, which are 2 000
     trajectories and every 50 at its T = 10. For another T the number of updates is assumed to stay, as neither paper
     nor code gives it: every logit then gets fewer updates, and a training costs the same at any T. A batch is 32
     images, assumed for all models of up to 1024 tokens; above, as many tokens: 8 images of 1024², 2 of 2048².
+
+    The pocket recipe measures the official λ once, with the initial router. λ of a step at which the router reuses
+    nothing is near 0, so a new λ sends reuse there, and the next one away. At the released rate a logit moves by at most
+    .5 between two measurements; here it crosses its whole range, λ of a step jumps a thousandfold, and the search for β
+    starts over. The paper's λ is that of the plan at τ, which reuses next to nothing at first: it is measured on the way.
     """
     if scale == "paper":
         rounds, refresh = max(1, round(TRAIN_STEPS / steps)), max(1, round(REFRESH_STEPS / steps))
         batch = max(1, 32 * 1024 // max(layout.tokens, 1024))  # the released 64 are 32 and 32 null labels
         return Recipe(rounds=rounds, batch=batch, lr=0.01, refresh=refresh)
-    return Recipe(rounds=30, batch=8, lr=0.5, refresh=10, betas=(0.7, 0.7), eps=1e-16)
+    return Recipe(rounds=30, batch=8, lr=0.5, refresh=5 if form == "paper" else 30, betas=(0.7, 0.7), eps=1e-16)
 
 
 def trajectory(
@@ -135,10 +140,9 @@ def compared(
 def work(settings: LearnedSettings, protocol: Protocol, scale: str, form: str) -> Work:
     """What this training computes."""
     T = protocol.steps
-    recipe = settings.recipe(recipe_for(scale, T, get_model(protocol.model).layout))
+    recipe = settings.recipe(recipe_for(scale, T, get_model(protocol.model).layout, form))
     trajectories = 1 + recipe.rounds  # one for the first guess of β
-    measured = 1 + -(-recipe.rounds // recipe.refresh)
-    lam = measured * iepo.passes(form, T) * T
+    lam = -(-recipe.rounds // recipe.refresh) * iepo.passes(form, T) * T
     return Work(trajectories * (T - 1) * recipe.batch, trajectories * recipe.batch, recipe.batch, lam * recipe.batch)
 
 
@@ -147,7 +151,7 @@ def train(task, settings: LearnedSettings, form: str, stale: bool = True) -> Rou
 
     No images are used. Raises UserError if the target CUR cannot be met, or was missed.
     """
-    tau, recipe = settings.threshold, settings.recipe(recipe_for(task.model.scale, task.steps, task.layout))
+    tau, recipe = settings.threshold, settings.recipe(recipe_for(task.model.scale, task.steps, task.layout, form))
     split = Split.of(task.layout, recipe.batch, task.memory, settings.checkpointing, task.itemsize)
     own = bounds(recipe.batch, split.part)
     caches: list[dict[int, Tensor]] = [{} for _ in own]
@@ -162,13 +166,15 @@ def train(task, settings: LearnedSettings, form: str, stale: bool = True) -> Rou
 
     def guess(logits: Logits, g: torch.Generator) -> np.ndarray:
         starts = random_starts(task, recipe.batch, split.part, g)
-        # the paper's λ is 0 at steps where nothing is reused yet, from which no β can be guessed
-        weights = torch.ones(task.steps) if form == "paper" else image_error(starts, logits)
+        weights = torch.ones(task.steps)
+        if form != "paper":  # whose λ is 0 at steps where nothing is reused yet, from which no β can be guessed
+            weights = kept["weights"] = image_error(starts, logits)
         return balances(starts, task.sampler, logits, students([{} for _ in own]), tau, weights)
 
     def one_round(k: int, logits: Logits, search: BetaSearch, g: torch.Generator) -> list[Loss]:
         starts = random_starts(task, recipe.batch, split.part, g)
-        if k % recipe.refresh == 0 and k < recipe.rounds:  # λ is constant in rounds added for the target
+        due = k % recipe.refresh == 0 and k < recipe.rounds  # λ is constant in rounds added for the target
+        if due and (k or not kept["measured"]):
             kept["weights"] = image_error(starts, logits)
         return trajectory(starts, task.sampler, logits, students(caches), kept["weights"], search.beta, tau, stale)[1]
 
