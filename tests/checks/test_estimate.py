@@ -65,8 +65,8 @@ def test_the_converged_solution_is_counted():
 
 
 def test_training_counts_trajectories():
-    """31 trajectories of eight images, each an evaluation and nine updates, and four measurements of λ."""
-    lam = 4 * iepo.passes("official", 10) * 10
+    """31 trajectories of eight images, each an evaluation and nine updates, and one measurement of λ."""
+    lam = iepo.passes("official", 10) * 10
     trained = estimate.SEARCH * 8 * (31 * (1 + 9 * 3) + lam)
     assert seconds({"harmonica": {"target_cur": 20}}, images=8)["train"] == pytest.approx(trained, rel=1e-6)
 
