@@ -31,9 +31,10 @@ def recipe_for(scale: str, steps: int, layout: BranchLayout, form: str = "offici
     images, assumed for all models of up to 1024 tokens; above, as many tokens: 8 images of 1024², 2 of 2048².
 
     The pocket recipe measures the official λ once, with the initial router. λ of a step at which the router reuses
-    nothing is near 0, so a new λ sends reuse there, and the next one away. At the released rate a logit moves by at most
-    .5 between two measurements; here it crosses its whole range, λ of a step jumps a thousandfold, and the search for β
-    starts over. The paper's λ is that of the plan at τ, which reuses next to nothing at first: it is measured on the way.
+    nothing is near 0, so a new λ sends reuse there, and the next one away. At the released rate a logit moves by at
+    most .5 between two measurements; here it crosses its whole range, λ of a step jumps a thousandfold, and the search
+    for β starts over. The paper's λ is that of the plan at τ, which at first reuses next to nothing: it is measured on
+    the way.
     """
     if scale == "paper":
         rounds, refresh = max(1, round(TRAIN_STEPS / steps)), max(1, round(REFRESH_STEPS / steps))
