@@ -14,7 +14,8 @@ from paper_tables.tables import get_table
 
 
 def made(name, **settings):
-    e = Experiment.of("pocket-dit", "ddim", 6, 1.5, name, {"beta": 1e-4, "rounds": 4, "batch": 2} | settings)
+    given = {} if "target_cur" in settings else {"beta": 1e-4}
+    e = Experiment.of("pocket-dit", "ddim", 6, 1.5, name, {**given, "rounds": 4, "batch": 2, **settings})
     return e, e.make()[0]
 
 
@@ -32,6 +33,8 @@ def test_peak_counts_what_was_freed_again():
         ("sdt_ltc", {}, 0),
         ("harmonica", {"refresh": 4}, 1),
         ("harmonica", {"refresh": 2}, 2),
+        ("harmonica", {}, 1),
+        ("harmonica", {"refresh": 4, "target_cur": 30, "off_target": True}, 1),  # β's guess and the rounds share it
         ("harmonica", {"refresh": 2, "compat": "paper"}, 2),
         ("learning_to_cache", {}, 0),
         ("learning_to_cache", {"iepo": True, "refresh": 2}, 2),

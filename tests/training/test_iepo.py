@@ -8,7 +8,7 @@ from conftest import TINY_BRANCHES, protocol
 from harmonica.execution import Guided, Plain, Planned, denoise
 from harmonica.experiments import Experiment
 from harmonica.methods import Task
-from harmonica.plan import Origin, Plan
+from harmonica.plan import LIMIT, Origin, Plan
 from harmonica.samplers.ddim import DDIM
 from harmonica.training import iepo, sdt
 from harmonica.training.logits import Logits
@@ -65,6 +65,24 @@ def test_lambda_is_smallest_where_reuse_changes_the_image_most():
     assert errors[0] < 1e-3 * errors[-1]
     assert gain[:3].min() > 20 * gain[-5:].max()
     assert lam[:2].max() < 0.2 * lam[5:15].mean()
+
+
+def test_lambda_follows_the_router():
+    """λ of a step at which the router reuses nothing is a hundredth of what it was, so a later measurement sends reuse
+    there, whatever it does to the image (docs/reading_results.md)."""
+    task = Task(Experiment.of("pocket-dit", "ddim", 10, 1.3, "harmonica", {}).protocol, Origin("harmonica"))
+    g = torch.Generator().manual_seed(0)
+    initial = torch.randn(10, len(task.layout.branches), generator=g)
+    starts = random_starts(task, 4, 4, g)
+
+    def measured(initial: torch.Tensor) -> torch.Tensor:
+        logits = Logits(initial, range(1, 10), lr=0.1)
+        return iepo.measure(task, "official", starts, logits, TAU, [Soft(task.backbone)])
+
+    computed = initial.clone()
+    computed[4] = LIMIT
+    before, after = measured(initial), measured(computed)
+    assert after[4] < 0.01 * before[4] and (after[5:] > 0.1 * before[5:]).all()
 
 
 @torch.no_grad()
