@@ -51,7 +51,7 @@ def train(task, settings: LearnedSettings, iepo_weights: bool) -> Router:
         kept["weights"] = torch.ones(task.steps)
 
     def measured(k: int, logits: Logits, g: torch.Generator) -> list[float]:
-        if iepo_weights and k % recipe.refresh == 0:
+        if iepo_weights and recipe.measures(k):
             kept["measured"] += 1
             starts = random_starts(task, recipe.batch, split.part, g)
             softs = [Soft(backbone, offload=split.offload)] * len(starts)  # one part after the other
@@ -123,7 +123,7 @@ def work(settings: LearnedSettings, iepo_weights: bool, sampler: str, steps: int
     stages = make_sampler(sampler, steps).stages
     routed = len(routed_steps(steps, stages))
     recipe = settings.recipe(recipe_for(scale, routed))
-    updates, measured = (1 + recipe.rounds) * routed, iepo_weights * -(-recipe.rounds // recipe.refresh)
+    updates, measured = (1 + recipe.rounds) * routed, iepo_weights * recipe.measurements
     lam = measured * iepo.passes("official", steps) * steps
     return Work(
         updates * recipe.batch,

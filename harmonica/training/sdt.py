@@ -40,7 +40,7 @@ def recipe_for(scale: str, steps: int, layout: BranchLayout, form: str = "offici
         rounds, refresh = max(1, round(TRAIN_STEPS / steps)), max(1, round(REFRESH_STEPS / steps))
         batch = max(1, 32 * 1024 // max(layout.tokens, 1024))  # the released 64 are 32 and 32 null labels
         return Recipe(rounds=rounds, batch=batch, lr=0.01, refresh=refresh)
-    return Recipe(rounds=30, batch=8, lr=0.5, refresh=5 if form == "paper" else 30, betas=(0.7, 0.7), eps=1e-16)
+    return Recipe(rounds=30, batch=8, lr=0.5, refresh=5 if form == "paper" else None, betas=(0.7, 0.7), eps=1e-16)
 
 
 def trajectory(
@@ -143,7 +143,7 @@ def work(settings: LearnedSettings, protocol: Protocol, scale: str, form: str) -
     T = protocol.steps
     recipe = settings.recipe(recipe_for(scale, T, get_model(protocol.model).layout, form))
     trajectories = 1 + recipe.rounds  # one for the first guess of β
-    lam = -(-recipe.rounds // recipe.refresh) * iepo.passes(form, T) * T
+    lam = recipe.measurements * iepo.passes(form, T) * T
     return Work(trajectories * (T - 1) * recipe.batch, trajectories * recipe.batch, recipe.batch, lam * recipe.batch)
 
 
@@ -174,7 +174,7 @@ def train(task, settings: LearnedSettings, form: str, stale: bool = True) -> Rou
 
     def one_round(k: int, logits: Logits, search: BetaSearch, g: torch.Generator) -> list[Loss]:
         starts = random_starts(task, recipe.batch, split.part, g)
-        due = k % recipe.refresh == 0 and k < recipe.rounds  # λ is constant in rounds added for the target
+        due = recipe.measures(k) and k < recipe.rounds  # λ is constant in rounds added for the target
         if due and (k or not kept["measured"]):
             kept["weights"] = image_error(starts, logits)
         return trajectory(starts, task.sampler, logits, students(caches), kept["weights"], search.beta, tau, stale)[1]

@@ -21,9 +21,18 @@ class Recipe:
     rounds: int
     batch: int
     lr: float
-    refresh: int = 1  # C, rounds between two measurements of λ
+    refresh: int | None = None  # C, rounds between two measurements of λ; None: one, before the first
     betas: tuple[float, float] = (0.9, 0.999)  # of AdamW; smaller in a short training, or logits stay at ±5
     eps: float = 1e-8  # of AdamW; gradients here are as small as β · r(1−r), far below it for saturated logits
+
+    def measures(self, k: int) -> bool:
+        """Whether λ is measured before round `k`."""
+        return k % (self.refresh or self.rounds) == 0
+
+    @property
+    def measurements(self) -> int:
+        """How often λ is measured in all rounds."""
+        return sum(map(self.measures, range(self.rounds)))
 
 
 TRIALS = 14  # thresholds of a rule that are tried for a budget
