@@ -34,13 +34,15 @@ def recipe_for(scale: str, steps: int, layout: BranchLayout, form: str = "offici
     nothing is near 0, so a new λ sends reuse there, and the next one away. At the released rate a logit moves by at
     most .5 between two measurements; here it crosses its whole range, λ of a step jumps a thousandfold, and the search
     for β starts over. The paper's λ is that of the plan at τ, which at first reuses next to nothing: it is measured on
-    the way.
+    the way. λ ≡ 1 needs no batch that averages it, so rounds are of two images, and more.
     """
     if scale == "paper":
         rounds, refresh = max(1, round(TRAIN_STEPS / steps)), max(1, round(REFRESH_STEPS / steps))
         batch = max(1, 32 * 1024 // max(layout.tokens, 1024))  # the released 64 are 32 and 32 null labels
         return Recipe(rounds=rounds, batch=batch, lr=0.01, refresh=refresh)
-    return Recipe(rounds=30, batch=8, lr=0.5, refresh=5 if form == "paper" else None, betas=(0.7, 0.7), eps=1e-16)
+    rounds, batch = (70, 2) if form == "one" else (30, 8)
+    refresh = 5 if form == "paper" else None
+    return Recipe(rounds=rounds, batch=batch, lr=0.5, refresh=refresh, betas=(0.7, 0.7), eps=1e-16)
 
 
 def trajectory(
