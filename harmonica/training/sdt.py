@@ -41,8 +41,8 @@ def recipe_for(scale: str, steps: int, layout: BranchLayout, form: str = "offici
         batch = max(1, 32 * 1024 // max(layout.tokens, 1024))  # the released 64 are 32 and 32 null labels
         return Recipe(rounds=rounds, batch=batch, lr=0.01, refresh=refresh)
     rounds, batch = (70, 2) if form == "one" else (30, 8)
-    refresh = 5 if form == "paper" else None
-    return Recipe(rounds=rounds, batch=batch, lr=0.5, refresh=refresh, betas=(0.7, 0.7), eps=1e-16)
+    measured_every = 5 if form == "paper" else None
+    return Recipe(rounds=rounds, batch=batch, lr=0.5, refresh=measured_every, betas=(0.7, 0.7), eps=1e-16)
 
 
 def trajectory(
