@@ -100,11 +100,13 @@ def _joined(full: pd.DataFrame, own: pd.DataFrame, x: str) -> pd.DataFrame:
     return (pd.concat([full, own]) if same else own).sort_values(x)
 
 
-def routers(lines: list[list[Row]], plans: dict[str, Plan], files: dict[str, Path], path: Path) -> None:
-    """r (steps × branches) of every HarmoniCa router (or of the last row), of its first training seed; a dot for each
-    reuse of the plan. The first step, which has nothing to reuse, is drawn as computed."""
-    rows = [line[0] for line in lines]
-    own = [r for r in rows if r.experiment.name == "harmonica"] or rows[-1:]
+def routers(
+    lines: list[list[Row]], titles: list[str], plans: dict[str, Plan], files: dict[str, Path], path: Path
+) -> None:
+    """r (steps × branches) of every HarmoniCa router (or of the last line), of its first training seed, under its
+    line's title; a dot for each reuse of the plan. The first step, which has nothing to reuse, is drawn as computed."""
+    rows = [(line[0], title) for line, title in zip(lines, titles, strict=True)]
+    own = [(r, title) for r, title in rows if r.experiment.name == "harmonica"] or rows[-1:]
     columns = min(4, len(own))
     height = -(-len(own) // columns)
     figure, axes = plt.subplots(
@@ -112,7 +114,7 @@ def routers(lines: list[list[Row]], plans: dict[str, Plan], files: dict[str, Pat
     )
     for ax in axes.flat[len(own) :]:
         ax.set_axis_off()
-    for ax, row in zip(axes.flat, own, strict=False):
+    for ax, (row, name) in zip(axes.flat, own, strict=False):
         plan, router = plans[row.slug], files.get(row.slug)
         values = sigmoid(Router.load(router).logits) if router else (plan.actions == COMPUTE).astype(float)
         values[0] = 1
@@ -121,7 +123,8 @@ def routers(lines: list[list[Row]], plans: dict[str, Plan], files: dict[str, Pat
         ax.scatter(branch, at, s=5, color="white", marker=".")
         what = "" if router else " (its plan)"
         seed = f", training seed {row.experiment.seed}" if router else ""
-        ax.set_title(f"{row.experiment.label}{what}, case {row.case}{seed}: CUR {plan.cur:.1f} %", fontsize=9)
+        title = f"{name}{what}, case {row.case}{seed}: CUR {plan.cur:.1f} %"
+        ax.set_title(textwrap.fill(title, 52), fontsize=9)
         ax.yaxis.set_major_locator(MaxNLocator(integer=True))
         label_blocks(ax, row.experiment.model.layout)
         ax.set_ylabel("step (noisiest first)")
@@ -166,8 +169,8 @@ def grid(
         axes = part.subplots(1, 3, width_ratios=[IMAGES, IMAGES, 2])  # one scale
         _case(axes, [images[line[0].slug][0] for line, _ in block], base[0], [title for _, title in block])
         heads = (
-            "first images", "difference to uncached (red: brighter, blue: darker; full colour: half of the range)",
-            f"worst of {len(base[0])}, uncached",
+            "first images", "difference to uncached: red brighter, blue darker\n(full colour: half of the range)",
+            f"worst of {len(base[0])},\nuncached",
         )  # fmt: skip
         for ax, head in zip(axes, heads, strict=True):
             ax.set_title(head, fontsize=9)

@@ -272,13 +272,16 @@ class Table:
         panels = table.assign(panel=self.panels(table, measured))
         for name, x in (("speedup", "theoretical_speedup"), ("real", "speedup")):
             figures.speedup(panels, seeds, self.figure, x, stem.with_name(f"{stem.name}-{name}.png"))
-        figures.routers(measured.lines, measured.plans, measured.routers, stem.with_name(f"{stem.name}-router.png"))
-        lines = [line for line in measured.lines if line[0].slug in measured.images]
-        names = figures.named(table)
-        alike = pd.DataFrame({"case": table.case, "name": names}).duplicated(keep=False)
-        names = names.mask(alike, names + ", " + table.steps.astype(str) + " steps")
-        titles = [names[i] for i, line in enumerate(measured.lines) if line in lines]
-        figures.grid(lines, measured.images, titles, stem.with_name(f"{stem.name}-samples.png"))
+        figures.routers(
+            measured.lines, list(figures.named(table)), measured.plans, measured.routers,
+            stem.with_name(f"{stem.name}-router.png"),
+        )  # fmt: skip
+        names = told_apart(table)
+        shown = [i for i, line in enumerate(measured.lines) if line[0].slug in measured.images]
+        figures.grid(
+            [measured.lines[i] for i in shown], measured.images, [names[i] for i in shown],
+            stem.with_name(f"{stem.name}-samples.png"),
+        )  # fmt: skip
 
     def panels(self, table: pd.DataFrame, measured: Measured) -> list[str]:
         """The panel of a figure that each line is in: its case's, or all cases of one protocol share one."""
@@ -348,9 +351,18 @@ def of_captions(title: str, **more) -> Table:
         metrics=("CLIP", *DISTANCES[1:-2], *PER_IMAGE),
         shown=("CLIP", "FID", "sFID", "FID_uncached", "PSNR", "PSNR_worst", "SSIM", "LPIPS", "PSNR_converged",
                "FID_converged"),
-        figure=("FID", "FID_uncached", "CLIP", "PSNR"),
+        figure=("FID", "FID_uncached", "CLIP", "PSNR", "PSNR_converged"),
         **more,
     )  # fmt: skip
+
+
+def told_apart(table: pd.DataFrame) -> list[str]:
+    """A name for every line that no other of its case has: with its steps or its CUR where they tell it apart."""
+    names = figures.named(table)
+    for more in (table.steps.astype(str) + " steps", "CUR " + table.CUR.map("{:.0f} %".format)):
+        alike = pd.DataFrame({"case": table.case, "name": names}).duplicated(keep=False)
+        names = names.mask(alike & more.groupby([table.case, names]).transform("nunique").gt(1), names + ", " + more)
+    return list(names)
 
 
 def _as_dear(row: Row, table: pd.DataFrame, i: int) -> bool:

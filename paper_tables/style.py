@@ -60,10 +60,12 @@ def _titles() -> tuple[str, ...]:
 def styles(rows: Iterable[str]) -> dict[str, dict]:
     """Colour and marker of every row, by its name in a figure: a method has the same ones in all figures, and so has a
     compression. A name begins with the title of its own; rows of one method that differ in settings have its colour
-    and other markers, then letters."""
-    out: dict[str, dict] = {}
+    and other markers, then letters. Plans on a compression ("… + …") come last, so that it has its own by itself, too.
+    """
+    names = dict.fromkeys(rows)
+    out: dict[str, dict] = dict.fromkeys(names, {})
     seen: dict[int, int] = {}
-    for name in dict.fromkeys(rows):
+    for name in sorted(names, key=lambda name: " + " in name):
         fitting = [k for k, title in enumerate(_titles()) if name.startswith(title)]
         k = max(fitting, key=lambda k: len(_titles()[k]), default=len(_titles()))
         again = seen[k] = seen.get(k, -1) + 1

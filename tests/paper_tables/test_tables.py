@@ -13,7 +13,7 @@ from harmonica.methods import get_method, known_methods
 from harmonica.utils import UserError
 from paper_tables import figures, tables
 from paper_tables.commands.table import read_metrics
-from paper_tables.layout import _settings
+from paper_tables.layout import _settings, told_apart
 from paper_tables.measured import Measured
 from paper_tables.style import styles
 
@@ -125,3 +125,20 @@ def test_black_is_the_uncached_rows_alone():
     titles = [get_method(name).title for name in known_methods()]
     black = [title for title, look in styles(titles).items() if look["color"] == "#000000"]
     assert black == [get_method("full").title]
+
+
+def test_a_compression_looks_alike_with_and_without_plans_beside_it():
+    alone = ["EfficientDM W8A8", "EfficientDM W4A8"]
+    both = ["Full", "EfficientDM W8A8", "EfficientDM W8A8 + HarmoniCa", "EfficientDM W4A8"]
+    assert {name: styles(both)[name] for name in alone} == styles(alone)
+    assert list(styles(both)) == both
+
+
+def test_rows_of_one_name_are_told_apart():
+    """By steps, then by CUR; a name that stands alone stays, and so does one in another case."""
+    rows = [("a", "Fewer steps", 8, 0.0), ("a", "Fewer steps", 6, 0.0), ("a", "HarmoniCa", 10, 8.1),
+            ("a", "HarmoniCa", 10, 16.2), ("b", "HarmoniCa", 10, 8.1)]  # fmt: skip
+    table = pd.DataFrame(rows, columns=["case", "method", "steps", "CUR"])
+    assert told_apart(table) == [
+        "Fewer steps, 8 steps", "Fewer steps, 6 steps", "HarmoniCa, CUR 8 %", "HarmoniCa, CUR 16 %", "HarmoniCa"
+    ]  # fmt: skip
