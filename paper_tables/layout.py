@@ -291,7 +291,8 @@ class Table:
         return [f"{get_model(p.model).title} {SAMPLERS[p.sampler]}, {p.steps} steps" for p in protocols]
 
 
-DISTANCES = ("IS", "FID", "cleanfid_FID", "sFID", "FID_uncached", "sFID_uncached", "precision", "recall")
+DISTANCES = ("IS", "FID", "cleanfid_FID", "FID_infinity", "sFID", "FID_uncached", "sFID_uncached", "precision",
+             "recall")  # fmt: skip
 PER_IMAGE = ("PSNR", "PSNR_worst", "SSIM", "SSIM_worst", "LPIPS", "LPIPS_worst", "PSNR_converged", "FID_converged")
 
 
@@ -300,8 +301,8 @@ def class_conditional(title: str, published: Callable[[Experiment, int], dict], 
     return Table(
         title=title,
         metrics=(*DISTANCES, *PER_IMAGE, "agreement"),
-        shown=("IS", "FID", "sFID", "FID_uncached", "precision", "recall", "PSNR", "PSNR_worst", "SSIM", "LPIPS",
-               "PSNR_converged", "FID_converged"),
+        shown=("IS", "FID", "FID_infinity", "sFID", "FID_uncached", "precision", "recall", "PSNR", "PSNR_worst",
+               "SSIM", "LPIPS", "PSNR_converged", "FID_converged"),
         figure=("FID", "FID_uncached", "PSNR", "PSNR_converged"),
         published=published,
         source=source,
@@ -315,7 +316,7 @@ def compressed_and_cached(title: str, published: Callable[[Experiment, int], dic
     return Table(
         title=title,
         metrics=("CLIP", *DISTANCES, *PER_IMAGE),
-        shown=("CLIP", "IS", "FID", "sFID", "FID_uncached", "PSNR", "PSNR_worst", "PSNR_converged"),
+        shown=("CLIP", "IS", "FID", "FID_infinity", "sFID", "FID_uncached", "PSNR", "PSNR_worst", "PSNR_converged"),
         figure=("FID", "FID_uncached", "PSNR", "PSNR_converged"),
         published=published,
         source=source,
@@ -327,18 +328,8 @@ def study(title: str) -> Table:
     """A study of ours: rows are distinguished by their settings, and have no published numbers."""
     return Table(
         title=title,
-        metrics=(
-            "IS",
-            "FID",
-            "cleanfid_FID",
-            "sFID",
-            "FID_uncached",
-            "sFID_uncached",
-            "precision",
-            "recall",
-            *PER_IMAGE,
-        ),
-        shown=("IS", "FID", "sFID", "FID_uncached", "PSNR", "PSNR_worst", "PSNR_converged"),
+        metrics=(*DISTANCES, *PER_IMAGE),
+        shown=("IS", "FID", "FID_infinity", "sFID", "FID_uncached", "PSNR", "PSNR_worst", "PSNR_converged"),
         figure=("FID", "FID_uncached", "PSNR", "PSNR_converged"),
         settings=True,
     )
@@ -349,8 +340,8 @@ def of_captions(title: str, **more) -> Table:
     return Table(
         title=title,
         metrics=("CLIP", *DISTANCES[1:-2], *PER_IMAGE),
-        shown=("CLIP", "FID", "sFID", "FID_uncached", "PSNR", "PSNR_worst", "SSIM", "LPIPS", "PSNR_converged",
-               "FID_converged"),
+        shown=("CLIP", "FID", "FID_infinity", "sFID", "FID_uncached", "PSNR", "PSNR_worst", "SSIM", "LPIPS",
+               "PSNR_converged", "FID_converged"),
         figure=("FID", "FID_uncached", "CLIP", "PSNR", "PSNR_converged"),
         **more,
     )  # fmt: skip

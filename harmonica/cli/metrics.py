@@ -16,6 +16,8 @@ def add_arguments(parser) -> None:
     parser.add_argument("--converged", metavar="PLAN", help="name of the plan that gives the converged solution; its "
                         "images, maybe fewer, are what PSNR_converged compares with")  # fmt: skip
     parser.add_argument("--lpips", action="store_true", help="also LPIPS to the uncached images (AlexNet)")
+    parser.add_argument("--fid-infinity", action="store_true", help="also FID∞, extrapolated to infinitely many "
+                        "images: FID depends on their number, and by how much on the model")  # fmt: skip
     parser.add_argument("--only", nargs="+", metavar="PLAN", help="names of plans; default: all in the manifests")
     _shared.network_arguments(parser, "that of the model of the images")
     parser.add_argument("--reference", type=Path, help="made by `harmonica reference`; default: the extractor's own")
@@ -56,14 +58,14 @@ def run(args) -> None:
         pictures, labels = generate.read(files[args.converged])
         targets = replace(targets, converged=pictures)
         if len(labels) == generate.count(targets.uncached):  # a Fréchet distance needs equal numbers
-            own = Targets(files[args.converged])
-            solution = gather(args.converged, files[args.converged], own, extract, reference, about)
+            alone = Targets(files[args.converged])
+            solution = gather(args.converged, files[args.converged], alone, extract, reference, about)
             targets = replace(targets, of_converged=solution)
     base = gather(args.uncached, targets.uncached, targets, extract, reference, about)
     targets = replace(targets, base=base)
     for name in names:
-        is_base = name == args.uncached
-        found = results(base if is_base else gather(name, files[name], targets, extract, reference, about))
+        own = base if name == args.uncached else gather(name, files[name], targets, extract, reference, about)
+        found = results(replace(own, extrapolated=True) if args.fid_infinity else own)
         rows[name] = found | about
         print(
             name,

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -101,7 +102,7 @@ class _Pairs:
                 self.found["psnr_converged"].append(d.psnr(own[: len(target)], target))
         self.seen += len(own)
 
-    def joined(self) -> dict[str, np.ndarray]:
+    def joined(self) -> dict[str, Any]:
         """By its name in Evidence, what was compared."""
         return {k: np.concatenate(x) for k, x in self.found.items() if x}
 

@@ -34,6 +34,7 @@ class Evidence:
     lpips: np.ndarray | None = None
     psnr_converged: np.ndarray | None = None  # to the converged solution of the same seed, dB
     skipped: np.ndarray | None = None  # (n,) shares of steps that were skipped under a rule
+    extrapolated: Literal[True] | None = None  # whether the FID is, to infinitely many images
 
     @cached_property
     def pooled(self) -> d.Gaussian:
@@ -128,6 +129,8 @@ METRICS = {
                influence=lambda e: s.of_moments(e.features.pooled, e.fid.d_mu, e.fid.d_sigma_a)),
         Metric("cleanfid_FID", "clean-fid ↓", "lower", "{:.3f}",
                lambda e: d.cleanfid_distance(e.pooled, e.reference.pooled)),
+        Metric("FID_infinity", "FID∞ ↓", "lower", "{:.3f}",
+               lambda e: d.fid_infinity(e.features.pooled, e.reference.pooled), "extrapolated"),
         Metric("sFID", "sFID ↓", "lower", "{:.3f}", lambda e: e.sfid.distance,
                influence=lambda e: s.of_moments(e.features.spatial, e.sfid.d_mu, e.sfid.d_sigma_a)),
         Metric("FID_uncached", "FID to uncached ↓", "lower", "{:.4f}",

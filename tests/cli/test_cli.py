@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -140,6 +141,8 @@ def test_sample_and_measure(capsys, tmp_path):
     assert status == 2 and "no images of 'ful' among full" in err and not (tmp_path / "y.json").exists()
     args = ["metrics", tmp_path / "m.json", "--uncached", "full", "--extractor", "inception", "-o", tmp_path / "y.json"]
     assert "unknown extractor 'inception'" in run(capsys, *args)[1]
+    status, err = run(capsys, *measured[:-1], tmp_path / "y.json", "--fid-infinity")
+    assert status == 2 and re.search(r"FID∞ of \d+ features needs at least \d+ images, not 12", err)
 
 
 def test_compiled_images_are_the_same_but_for_rounding(capsys, tmp_path):

@@ -14,6 +14,7 @@ from torch_fidelity.metric_prc import calculate_precision_recall_full
 from harmonica.evaluation import distances
 from harmonica.evaluation.distances import (
     Gaussian,
+    fid_infinity,
     frechet_distance,
     inception_score,
     precision_recall,
@@ -77,6 +78,21 @@ def test_frechet_properties(seed):
     assert frechet_distance(ga, gb) == pytest.approx(frechet_distance(gb, ga), rel=1e-8)
     moved = Gaussian(ga.mu + 3, ga.sigma)
     assert frechet_distance(ga, moved) == pytest.approx(9 * 5, rel=1e-8)
+
+
+def test_fid_infinity_is_that_of_the_distribution():
+    """Of 30 sets from a known Gaussian, in the mean and to within its error, where FID is six errors off; for two
+    models whose biases differ, too."""
+    reference = Gaussian(np.zeros(16), np.eye(16))
+    for scale in (0.9, 1.5):
+        truth = 16 * (0.2**2 + (scale - 1) ** 2)
+        sets = [RNG.normal(0.2, scale, (600, 16)) for _ in range(30)]
+        found = np.array([(fid_infinity(x, reference), frechet_distance(Gaussian.of(x), reference)) for x in sets])
+        error = found.std(0, ddof=1) / len(sets) ** 0.5
+        off = (found.mean(0) - truth) / error
+        assert abs(off[0]) < 3.5 and off[1] > 4
+    with pytest.raises(UserError, match="at least 64 images, not 63"):
+        fid_infinity(sets[0][:63], reference)
 
 
 def test_inception_score_agrees_with_torch_fidelity():
@@ -232,6 +248,8 @@ def test_a_new_metric_is_one_entry(monkeypatch):
     assert measure(evidence) == before | {"width": 4.0}
     labelled = Evidence(evidence.features, evidence.reference, labels=np.zeros(20, int))
     assert measure(labelled) == before | {"agreement": 100.0, "width": 4.0, "asked": 20.0}
+    extrapolated = Evidence(evidence.features, evidence.reference, extrapolated=True)
+    assert set(measure(extrapolated)) == {*before, "width", "FID_infinity"}
     assert (width.sign, asked.sign) == (1, -1)
 
 

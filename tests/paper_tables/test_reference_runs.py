@@ -76,6 +76,19 @@ def test_forecasts_save_three_times_as_much_at_less_distance(reference):
     assert last.PSNR_low > own.PSNR_high and last.speedup >= 0.9 * last.theoretical_speedup >= 4
 
 
+def test_recipes_are_as_good_as_five_times_the_training():
+    """Of every learned method the PSNR to the uncached images is within the interval of a training of five times as
+    many rounds, and the other way round."""
+    found = pd.read_csv(REFERENCE / "ablations.csv", dtype={"settings": str}).fillna({"settings": ""})
+    found = found[(found.case == "five-times") & (found.training_s > 0)]
+    longer = found.settings.str.contains(r"rounds (?:150|200|300|350)$")
+    assert sorted(found.method[longer]) == ["HarmoniCa", "HarmoniCa-Forecast", "Learning-to-Cache", "SDT + L_LTC"]
+    for _, five in found[longer].iterrows():
+        (own,) = (row for _, row in found[~longer & (found.method == five.method)].iterrows())
+        assert five.training_s > 2 * own.training_s
+        assert five.PSNR_low < own.PSNR < five.PSNR_high and own.PSNR_low < five.PSNR < own.PSNR_high
+
+
 def test_readme_shows_it(reference):
     assert short(reference, "20") in (ROOT / "README.md").read_text()
 

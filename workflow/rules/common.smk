@@ -495,7 +495,12 @@ def converged_row(table: str, case: str) -> list[Row]:
 def target_options(table: str, case: str) -> str:
     """What a case's rows are compared with, besides the uncached row."""
     out = [f"--converged {r.slug}" for r in converged_row(table, case)]
-    return " ".join(out + ["--lpips"] * bool(TABLES[table].get("lpips")))
+    options = [
+        f"--{k.replace('_', '-')}"
+        for k in ("lpips", "fid_infinity")
+        if TABLES[table].get(k)
+    ]
+    return " ".join(out + options)
 
 
 def case_model(table: str, case: str):
