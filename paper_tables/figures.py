@@ -85,6 +85,9 @@ def _panel(
         if len(each) > len(own):
             ax.scatter(each[x], each[metric], s=9, alpha=0.7, zorder=2.5, **style)
     values = shown[metric]
+    if values.empty:
+        ax.set_yticks([])
+        ax.text(0.5, 0.5, "none in this case", transform=ax.transAxes, ha="center", color="0.5", fontsize=9)
     failed = METRICS[metric].better == "lower" and values.min() > 0 and values.max() > WIDE * values.min()
     if to_uncached or failed:  # rows that fail would press all others together
         ax.set_yscale("log")
