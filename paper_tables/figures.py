@@ -125,8 +125,8 @@ def routers(
         at, branch = np.nonzero(plan.actions != COMPUTE)
         ax.scatter(branch, at, s=5, color="white", marker=".")
         what = "" if router else " (its plan)"
-        seed = f", training seed {row.experiment.seed}" if router else ""
-        title = f"{name}{what}, case {row.case}{seed}: CUR {plan.cur:.1f} %"
+        seed = f", seed\N{NO-BREAK SPACE}{row.experiment.seed}" if router else ""
+        title = f"{name}{what}, case {row.case}{seed}: CUR\N{NO-BREAK SPACE}{plan.cur:.1f}\N{NO-BREAK SPACE}%"
         ax.set_title(textwrap.fill(title, 52), fontsize=9)
         ax.yaxis.set_major_locator(MaxNLocator(integer=True))
         label_blocks(ax, row.experiment.model.layout)
