@@ -18,6 +18,8 @@ MARKERS = "o^sDvP*X<>dp"
 # Okabe and Ito's colour-blind safe palette, extended by others
 COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#999999", "#7F5539", "#F0E442",
            "#5D3FD3", "#8B0000", "#5F7F7F", "#B8A13A", "#FF69B4")  # fmt: skip
+# of compressions, from Paul Tol's muted palette
+COMPRESSED = ("#882255", "#117733", "#AA4499", "#999933", "#332288", "#CC6677", "#44AA99")
 AGAIN = "#17BECF"  # in place of the first, where they begin anew
 DARKER, LIGHTER = (0.0, 0.45), (1.0, 0.5)  # a shade of them, and by how much: where they begin anew, and once more
 COLUMN = 3.5  # inches, of a page of two columns
@@ -50,11 +52,13 @@ def style(k: int) -> dict:
 
 
 @cache
-def _titles() -> tuple[str, ...]:
-    """The titles of all methods, then of all compressions, in the order of their colours."""
+def _looks() -> dict[str, tuple[str, int]]:
+    """The colour and the number of the first marker of every method and every compression, by title."""
     names = [n for n in ORDER if n in known_methods()]
     methods = [get_method(n).title for n in [*names, *sorted(set(known_methods()) - set(names))]]
-    return (*methods, *(get_compressor(n).title for n in sorted(known_compressors())))
+    out = {title: (style(k)["color"], k) for k, title in enumerate(methods)}
+    compressors = [get_compressor(n).title for n in sorted(known_compressors())]
+    return out | {title: (COMPRESSED[k % len(COMPRESSED)], k) for k, title in enumerate(compressors)}
 
 
 def styles(rows: Iterable[str]) -> dict[str, dict]:
@@ -64,14 +68,14 @@ def styles(rows: Iterable[str]) -> dict[str, dict]:
     """
     names = dict.fromkeys(rows)
     out: dict[str, dict] = dict.fromkeys(names, {})
-    seen: dict[int, int] = {}
+    seen: dict[str, int] = {}
     for name in sorted(names, key=lambda name: " + " in name):
-        fitting = [k for k, title in enumerate(_titles()) if name.startswith(title)]
-        k = max(fitting, key=lambda k: len(_titles()[k]), default=len(_titles()))
-        again = seen[k] = seen.get(k, -1) + 1
+        title = max((t for t in _looks() if name.startswith(t)), key=len, default="")
+        colour, first = _looks().get(title, (style(len(_looks()))["color"], len(_looks())))
+        again = seen[title] = seen.get(title, -1) + 1
         letter = f"${chr(ord('a') + (again - len(MARKERS)) % 26)}$"
-        marker = style(k + again)["marker"] if again < len(MARKERS) else letter
-        out[name] = {"color": style(k)["color"], "marker": marker}
+        marker = MARKERS[(first + again) % len(MARKERS)] if again < len(MARKERS) else letter
+        out[name] = {"color": colour, "marker": marker}
     return out
 
 
