@@ -68,6 +68,24 @@ class Evidence:
         return d.frechet(self.pooled, self.converged.pooled)
 
     @cached_property
+    def of_pooled(self) -> dict[str, np.ndarray]:
+        """Block means of the influences on every distance of pooled features, by the metric's name."""
+        sets = {}
+        if self.uncached is not None:
+            sets["FID_uncached"] = self.uncached.features.pooled, self.fid_uncached
+        if self.converged is not None:
+            sets["FID_converged"] = self.converged.features.pooled, self.fid_converged
+        return dict(zip(("FID", *sets), _of_distances(self.features.pooled, self.fid, *sets.values()), strict=True))
+
+    @cached_property
+    def of_spatial(self) -> dict[str, np.ndarray]:
+        """Those on distances of spatial features."""
+        sets = {}
+        if self.uncached is not None:
+            sets["sFID_uncached"] = self.uncached.features.spatial, self.sfid_uncached
+        return dict(zip(("sFID", *sets), _of_distances(self.features.spatial, self.sfid, *sets.values()), strict=True))
+
+    @cached_property
     def inside(self) -> tuple[np.ndarray, np.ndarray]:
         """Which images are inside the reference's manifold, and which references each block of images reaches."""
         return d.inside(self.reference.features, self.features.pooled, reference_radii=self.reference.radii)
@@ -83,7 +101,8 @@ class Metric:
     format: str
     function: Callable[[Any], float]  # of an Evidence
     needs: str = "features"  # the part of the evidence without which it does not apply
-    influence: Callable[[Any], np.ndarray] | None = None  # of an Evidence, (n,), see `statistics`; None: no interval
+    # of an Evidence, (n,) or the means of its blocks, see `statistics`; None: no interval
+    influence: Callable[[Any], np.ndarray] | None = None
     logarithmic: bool = False  # distances of two generated sets: over orders of magnitude, their errors grow with them
 
     @property
@@ -101,9 +120,12 @@ class Metric:
         return estimate.log().exp()[1:] if self.on_log(estimate) else estimate.interval()
 
 
-def _of_pair(own: np.ndarray, other: np.ndarray, f: d.Frechet) -> np.ndarray:
-    """The influence of an image's features and those of its uncached image on the distance of both sets."""
-    return s.of_moments(own, f.d_mu, f.d_sigma_a) + s.of_moments(other, -f.d_mu, f.d_sigma_b)
+def _of_distances(own: np.ndarray, f: d.Frechet, *others: tuple[np.ndarray, d.Frechet]) -> list[np.ndarray]:
+    """Block means of the influence of images' features (n, d) on their distance to the reference, and to each of other
+    sets (n, d) generated from the same seeds, whose images vary, too."""
+    first, *rest = s.of_moments(own, (f.d_mu, f.d_sigma_a), *((g.d_mu, g.d_sigma_a) for _, g in others))
+    theirs = [s.of_moments(x, (-g.d_mu, g.d_sigma_b))[0] for x, g in others]
+    return [first, *(a + b for a, b in zip(rest, theirs, strict=True))]
 
 
 def _per_image(name: str, better: Literal["higher", "lower"], format: str, attribute: str) -> tuple[Metric, Metric]:
@@ -126,19 +148,19 @@ METRICS = {
         Metric("IS", "IS ↑", "higher", "{:.3f}", lambda e: d.inception_score(e.features.logits),
                influence=lambda e: s.of_inception_score(d.divergences(e.features.logits))),
         Metric("FID", "FID ↓", "lower", "{:.3f}", lambda e: e.fid.distance,
-               influence=lambda e: s.of_moments(e.features.pooled, e.fid.d_mu, e.fid.d_sigma_a)),
+               influence=lambda e: e.of_pooled["FID"]),
         Metric("cleanfid_FID", "clean-fid ↓", "lower", "{:.3f}",
                lambda e: d.cleanfid_distance(e.pooled, e.reference.pooled)),
         Metric("FID_infinity", "FID∞ ↓", "lower", "{:.3f}",
                lambda e: d.fid_infinity(e.features.pooled, e.reference.pooled), "extrapolated"),
         Metric("sFID", "sFID ↓", "lower", "{:.3f}", lambda e: e.sfid.distance,
-               influence=lambda e: s.of_moments(e.features.spatial, e.sfid.d_mu, e.sfid.d_sigma_a)),
+               influence=lambda e: e.of_spatial["sFID"]),
         Metric("FID_uncached", "FID to uncached ↓", "lower", "{:.4f}",
                lambda e: e.fid_uncached.distance, "uncached",
-               lambda e: _of_pair(e.features.pooled, e.uncached.features.pooled, e.fid_uncached), True),
+               lambda e: e.of_pooled["FID_uncached"], True),
         Metric("sFID_uncached", "sFID to uncached ↓", "lower", "{:.4f}",
                lambda e: e.sfid_uncached.distance, "uncached",
-               lambda e: _of_pair(e.features.spatial, e.uncached.features.spatial, e.sfid_uncached), True),
+               lambda e: e.of_spatial["sFID_uncached"], True),
         Metric("precision", "Prec. ↑", "higher", "{:.1f}", lambda e: 100 * float(e.inside[0].mean()),
                influence=lambda e: s.of_mean(100.0 * e.inside[0])),
         Metric("recall", "Recall ↑", "higher", "{:.1f}", lambda e: 100 * float(e.inside[1].any(0).mean()),
@@ -150,7 +172,7 @@ METRICS = {
                "psnr_converged", lambda e: s.of_mean(e.psnr_converged)),
         Metric("FID_converged", "FID to converged ↓", "lower", "{:.4f}",
                lambda e: e.fid_converged.distance, "converged",
-               lambda e: _of_pair(e.features.pooled, e.converged.features.pooled, e.fid_converged), True),
+               lambda e: e.of_pooled["FID_converged"], True),
         Metric("agreement", "Agreement ↑", "higher", "{:.1f}",
                lambda e: 100 * float((e.features.logits.argmax(1) == e.labels).mean()), "labels",
                lambda e: s.of_mean(100.0 * (e.features.logits.argmax(1) == e.labels))),
