@@ -147,7 +147,12 @@ def inception_score(logits: np.ndarray, chunk: int = 5000) -> float:
     Chunks are of equal size, as near to `chunk` as possible: a last one of a few images would count as much as the
     others.
     """
-    return float(np.mean([np.exp(kl.mean()) for kl in divergences(logits, chunk)]))
+    return score_of(divergences(logits, chunk))
+
+
+def score_of(divergences: Sequence[np.ndarray]) -> float:
+    """The inception score, from the divergences of each chunk's images."""
+    return float(np.mean([np.exp(kl.mean()) for kl in divergences]))
 
 
 def divergences(logits: np.ndarray, chunk: int = 5000) -> list[np.ndarray]:

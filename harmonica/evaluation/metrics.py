@@ -86,6 +86,11 @@ class Evidence:
         return dict(zip(("sFID", *sets), _of_distances(self.features.spatial, self.sfid, *sets.values()), strict=True))
 
     @cached_property
+    def divergences(self) -> list[np.ndarray]:
+        """Of every image's classes from those of its chunk, by chunk."""
+        return d.divergences(self.features.logits)
+
+    @cached_property
     def inside(self) -> tuple[np.ndarray, np.ndarray]:
         """Which images are inside the reference's manifold, and which references each block of images reaches."""
         return d.inside(self.reference.features, self.features.pooled, reference_radii=self.reference.radii)
@@ -145,8 +150,8 @@ METRICS = {
     for m in (
         Metric("CLIP", "CLIP ↑", "higher", "{:.2f}", lambda e: d.clip_score(e.cosines), "cosines",
                lambda e: s.of_mean(100 * e.cosines.clip(0))),
-        Metric("IS", "IS ↑", "higher", "{:.3f}", lambda e: d.inception_score(e.features.logits),
-               influence=lambda e: s.of_inception_score(d.divergences(e.features.logits))),
+        Metric("IS", "IS ↑", "higher", "{:.3f}", lambda e: d.score_of(e.divergences),
+               influence=lambda e: s.of_inception_score(e.divergences)),
         Metric("FID", "FID ↓", "lower", "{:.3f}", lambda e: e.fid.distance,
                influence=lambda e: e.of_pooled["FID"]),
         Metric("cleanfid_FID", "clean-fid ↓", "lower", "{:.3f}",
