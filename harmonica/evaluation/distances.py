@@ -141,22 +141,17 @@ def fid_infinity(features: np.ndarray, reference: Gaussian, points: int = 15, se
     return float(np.polyfit(1 / sizes, found, 1)[1])
 
 
-def inception_score(logits: np.ndarray, chunk: int = 5000) -> float:
-    """Inception score (Salimans et al. 2016): mean over consecutive chunks of exp(E KL(p(y|x) ‖ p(y))), unshuffled.
-
-    Chunks are of equal size, as near to `chunk` as possible: a last one of a few images would count as much as the
-    others.
-    """
-    return score_of(divergences(logits, chunk))
-
-
-def score_of(divergences: Sequence[np.ndarray]) -> float:
-    """The inception score, from the divergences of each chunk's images."""
+def inception_score(divergences: Sequence[np.ndarray]) -> float:
+    """Inception score (Salimans et al. 2016): mean over chunks of exp(E KL(p(y|x) ‖ p(y))), from `divergences`."""
     return float(np.mean([np.exp(kl.mean()) for kl in divergences]))
 
 
 def divergences(logits: np.ndarray, chunk: int = 5000) -> list[np.ndarray]:
-    """KL(p(y|x) ‖ p(y)) of every image to the class distribution of its chunk, by chunk."""
+    """KL(p(y|x) ‖ p(y)) of every image to the class distribution of its chunk, by chunk, consecutive and unshuffled.
+
+    Chunks are of equal size, as near to `chunk` as possible: a last one of a few images would count as much as the
+    others.
+    """
     x = logits.astype(np.float64)
     x = x - x.max(1, keepdims=True)
     log_p = x - np.log(np.exp(x).sum(1, keepdims=True))

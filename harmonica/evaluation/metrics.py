@@ -150,7 +150,7 @@ METRICS = {
     for m in (
         Metric("CLIP", "CLIP ↑", "higher", "{:.2f}", lambda e: d.clip_score(e.cosines), "cosines",
                lambda e: s.of_mean(100 * e.cosines.clip(0))),
-        Metric("IS", "IS ↑", "higher", "{:.3f}", lambda e: d.score_of(e.divergences),
+        Metric("IS", "IS ↑", "higher", "{:.3f}", lambda e: d.inception_score(e.divergences),
                influence=lambda e: s.of_inception_score(e.divergences)),
         Metric("FID", "FID ↓", "lower", "{:.3f}", lambda e: e.fid.distance,
                influence=lambda e: e.of_pooled["FID"]),
