@@ -351,8 +351,8 @@ def told_apart(table: pd.DataFrame) -> list[str]:
     """A name for every line that no other of its case has: with its steps or its CUR where they tell it apart."""
     names = figures.named(table)
     for more in (table.steps.astype(str) + " steps", "CUR " + table.CUR.map("{:.0f} %".format)):
-        alike = pd.DataFrame({"case": table.case, "name": names}).duplicated(keep=False)
-        names = names.mask(alike & more.groupby([table.case, names]).transform("nunique").gt(1), names + ", " + more)
+        tells = more.groupby([table.case, names]).transform("nunique") > 1  # among the rows of one name
+        names = names.mask(tells, names + ", " + more)
     return list(names)
 
 
